@@ -22,7 +22,7 @@ LAYERS = [  # each room may import from rooms of the lines above it, and from it
     {"transfer", "recovery", "zeroth_order"},
     {"answers", "defenses", "attacks"},
     {"presets", "release", "suites", "owning"},
-    {"protection", "thefts"},
+    {"protection", "thefts", "answering"},
     {"auditing"},
     {"demo"},
     {"cli"},

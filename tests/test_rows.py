@@ -139,7 +139,7 @@ def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
 def test_another_schema_version_is_named(store: Store) -> None:
     with closing(sqlite3.connect(store.path)) as db:
         db.execute("PRAGMA user_version = 7")
-    with pytest.raises(StealguardError, match="version 7; this stealguard reads version 1"):
+    with pytest.raises(StealguardError, match="version 7; this stealguard reads version 2"):
         list(store)
 
 

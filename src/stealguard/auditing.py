@@ -10,13 +10,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stealguard import data as sets
+from stealguard.answering import answering, everything
 from stealguard.answers import treated
 from stealguard.attacks import ATTACKS, Knockoff
-from stealguard.boxes import Boxed, Labels, Metered, ask
+from stealguard.boxes import Boxed, Labels, Metered
 from stealguard.checks import check_inputs
 from stealguard.data.roles import several
 from stealguard.errors import NotApplicable, StealguardError, require
@@ -26,7 +26,7 @@ from stealguard.owning import fine_tuned, owned, without_theft
 from stealguard.progress import bar
 from stealguard.provenance import provenance, tensor_hash
 from stealguard.recovery import Means
-from stealguard.release import Release, load
+from stealguard.release import Release, load, setting_of
 from stealguard.rows import LABELS, Row, Store, key_of
 from stealguard.seeds import derive, seeded
 from stealguard.settings import changed, describe
@@ -125,8 +125,9 @@ class Bench:
 
     def __init__(self, victim: Release, task: sets.Task, journals: Path):
         self._victim, self._task, self._journals = victim, task, journals
-        self._answers = _all(victim.box, task.test.x)
+        self._answers = everything(victim.box, task.test.x)
         self._hash, self._line = cache(tensor_hash), cache(self._no_theft)
+        self._answering = cache(partial(answering, victim, self._answers, task.test))
 
     def key(self, theft: Theft) -> str:
         """The hash of everything that the theft's row follows from."""
@@ -145,7 +146,7 @@ class Bench:
         metered = Metered(journal, theft.attack.budget, victim.folder.name)
         status, reason, clone_accuracy, same = "ok", "", None, None
         try:
-            stolen = _all(Boxed(self._steal(metered, theft), victim.shape), self._task.test.x)
+            stolen = everything(Boxed(self._steal(metered, theft), victim.shape), self._task.test.x)
             clone_accuracy, same = accuracy(stolen, self._task.test.y), agreement(stolen, self._answers)
         except NotApplicable as e:
             status, reason = "skip", str(e)
@@ -166,6 +167,8 @@ class Bench:
             no_theft=self._line(theft.own, theft.seed, theft.thief) if theft.own and status == "ok" else None,
             seconds=time.perf_counter() - started, status=status, reason=reason,
             when=datetime.now(UTC).isoformat(timespec="seconds"), **provenance(),
+            setting=setting_of(recipe), victim_seed=recipe["seed"], protect_seconds=recipe["seconds"],
+            **self._answering(),
         )  # fmt: skip
 
     def forget(self, key: str) -> None:
@@ -190,7 +193,3 @@ class Bench:
         seed = derive(seed, "no theft", own)
         fresh = fresh_clone(self._victim, thief, samples.x, seed=seed)
         return without_theft(fresh, samples, self._task.test, seed=seed)
-
-
-def _all(box: Any, x: Tensor) -> Tensor:
-    return torch.cat([answer for _, answer in ask(box, x)])

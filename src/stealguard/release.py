@@ -57,6 +57,15 @@ class Release:
         return str(self.recipe["sha256"])
 
 
+def setting_of(recipe: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of all that a release is made from but its seed: releases that share it are samples of one setting.
+
+    Where it started from trained weights, only that it did is told, for each seed starts from its own.
+    """
+    made = {name: recipe[name] for name in ("net", "shape", "classes", "data", "outliers", "defense", "training")}
+    return fingerprint({**made, "start": recipe["start"] is not None})
+
+
 def write(partial: Path, folder: Path, model: nn.Module, recipe: Mapping[str, Any]) -> None:
     """Put weights and recipe into the working folder `partial`, and rename it to `folder` in one step."""
     partial.mkdir(parents=True, exist_ok=True)

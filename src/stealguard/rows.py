@@ -12,7 +12,7 @@ import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import MISSING, asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,22 @@ class Row:
     python: str
     hardware: str
     threads: int
+    # Facts of the victim rather than of the theft; missing in rows of version 0.1.0's first format.
+    setting: str = ""  # SHA-256 (hex) of all that the victim was made from but its seed: see `release.setting_of`
+    victim_seed: int = 0
+    top_1_kept: float | None = None  # share of the test set whose most probable class the guard leaves as it was
+    distortion: float | None = None  # mean L1 distance that the guard puts between answers, in [0, 2]
+    calibration_error: float | None = None  # of the answers, in [0, 1]
+    ms_1: float | None = None  # milliseconds that an answer takes, one at a time
+    ms_64: float | None = None  # and an input in a batch of 64
+    plain_ms_1: float | None = None  # the same of a plain net of the same architecture
+    plain_ms_64: float | None = None
+    protect_seconds: float | None = None  # that training the victim took
 
     def __post_init__(self) -> None:
         for field in fields(self):
             _check_type(field.name, str(field.type), getattr(self, field.name))
-        for name in (*ACCURACIES, "no_theft"):
+        for name in (*ACCURACIES, "no_theft", "top_1_kept", "calibration_error"):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, name, "a fraction in [0, 1] or None", value)
         require(bool(self.key), "key", "the hash of what made the row", "an empty string")
@@ -77,17 +88,19 @@ class Row:
         require(self.own >= 0, "own", "a non-negative integer", self.own)
         require(self.budget >= 0, "budget", "a non-negative integer", self.budget)
         require(self.queries >= 0, "queries", "a non-negative integer", self.queries)
-        require(math.isfinite(self.seconds) and self.seconds >= 0, "seconds", "finite and non-negative", self.seconds)
+        for name in ("seconds", "distortion", "ms_1", "ms_64", "plain_ms_1", "plain_ms_64", "protect_seconds"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value < math.inf, name, "finite and non-negative", value)
         complete = all(getattr(self, name) is not None for name in ACCURACIES)
         require(self.status != "ok" or complete, "status", "`ok` only with every accuracy measured", self.status)
         require(self.status == "ok" or bool(self.reason), "reason", f"given where `{self.status}`", "none")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Row:
-        """A row from a mapping with exactly the fields' names. Raises `Invalid` for any other."""
+        """A row from a mapping of its fields; only those with a default may be missing. Else raises `Invalid`."""
         for name in values:
             require(name in COLUMNS, name, "a field of a row", f"`{name}`{nearest(name, COLUMNS)}")
-        missing = [name for name in COLUMNS if name not in values]
+        missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]
         require(not missing, "row", "complete", f"no {', '.join(missing)}")
         return cls(**values)
 
@@ -117,7 +130,7 @@ def key_of(**what: object) -> str:
 # The store --------------------------------------------------------------------------------------------------
 
 APPLICATION = int.from_bytes(b"stgd")  # marks the file as ours, for `file` and for us
-SCHEMA = 1
+SCHEMA = 2
 BUSY = 60.0  # seconds that a process waits for another's write; one takes milliseconds
 
 _SQL_TYPES = {"str": "TEXT", "int": "INTEGER", "bool": "INTEGER", "float": "REAL", "float | None": "REAL"}

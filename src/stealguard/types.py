@@ -38,6 +38,18 @@ Combine = Callable[[Sequence[Tensor], Sequence[nn.Parameter]], None]
 """How several losses become one gradient: writes `.grad` of the parameters."""
 
 
+class Cost(NamedTuple):
+    """What a defense takes beyond a plain net, as it declares itself; an audit measures the time.
+
+    `forwards` is the forward passes that an answer takes beyond the one of a plain net. `state` says in a few words
+    what is remembered of a client's queries, and `trained` what had to be trained beside the net; "" for nothing.
+    """
+
+    forwards: float = 0.0
+    state: str = ""
+    trained: str = ""
+
+
 @dataclass(frozen=True)
 class Defense:
     """What is trained, what is minimized and what is answered; itself the undefended baseline."""
@@ -49,6 +61,21 @@ class Defense:
     def needs_outliers(self) -> bool:
         """Whether the objective reads `Batch.outliers`."""
         return False
+
+    @property
+    def trains(self) -> bool:
+        """Whether training differs from an undefended net's; if not, the guard fits any net that is already trained."""
+        return any(getattr(type(self), part) is not getattr(Defense, part) for part in ("build", "objective"))
+
+    @property
+    def distortion_limit(self) -> float:
+        """The most that the guard changes of an answer, in L1 distance between rows on the simplex, in [0, 2]."""
+        return 0.0
+
+    @property
+    def cost(self) -> Cost:
+        """What it takes beyond a plain net."""
+        return Cost()
 
     def build(self, net: nn.Module) -> nn.Module:
         """The module that is trained and released, made from the user's `net`."""
