@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,15 @@ class Boxed:
             Invalid: `x` has another shape or dtype, a NaN, or a value outside [0, 1].
         """
         check_inputs(x, "x", self.shape)
-        device = next(self._module.parameters()).device
         self._module.eval()
-        return torch.cat([self._module(part.to(device)).softmax(dim=1).to(x.device) for part in x.split(CHUNK)])
+        return probabilities(self._module, x)
+
+
+@torch.no_grad()
+def probabilities(module: nn.Module, x: Tensor) -> Tensor:
+    """What a module makes of inputs (N, ...), as rows on the simplex (N, K) on the inputs' device."""
+    device = next(module.parameters()).device
+    return torch.cat([module(part.to(device)).softmax(dim=1).to(x.device) for part in x.split(CHUNK)])
 
 
 def top_1(answers: Tensor) -> Tensor:
@@ -45,6 +51,16 @@ class Labels:
 
     def __call__(self, x: Tensor, /) -> Tensor:
         return top_1(self._box(x))
+
+
+class Rewritten:
+    """A box whose answers go through a rule, from rows on the simplex (N, K) to such rows."""
+
+    def __init__(self, box: BlackBox, rule: Callable[[Tensor], Tensor]):
+        self._box, self._rule = box, rule
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        return self._rule(self._box(x))
 
 
 class Metered:

@@ -1,0 +1,92 @@
+"""Answers bent by a reversed sigmoid, always or only where the model is unsure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stealguard.boxes import Rewritten
+from stealguard.errors import require
+from stealguard.types import BlackBox, Defense
+
+
+@dataclass(frozen=True)
+class ReverseSigmoid(Defense):
+    """y' = alpha (y - beta (sigmoid(gamma logit(y)) - 1/2)), with alpha such that rows sum to one.
+
+    Lee, Edwards, Molloy & Su, "Defending Against Neural Network Model Stealing Attacks Using Deceptive Perturbations"
+    (IEEE SPW 2019), equations 3 and 4. The defaults are the paper's. Two public programs clamp the odds y / (1 - y)
+    to 1, which leaves classes above one half as they were; here nothing is clamped, and a probability of exactly 0 or
+    1 has its limit.
+
+    Args:
+        beta: strength, in [0, 2): beyond, answers would turn negative.
+        gamma: steepness, in (0, 1]: the smaller, the more different answers look alike.
+    """
+
+    beta: float = 0.7
+    gamma: float = 0.2
+
+    def __post_init__(self) -> None:
+        _check(self.beta, self.gamma)
+
+    @property
+    def distortion_limit(self) -> float:
+        return 2.0
+
+    def guard(self, box: BlackBox, model: nn.Module) -> BlackBox:
+        return Rewritten(box, lambda y: _normalized(y - self.beta * reversal(y, self.gamma)))
+
+
+@dataclass(frozen=True)
+class DCP(Defense):
+    """Reverse Sigmoid behind a gate: y' ~ y - a r(y), a = sigmoid(steepness (beta - max y)), r = beta (s(y) - 1/2).
+
+    Khaled, Dhaouadi, Gohring de Magalhaes & Nicolescu, "Efficient Defense Against Model Stealing Attacks on
+    Convolutional Neural Networks" (arXiv 2309.01838), after its program, `method_dcp`: answers surer than beta are
+    left alone, and beta is the strength of the others' perturbation too. The program clamps the odds to 1 as above,
+    and so leaves a class above one half alone; here nothing is clamped.
+
+    Args:
+        beta: strength, in [0, 2): how far answers are bent, and up to which confidence.
+        gamma: steepness of the reversed sigmoid, in (0, 1].
+        steepness: of the gate, above 0.
+    """
+
+    beta: float = 0.7
+    gamma: float = 0.1
+    steepness: float = 1000.0
+
+    def __post_init__(self) -> None:
+        _check(self.beta, self.gamma)
+        require(self.steepness > 0, "steepness", "above 0", self.steepness)
+
+    @property
+    def distortion_limit(self) -> float:
+        return 2.0
+
+    def guard(self, box: BlackBox, model: nn.Module) -> BlackBox:
+        return Rewritten(box, self._perturbed)
+
+    def _perturbed(self, y: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.steepness * (self.beta - y.amax(dim=1, keepdim=True)))
+        return _normalized(y - gate * self.beta * reversal(y, self.gamma))
+
+
+def reversal(y: Tensor, gamma: float) -> Tensor:
+    """sigmoid(gamma logit(y)) - 1/2, in [-1/2, 1/2], written without logarithms: finite at 0 and at 1."""
+    for_, against = y.clamp(0, 1).pow(gamma), (1 - y).clamp(0, 1).pow(gamma)
+    return for_ / (for_ + against) - 0.5
+
+
+def _normalized(y: Tensor) -> Tensor:
+    """Rows that sum to one; an entry below zero can only be the rounding of a zero."""
+    y = y.clamp_min(0)
+    return y / y.sum(dim=1, keepdim=True)
+
+
+def _check(beta: float, gamma: float) -> None:
+    require(0 <= beta < 2, "beta", "in [0, 2)", beta)
+    require(0 < gamma <= 1, "gamma", "in (0, 1]", gamma)

@@ -1,0 +1,43 @@
+"""What a guard may do to answers: pure functions of rows on the simplex, (N, K), that never leave it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stealguard.errors import require
+
+
+def check_budget(eps: float) -> None:
+    """L1 distances between rows on the simplex are in [0, 2]."""
+    require(0 <= eps <= 2, "eps", "in [0, 2]", eps)
+
+
+def toward(y: Tensor, target: Tensor, eps: float) -> Tensor:
+    """As far from `y` on the straight line to `target`, both (N, K), as an L1 distance of `eps` allows.
+
+    The most probable class stays the most probable if it is the target's too: rounding is monotone.
+    """
+    distance = (target - y).abs().sum(dim=1, keepdim=True)
+    share = (eps / distance.clamp_min(torch.finfo(y.dtype).tiny)).clamp_max(1)
+    return (1 - share) * y + share * target
+
+
+def steepest(y: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """The y' on the simplex within L1 distance `eps` of `y` with the greatest sum_k gain_k y'_k: a linear program.
+
+    Exact and greedy (Mazeika, Li & Forsyth 2022, algorithm 1): the class of the greatest gain receives up to eps / 2,
+    and the classes of the least gains give all they have, one after the other.
+
+    Args:
+        y: rows on the simplex, (N, K).
+        gain: finite, (N, K).
+        eps: at least 0.
+    """
+    best = gain.argmax(dim=1, keepdim=True)
+    order = gain.argsort(dim=1)
+    givers = y.scatter(1, best, 0).gather(1, order)
+    wanted = givers.sum(dim=1, keepdim=True).clamp_max(eps / 2)
+    given = torch.minimum((wanted - (givers.cumsum(dim=1) - givers)).clamp_min(0), givers)
+    left = y - torch.zeros_like(y).scatter(1, order, given)
+    return left.scatter_add(1, best, given.sum(dim=1, keepdim=True))

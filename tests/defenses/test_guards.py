@@ -1,0 +1,73 @@
+"""What every guard promises, by the registry alone: rows on the simplex within its declared limit, for any rows."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from samples import mlp, noise
+from stealguard.boxes import check_answers
+from stealguard.defenses import DEFENSES
+from stealguard.types import BlackBox, Defense
+
+GUARDS = [name for name, kind in DEFENSES.items() if kind.guard is not Defense.guard]
+DTYPES = st.sampled_from([torch.float32, torch.float64])
+
+
+@functools.cache
+def model_of(name: str, classes: int) -> nn.Module:
+    return DEFENSES[name]().build(mlp(4, classes))
+
+
+def guarded(defense: Defense, name: str, y: Tensor) -> BlackBox:
+    """The defense's guard before a box that answers the rows that are given."""
+    return defense.guard(lambda x: y[: len(x)], model_of(name, y.shape[1]))
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> Tensor:
+    """Rows on the simplex: drawn ones, and among them one-hot, uniform, tied and saturated ones."""
+    classes, dtype = draw(st.integers(2, 200)), draw(DTYPES)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    scale = draw(st.sampled_from([0.0, 1e-6, 0.3, 3.0, 30.0, 300.0]))
+    y = (scale * torch.randn(draw(st.integers(1, 9)), classes, generator=generator, dtype=dtype)).softmax(dim=1)
+    one_hot = torch.eye(classes, dtype=dtype)[draw(st.integers(0, classes - 1))][None]
+    uniform = torch.full((1, classes), 1 / classes, dtype=dtype)
+    tied = torch.zeros(1, classes, dtype=dtype)
+    tied[0, -2:] = 0.5
+    y = torch.cat([y, one_hot, uniform, tied])
+    return y[torch.randperm(len(y), generator=generator)]
+
+
+@pytest.mark.parametrize("name", GUARDS)
+@settings(deadline=None, max_examples=25)
+@given(y=answers(), strength=st.sampled_from([None, 0.0, 0.3, 1.5]))
+def test_rows_stay_on_the_simplex_within_the_limit(name: str, y: Tensor, strength: float | None) -> None:
+    defense = DEFENSES[name]()
+    for field in ("eps", "beta"):
+        if strength is not None and hasattr(defense, field):
+            defense = replace(defense, **{field: strength})
+    found = guarded(defense, name, y)(noise(len(y), (4,)))
+    assert found.dtype == y.dtype
+    check_answers(found, len(y), name)
+    assert (found.sum(dim=1) - 1).abs().max() < 1e-5
+    assert (found - y).abs().sum(dim=1).max() <= defense.distortion_limit + 1e-5
+
+
+@pytest.mark.parametrize("name", GUARDS)
+def test_an_answer_depends_on_its_question_alone_and_those_before(name: str) -> None:
+    y = torch.randn(9, 7, generator=torch.Generator().manual_seed(0)).mul(2).softmax(dim=1)
+    x = noise(9, (4,))
+    answer = dict(zip(map(tuple, x.tolist()), y, strict=True))
+
+    def box(x: Tensor) -> Tensor:
+        return torch.stack([answer[tuple(row)] for row in x.tolist()])
+
+    together, apart = (DEFENSES[name]().guard(box, model_of(name, 7)) for _ in "ab")
+    torch.testing.assert_close(together(x), torch.cat([apart(part) for part in x.split(2)]))
