@@ -1,10 +1,11 @@
-"""MAD as public programs write it: a sample at a time, its Jacobian a class at a time. Oracle and reference."""
+"""MAD as public programs write it: a backward pass a class, a vertex at a time in numpy. Oracle and reference."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,22 +20,27 @@ def jacobian(surrogate: nn.Module, x: Tensor) -> Tensor:
     return torch.stack([torch.autograd.grad(loss, weights, retain_graph=True)[0].flatten() for loss in losses])
 
 
-def vertices(y: Tensor, keep_top: bool) -> Iterator[Tensor]:
+def vertices(y: np.ndarray, keep_top: bool) -> Iterator[np.ndarray]:
     """Every vertex that is tried for one answer (K,)."""
     if not keep_top:
-        yield from torch.eye(len(y), dtype=y.dtype)
+        yield from np.eye(len(y), dtype=y.dtype)
         return
-    top = int(y.argmax())
-    for members in itertools.product((0.0, 1.0), repeat=len(y)):
-        if members[top]:
-            vertex = torch.tensor(members, dtype=y.dtype)
-            vertex[top] += UPWEIGHED
-            yield vertex / vertex.sum()
+    members = np.asarray(list(itertools.product((0, 1), repeat=len(y))), dtype=y.dtype)
+    top = y.argmax()
+    for vertex in members[members[:, top] > 0]:
+        vertex[top] += UPWEIGHED
+        yield vertex / vertex.sum()
 
 
-def objective(vertex: Tensor, y: Tensor, g: Tensor, objmax: bool) -> float:
-    u, v = vertex @ g, y @ g
-    return float(((u / u.norm() - v / v.norm()) if objmax else (u - v)).norm() ** 2)
+def objective(vertex: np.ndarray, y: np.ndarray, g: np.ndarray, objmax: bool) -> float:
+    u, v = g.T @ vertex, g.T @ y
+    if objmax:
+        u, v = u / np.linalg.norm(u), v / np.linalg.norm(v)
+    return float(np.linalg.norm(u - v) ** 2)
+
+
+def _best(y: np.ndarray, g: np.ndarray, keep_top: bool, objmax: bool) -> np.ndarray:
+    return max(vertices(y, keep_top), key=lambda vertex: objective(vertex, y, g, objmax))
 
 
 def perturbed(surrogate: nn.Module, x: Tensor, answers: Tensor, eps: float, keep_top: bool, objmax: bool) -> Tensor:
@@ -42,7 +48,7 @@ def perturbed(surrogate: nn.Module, x: Tensor, answers: Tensor, eps: float, keep
     rows = []
     for sample, y in zip(x, answers, strict=True):
         g = jacobian(surrogate, sample[None])
-        best = max(vertices(y, keep_top), key=lambda vertex: objective(vertex, y, g, objmax))
+        best = torch.from_numpy(_best(y.numpy(), g.numpy(), keep_top, objmax))
         share = (eps / ((best - y).abs().sum() + 1e-7)).clamp(0, 1)
         rows.append((1 - share) * y + share * best)
     return torch.stack(rows)

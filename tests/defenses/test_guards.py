@@ -13,21 +13,26 @@ from torch import Tensor, nn
 
 from samples import mlp, noise
 from stealguard.boxes import check_answers
-from stealguard.defenses import DEFENSES
-from stealguard.types import BlackBox, Defense
+from stealguard.defenses import DCP, DEFENSES, GRAD2, MAD, ModelGuardS, TopK
+from stealguard.types import Defense
 
-GUARDS = [name for name, kind in DEFENSES.items() if kind.guard is not Defense.guard]
+GUARDS = [kind() for kind in DEFENSES.values() if kind.guard is not Defense.guard]
+OTHER_SETTINGS = [
+    DCP(steepness=1.0),
+    GRAD2(direction="all-ones"),
+    MAD(objmax=False),
+    MAD(keep_top=False),
+    MAD(keep_top=False, objmax=False),
+    ModelGuardS(codewords=2),
+    TopK(k=3, rest="spread"),
+]
+CASES = pytest.mark.parametrize("defense", GUARDS + OTHER_SETTINGS, ids=repr)
 DTYPES = st.sampled_from([torch.float32, torch.float64])
 
 
 @functools.cache
-def model_of(name: str, classes: int) -> nn.Module:
-    return DEFENSES[name]().build(mlp(4, classes))
-
-
-def guarded(defense: Defense, name: str, y: Tensor) -> BlackBox:
-    """The defense's guard before a box that answers the rows that are given."""
-    return defense.guard(lambda x: y[: len(x)], model_of(name, y.shape[1]))
+def model_of(defense: Defense, classes: int) -> nn.Module:
+    return defense.build(mlp(4, classes))
 
 
 @st.composite
@@ -45,23 +50,22 @@ def answers(draw: st.DrawFn) -> Tensor:
     return y[torch.randperm(len(y), generator=generator)]
 
 
-@pytest.mark.parametrize("name", GUARDS)
-@settings(deadline=None, max_examples=25)
+@CASES
+@settings(deadline=None, max_examples=60)
 @given(y=answers(), strength=st.sampled_from([None, 0.0, 0.3, 1.5]))
-def test_rows_stay_on_the_simplex_within_the_limit(name: str, y: Tensor, strength: float | None) -> None:
-    defense = DEFENSES[name]()
+def test_rows_stay_on_the_simplex_within_the_limit(defense: Defense, y: Tensor, strength: float | None) -> None:
     for field in ("eps", "beta"):
         if strength is not None and hasattr(defense, field):
             defense = replace(defense, **{field: strength})
-    found = guarded(defense, name, y)(noise(len(y), (4,)))
+    found = defense.guard(lambda _: y, model_of(defense, y.shape[1]))(noise(len(y), (4,)))
     assert found.dtype == y.dtype
-    check_answers(found, len(y), name)
+    check_answers(found, len(y), repr(defense))
     assert (found.sum(dim=1) - 1).abs().max() < 1e-5
     assert (found - y).abs().sum(dim=1).max() <= defense.distortion_limit + 1e-5
 
 
-@pytest.mark.parametrize("name", GUARDS)
-def test_an_answer_depends_on_its_question_alone_and_those_before(name: str) -> None:
+@CASES
+def test_an_answer_depends_on_its_question_alone_and_those_before(defense: Defense) -> None:
     y = torch.randn(9, 7, generator=torch.Generator().manual_seed(0)).mul(2).softmax(dim=1)
     x = noise(9, (4,))
     answer = dict(zip(map(tuple, x.tolist()), y, strict=True))
@@ -69,5 +73,5 @@ def test_an_answer_depends_on_its_question_alone_and_those_before(name: str) -> 
     def box(x: Tensor) -> Tensor:
         return torch.stack([answer[tuple(row)] for row in x.tolist()])
 
-    together, apart = (DEFENSES[name]().guard(box, model_of(name, 7)) for _ in "ab")
+    together, apart = (defense.guard(box, model_of(defense, 7)) for _ in "ab")
     torch.testing.assert_close(together(x), torch.cat([apart(part) for part in x.split(2)]))

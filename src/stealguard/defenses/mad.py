@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,8 @@ class MAD(Defense):
     sets grown by the best class at a time, until 1,024 were tried). Their program by default takes |G^T (y' - y)| for
     the objective in choosing the vertex (`objmax` off), and then the surrogate drops out: the vertex is the one
     farthest from y. It grows greedily beyond ten classes by the angle even so; here the farthest is exact for any K.
-    The surrogate is a random network of the victim's architecture, which the paper found to serve best.
+    The surrogate is a random network of the victim's architecture, which the paper found to serve best. The defaults
+    are the setting in which later papers' programs compare with it; the authors sweep eps.
 
     Args:
         eps: strength: the L1 budget, in [0, 2].
@@ -116,12 +118,17 @@ def widest_keeping_top(y: Tensor, q: Tensor) -> Tensor:
 
 def _enumerated(y: Tensor, q: Tensor) -> Tensor:
     """Every vertex (2^(K-1), K) tried on rows whose top class comes first."""
-    others = torch.tensor(list(itertools.product((0.0, 1.0), repeat=y.shape[1] - 1)), dtype=y.dtype, device=y.device)
-    vertices = _even(torch.cat([torch.ones_like(others[:, :1]), others], dim=1))
-    r = q - y
+    vertices, r = _vertices(y.shape[1]).to(y), q - y
     along = (q * r).sum(dim=1, keepdim=True) - r @ vertices.T
     squared = q.square().sum(dim=1, keepdim=True) - 2 * q @ vertices.T + vertices.square().sum(dim=1)
     return vertices[_cosine(along, squared).argmin(dim=1)]
+
+
+@cache
+def _vertices(classes: int) -> Tensor:
+    """The even shares among the first class and any set of the others, (2^(K-1), K)."""
+    others = torch.tensor(list(itertools.product((0.0, 1.0), repeat=classes - 1)), dtype=torch.float64)
+    return _even(torch.cat([torch.ones_like(others[:, :1]), others], dim=1))
 
 
 def _grown(y: Tensor, q: Tensor) -> Tensor:

@@ -1,0 +1,84 @@
+"""What answering costs under every defense, and what the published ways of computing two of them cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from benchmarks import mad_jacobian, modelguard_lp
+from benchmarks.measure import Contender, interleaved, ratio
+from torch import Tensor, nn
+
+from stealguard.boxes import Boxed
+from stealguard.defenses import DEFENSES, MAD, InI
+from stealguard.defenses.modelguard import SMALLEST, least_likely
+from stealguard.nets import build, reinitialized
+from stealguard.seeds import derive
+from stealguard.types import Defense
+
+SHAPE, CLASSES, EPS = (1, 28, 28), 10, 1.0
+MADS = {
+    "argmax": MAD(keep_top=True, objmax=False),
+    "argmax, objmax": MAD(keep_top=True, objmax=True),
+    "extreme, objmax": MAD(keep_top=False, objmax=True),
+}
+
+
+def defenses(rounds: int) -> None:
+    """Every defense against a plain net in one run; then MAD and ModelGuard-W against the published ways."""
+    for size, repeats in ((1, 200), (32, 40), (64, 30)):
+        known = {name: kind() for name, kind in DEFENSES.items()}
+        known |= {f"mad, {name}": defense for name, defense in MADS.items() if defense != known["mad"]}
+        seconds = interleaved({name: _answers(defense, size, repeats) for name, defense in known.items()}, 3 * rounds)
+        for name in known:
+            print(f"{f'lenet5, batch {size}':30}  {f'{name} / plain':30} {ratio(seconds, name, 'none')}")
+    for name, defense in MADS.items():
+        _published_mad(name, defense, rounds)
+    _published_modelguard(rounds)
+
+
+def _published_mad(name: str, defense: MAD, rounds: int) -> None:
+    """A Jacobian a sample, a backward pass a class, every vertex in turn: against InI, and against the closed form."""
+    x, model = _inputs(32), _model(Defense())
+    plain = Boxed(model, SHAPE)
+    surrogate = reinitialized(model, seed=derive(defense.seed, "mad", "surrogate")).eval()
+
+    def published() -> Tensor:
+        return mad_jacobian.perturbed(surrogate, x, plain(x), defense.eps, defense.keep_top, defense.objmax)
+
+    fast = {"exact": _answers(defense, 32, 40), "ini": _answers(InI(), 32, 40)}
+    seconds = interleaved({"published": published, **fast}, rounds)
+    for contender in fast:
+        seconds[contender] = [s / 40 for s in seconds[contender]]
+    for above, below in (("published", "ini"), ("exact", "ini"), ("published", "exact")):
+        print(f"{f'MAD, {name}, batch 32':30}  {f'{above} / {below}':30} {ratio(seconds, above, below)}")
+    differ = (defense.guard(plain, model)(x) - published()).abs().amax(dim=1)
+    print(f"{'':30}  {'rows more than 1e-5 apart':30} {int((differ > 1e-5).sum()):3} of {len(x)}")
+
+
+def _published_modelguard(rounds: int) -> None:
+    """One linear program an answer against the closed form on the batch, both on the same answers."""
+    y = (3 * torch.randn(64, CLASSES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).softmax(dim=1)
+    contenders: dict[str, Contender] = {
+        "published": lambda: [modelguard_lp.solved(row, EPS) for row in y.numpy()],
+        "exact": lambda: [least_likely(y, EPS) for _ in range(10)],
+    }
+    seconds = interleaved(contenders, rounds)
+    seconds["exact"] = [s / 10 for s in seconds["exact"]]
+    solved = torch.from_numpy(np.stack([modelguard_lp.solved(row, EPS) for row in y.numpy()]))
+    gap = ((solved - least_likely(y, EPS)) * (y + SMALLEST).log()).sum(dim=1).abs().max().item()
+    print(f"{'ModelGuard-W, 64 answers':30}  {'solver / exact':30} {ratio(seconds, 'published', 'exact')}")
+    print(f"{'':30}  {'objectives differ by':30}  {gap:.0e}")
+
+
+def _inputs(size: int) -> Tensor:
+    return torch.rand(size, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def _model(defense: Defense) -> nn.Module:
+    return defense.build(build("lenet5", _inputs(9), CLASSES, seed=0))
+
+
+def _answers(defense: Defense, size: int, repeats: int) -> Contender:
+    x, model = _inputs(size), _model(defense)
+    box = defense.guard(Boxed(model, SHAPE), model)
+    return lambda: [box(x) for _ in range(repeats)]
