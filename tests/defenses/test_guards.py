@@ -21,8 +21,8 @@ OTHER_SETTINGS = [
     DCP(steepness=1.0),
     GRAD2(direction="all-ones"),
     MAD(objmax=False),
-    MAD(keep_top=False),
-    MAD(keep_top=False, objmax=False),
+    MAD(keep_top=True),
+    MAD(keep_top=True, objmax=False),
     ModelGuardS(codewords=2),
     TopK(k=3, rest="spread"),
 ]

@@ -60,6 +60,27 @@ def test_growing_finds_almost_what_enumerating_does() -> None:
     assert (cosines[1] - cosines[0]).mean() < 0.05
 
 
+@pytest.mark.parametrize("classes", [12, 60])
+def test_vertices_grow_by_the_best_class_until_enough_were_tried(classes: int) -> None:
+    y, q = rows(10, classes), rows(10, classes, 0.1).flip(0)
+    order = _top_first(y)
+    y, q = y.gather(1, order), q.gather(1, order)
+    for one, other, found in zip(y, q, _grown(y, q), strict=True):
+        members, least, best, tried = [0], 2.0, other, 0
+        while tried < 1024 and len(members) < classes:
+            grown = [[*members, k] for k in range(classes) if k not in members]
+            shares = torch.zeros(len(grown), classes, dtype=y.dtype)
+            for share, group in zip(shares, grown, strict=True):
+                share[group] = 1.0
+            shares[:, 0] += 1e-5
+            shares = shares / shares.sum(dim=1, keepdim=True)
+            cosines = nn.functional.cosine_similarity(other - shares, (other - one)[None])
+            members, tried = grown[int(cosines.argmin())], tried + len(grown)
+            if cosines.min() < least:
+                least, best = cosines.min().item(), shares[cosines.argmin()]
+        torch.testing.assert_close(found, best)
+
+
 @pytest.mark.parametrize("classes", [2, 10, 11, 200])
 @pytest.mark.parametrize("objmax", [False, True])
 def test_it_keeps_the_top_class(classes: int, objmax: bool) -> None:
@@ -67,7 +88,9 @@ def test_it_keeps_the_top_class(classes: int, objmax: bool) -> None:
     y[:8, :2] = y[:8, :2].amax(dim=1, keepdim=True)
     y = y / y.sum(dim=1, keepdim=True)
     x = noise(64, (16,))
-    assert torch.equal(MAD(eps=2, objmax=objmax).guard(lambda _: y, mlp(16, classes))(x).argmax(1), y.argmax(1))
+    assert torch.equal(
+        MAD(eps=2, keep_top=True, objmax=objmax).guard(lambda _: y, mlp(16, classes))(x).argmax(1), y.argmax(1)
+    )
 
 
 def test_only_the_angle_needs_a_surrogate() -> None:

@@ -34,8 +34,8 @@ class GRAD2(Defense):
       gives every class the same gain, so all layers are taken.
 
     The surrogate is a random network of the victim's architecture; the paper's, which were trained on stolen answers
-    for some epochs, cannot be had from a release alone. Mass moves freely: the top class is kept only where the budget
-    does not reach.
+    for some epochs, cannot be had from a release alone. The top class is not held: with an `eps` of 1 or more, even a
+    sure answer gives half its mass away and may lose its top.
 
     Args:
         eps: strength: the L1 budget, in [0, 2].
@@ -43,7 +43,7 @@ class GRAD2(Defense):
         seed: what the surrogate is drawn from.
     """
 
-    eps: float = 1.0
+    eps: float = 0.5
     direction: Literal["opposite", "all-ones"] = "opposite"
     seed: int = 0
 

@@ -34,8 +34,8 @@ class MAD(Defense):
     sets grown by the best class at a time, until 1,024 were tried). Their program by default takes |G^T (y' - y)| for
     the objective in choosing the vertex (`objmax` off), and then the surrogate drops out: the vertex is the one
     farthest from y. It grows greedily beyond ten classes by the angle even so; here the farthest is exact for any K.
-    The surrogate is a random network of the victim's architecture, which the paper found to serve best. The defaults
-    are the setting in which later papers' programs compare with it; the authors sweep eps.
+    The surrogate is a random network of the victim's architecture, as the authors' are. The defaults are the setting of
+    their program's instructions.
 
     Args:
         eps: strength: the L1 budget, in [0, 2].
@@ -44,8 +44,8 @@ class MAD(Defense):
         seed: what the surrogate is drawn from.
     """
 
-    eps: float = 1.0
-    keep_top: bool = True
+    eps: float = 0.5
+    keep_top: bool = False
     objmax: bool = True
     seed: int = 0
 

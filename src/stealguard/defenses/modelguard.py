@@ -66,7 +66,7 @@ def least_likely(y: Tensor, eps: float) -> Tensor:
     top = y.argmax(dim=1, keepdim=True)
     order = y.scatter(1, top, 2).argsort(dim=1, stable=True)  # the least probable first, the top class last
     held = _Held(y.gather(1, order), eps / 2)
-    sums = torch.cat([held.running_sums(t := _highest(held)), 1 - t], dim=1)
+    sums = torch.cat([held.running_sums(t := _best_top(held)), 1 - t], dim=1)
     others = sums.diff(dim=1, prepend=torch.zeros_like(t))
     return torch.zeros_like(y).scatter(1, order, torch.cat([others.clamp_min(0), t], dim=1))
 
@@ -112,7 +112,7 @@ class _Held:
         return value, self.balance + (self.steps * slopes).sum(dim=1, keepdim=True)
 
 
-def _highest(held: _Held) -> Tensor:
+def _best_top(held: _Held) -> Tensor:
     """The t of the greatest objective, (N, 1): tangents are never below it, so where two meet on it is the maximum."""
     low, high = held.bounds()
     (f_low, up), (f_high, down) = held.tangent(low), held.tangent(high)
@@ -123,7 +123,7 @@ def _highest(held: _Held) -> Tensor:
         bound = f_low + up * (middle - low)
         value, slope = held.tangent(middle)
         best = torch.where(open_, middle, best)
-        open_ &= (value < bound - 1e-13) & (slope != 0)
+        open_ &= (value < bound - 1e-13) & (slope != 0) & (low < middle) & (middle < high)  # or the bracket is closed
         rising = slope > 0
         low, f_low, up = (torch.where(rising, new, old) for new, old in ((middle, low), (value, f_low), (slope, up)))
         high, f_high, down = (

@@ -17,9 +17,9 @@ class ReverseSigmoid(Defense):
     """y' = alpha (y - beta (sigmoid(gamma logit(y)) - 1/2)), with alpha such that rows sum to one.
 
     Lee, Edwards, Molloy & Su, "Defending Against Neural Network Model Stealing Attacks Using Deceptive Perturbations"
-    (IEEE SPW 2019), equations 3 and 4. The defaults are the paper's. Two public programs clamp the odds y / (1 - y)
-    to 1, which leaves classes above one half as they were; here nothing is clamped, and a probability of exactly 0 or
-    1 has its limit.
+    (IEEE SPW 2019). Beta is swept in comparisons, and gamma is a matter of the data. Two public programs clamp the odds
+    y / (1 - y) to 1, which leaves classes above one half as they were; here nothing is clamped, and a probability of
+    exactly 0 or 1 has its limit.
 
     Args:
         beta: strength, in [0, 2): beyond, answers would turn negative.
@@ -47,7 +47,7 @@ class DCP(Defense):
     Khaled, Dhaouadi, Gohring de Magalhaes & Nicolescu, "Efficient Defense Against Model Stealing Attacks on
     Convolutional Neural Networks" (arXiv 2309.01838), after its program, `method_dcp`: answers surer than beta are
     left alone, and beta is the strength of the others' perturbation too. The program clamps the odds to 1 as above,
-    and so leaves a class above one half alone; here nothing is clamped.
+    and so leaves a class above one half alone; here nothing is clamped. Gamma and the steepness are the program's.
 
     Args:
         beta: strength, in [0, 2): how far answers are bent, and up to which confidence.
