@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from stealguard.defenses.adaptive_misinformation import AdaptiveMisinformation
+from stealguard.defenses.edm import EDM
 from stealguard.defenses.ini import InI
+from stealguard.defenses.nasty_teacher import NastyTeacher
 from stealguard.types import Defense
 
-__all__ = ["DEFENSES", "InI"]
+__all__ = ["DEFENSES", "EDM", "AdaptiveMisinformation", "InI", "NastyTeacher"]
 
 DEFENSES: dict[str, type[Defense]] = {
     "none": Defense,
     "ini": InI,
+    "adaptive-misinformation": AdaptiveMisinformation,
+    "edm": EDM,
+    "nasty-teacher": NastyTeacher,
 }
