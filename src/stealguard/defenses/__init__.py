@@ -5,10 +5,11 @@ from __future__ import annotations
 from stealguard.defenses.adaptive_misinformation import AdaptiveMisinformation
 from stealguard.defenses.edm import EDM
 from stealguard.defenses.ini import InI
+from stealguard.defenses.misleader import Misleader
 from stealguard.defenses.nasty_teacher import NastyTeacher
 from stealguard.types import Defense
 
-__all__ = ["DEFENSES", "EDM", "AdaptiveMisinformation", "InI", "NastyTeacher"]
+__all__ = ["DEFENSES", "EDM", "AdaptiveMisinformation", "InI", "Misleader", "NastyTeacher"]
 
 DEFENSES: dict[str, type[Defense]] = {
     "none": Defense,
@@ -16,4 +17,5 @@ DEFENSES: dict[str, type[Defense]] = {
     "adaptive-misinformation": AdaptiveMisinformation,
     "edm": EDM,
     "nasty-teacher": NastyTeacher,
+    "misleader": Misleader,
 }
