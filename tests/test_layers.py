@@ -18,7 +18,7 @@ LAYERS = [  # each room may import from rooms of the lines above it, and from it
     {"settings", "progress", "checks"},
     {"types"},
     {"losses", "combine", "nets", "data", "metrics", "augment", "rows", "provenance", "selection", "generators"},
-    {"training", "boxes", "journal", "surrogate", "report", "alternating", "erasing"},
+    {"training", "boxes", "clients", "journal", "surrogate", "report", "alternating", "erasing"},
     {"transfer", "recovery", "zeroth_order"},
     {"answers", "defenses", "attacks"},
     {"presets", "release", "suites", "owning"},

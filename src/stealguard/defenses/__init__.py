@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from stealguard.defenses.adaptive_misinformation import AdaptiveMisinformation
 from stealguard.defenses.edm import EDM
+from stealguard.defenses.hoda import HODA
 from stealguard.defenses.ini import InI
 from stealguard.defenses.misleader import Misleader
 from stealguard.defenses.nasty_teacher import NastyTeacher
+from stealguard.defenses.prada import PRADA
 from stealguard.types import Defense
 
-__all__ = ["DEFENSES", "EDM", "AdaptiveMisinformation", "InI", "Misleader", "NastyTeacher"]
+__all__ = ["DEFENSES", "EDM", "HODA", "PRADA", "AdaptiveMisinformation", "InI", "Misleader", "NastyTeacher"]
 
 DEFENSES: dict[str, type[Defense]] = {
     "none": Defense,
@@ -18,4 +20,6 @@ DEFENSES: dict[str, type[Defense]] = {
     "edm": EDM,
     "nasty-teacher": NastyTeacher,
     "misleader": Misleader,
+    "prada": PRADA,
+    "hoda": HODA,
 }
