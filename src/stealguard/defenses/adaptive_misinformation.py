@@ -54,7 +54,7 @@ class AdaptiveMisinformation(Defense):
         exposure: lambda, the weight of outlier exposure, at least 0.
     """
 
-    tau: float = 0.9
+    tau: float = 0.5
     nu: float = 1000.0
     exposure: float = 1.0
 

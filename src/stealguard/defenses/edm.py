@@ -69,10 +69,10 @@ def coherence(probabilities: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class EDM(Defense):
-    """L = mean_i CE(f_i(x), y) + lambda log sum_{a<b} exp cos(f_a(z), f_b(z)): alike on the task, unlike on outliers.
+    """L = sum_i CE(f_i(x), y) + lambda log sum_{a<b} exp cos(f_a(z), f_b(z)): alike on the task, unlike on outliers.
 
-    Members train together, and a query is answered by the one that a secret hash of it says, so an answer costs one
-    forward pass, whatever the number of members.
+    The members train together; the sum lets each learn the task as fast as it would alone. A query is answered by the
+    one that a secret hash of it says, so an answer costs one forward pass, whatever the number of members.
 
     No public program trains one. The paper asks for a hash that an adversary cannot know and that is coarse, so that
     small changes of an input do not reach another member; how it computes its own could not be pinned down, and this
@@ -87,7 +87,7 @@ class EDM(Defense):
 
     diversity: float = 1.0
     members: int = 5
-    width: float = 0.02
+    width: float = 0.05
 
     def __post_init__(self) -> None:
         ok = self.diversity >= 0 and math.isfinite(self.diversity)
@@ -116,7 +116,7 @@ class EDM(Defense):
     def _losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         assert isinstance(model, Routed)
         x, y, z = batch
-        terms = {"task": torch.stack([F.cross_entropy(member(x), y) for member in model.members]).mean()}
+        terms = {"task": torch.stack([F.cross_entropy(member(x), y) for member in model.members]).sum()}
         if self.diversity:
             assert z is not None, "fit hands outliers to whoever needs them"
             terms["diversity"] = self.diversity * coherence([member(z).softmax(dim=1) for member in model.members])
