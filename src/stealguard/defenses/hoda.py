@@ -116,7 +116,7 @@ class HODA(Defense):
         stages: places for past nets, of which half to all are in use: 11 at most are in the paper.
     """
 
-    delta: float = 0.1
+    delta: float = 0.01
     queries: int = 100
     stages: int = 10
 
