@@ -20,16 +20,20 @@ class Boxed:
     def __init__(self, module: nn.Module, shape: tuple[int, ...]):
         self._module, self.shape = module, tuple(shape)
 
-    @torch.no_grad()
     def __call__(self, x: Tensor, /) -> Tensor:
         """
         Raises:
             Invalid: `x` has another shape or dtype, a NaN, or a value outside [0, 1].
         """
+        return self.logits(x).softmax(dim=1)
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """What the answers, (N, K), are the softmax of: not for clients."""
         check_inputs(x, "x", self.shape)
         device = next(self._module.parameters()).device
         self._module.eval()
-        return torch.cat([self._module(part.to(device)).softmax(dim=1).to(x.device) for part in x.split(CHUNK)])
+        return torch.cat([self._module(part.to(device)).to(x.device) for part in x.split(CHUNK)])
 
 
 def top_1(answers: Tensor) -> Tensor:

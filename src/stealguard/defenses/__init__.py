@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stealguard.defenses.adaptive_misinformation import AdaptiveMisinformation
+from stealguard.defenses.cip import CIP
 from stealguard.defenses.edm import EDM
 from stealguard.defenses.hoda import HODA
 from stealguard.defenses.ini import InI
@@ -11,7 +12,7 @@ from stealguard.defenses.nasty_teacher import NastyTeacher
 from stealguard.defenses.prada import PRADA
 from stealguard.types import Defense
 
-__all__ = ["DEFENSES", "EDM", "HODA", "PRADA", "AdaptiveMisinformation", "InI", "Misleader", "NastyTeacher"]
+__all__ = ["CIP", "DEFENSES", "EDM", "HODA", "PRADA", "AdaptiveMisinformation", "InI", "Misleader", "NastyTeacher"]
 
 DEFENSES: dict[str, type[Defense]] = {
     "none": Defense,
@@ -20,6 +21,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "edm": EDM,
     "nasty-teacher": NastyTeacher,
     "misleader": Misleader,
+    "cip": CIP,
     "prada": PRADA,
     "hoda": HODA,
 }

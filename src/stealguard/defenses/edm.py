@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stealguard.errors import require
+from stealguard.hashing import projection
 from stealguard.nets import seed_from, sibling
 from stealguard.seeds import derive
 from stealguard.types import Batch, Cost, Defense, Objective
-
-LEVELS = 255  # of an input's values, as the hash sees them
-STEPS = 4096  # entries of the secret direction are whole numbers from -STEPS to STEPS
 
 
 class Routed(nn.Module):
@@ -25,8 +23,7 @@ class Routed(nn.Module):
 
     The hash is coarse: a step function of the input's length along a random direction. An adversary who changes an
     input a little to see what the other members say still meets the same one, as the paper wants; yet neighboring
-    steps go to different members. Inputs and direction are whole numbers, and their products add up exactly in
-    double precision, so that an input goes to the same member in whatever batch and on whatever machine.
+    steps go to different members. An input goes to the same member in whatever batch.
 
     Args:
         members: the nets; the hash's key follows from the first one's weights.
@@ -42,11 +39,8 @@ class Routed(nn.Module):
 
     def route(self, x: Tensor) -> Tensor:
         """The member, (N,), that answers each of x, (N, *shape) in [0, 1]."""
-        generator = torch.Generator().manual_seed(int(self.key))
-        direction = torch.randint(-STEPS, STEPS + 1, (x[0].numel(),), generator=generator).double().to(x.device)
-        along = (x.flatten(1).double() * LEVELS).round() @ direction
-        steps = (along / (self._width * LEVELS * direction.norm())).floor().long()
-        return steps % len(self.members)
+        along, unit = projection(x, int(self.key))
+        return (along / (self._width * unit)).floor().long() % len(self.members)
 
     def forward(self, x: Tensor) -> Tensor:
         members = self.route(x)
