@@ -89,10 +89,15 @@ class CIP(Defense):
         quantiles: the strength: of task inputs' energies, rising, above which an answer is poisoned weakly, strongly.
     """
 
-    weight: float = 0.1
-    m_in: float = -25.0
-    m_out: float = -7.0
+    weight: float = 0.01
+    m_in: float = -10.0
+    m_out: float = -4.0
     quantiles: tuple[float, ...] = (0.95, 0.999)
+
+    @classmethod
+    def authors(cls) -> CIP:
+        """For a net that is already trained, and a rate of 0.001; from scratch, these diverge at any usual rate."""
+        return cls(weight=0.1, m_in=-25.0, m_out=-7.0)
 
     def __post_init__(self) -> None:
         require(self.weight >= 0 and math.isfinite(self.weight), "weight", "a finite number of at least 0", self.weight)
