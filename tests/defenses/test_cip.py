@@ -86,7 +86,7 @@ def test_the_latest_energies_are_kept() -> None:
 
 def test_task_inputs_are_answered_and_outliers_are_not() -> None:
     (x, y), (test_x, test_y), z = blobs(1500, (16,), 3, seed=1), blobs(300, (16,), 3, seed=2), noise(900, (16,))
-    defense = CIP(m_in=-8.0, m_out=-3.0)
+    defense = CIP(weight=0.1, m_in=-8.0, m_out=-3.0)
     torch.manual_seed(0)
     model = defense.build(mlp())
     sg.fit(model, x, y, sg.Training(epochs=40, batch=64, lr=0.02), seed=0, outliers=z, progress=False,
