@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from stealguard.boxes import Boxed, Metered, ask
 from stealguard.clients import Remembering
 from stealguard.defenses import PRADA
 from stealguard.defenses.prada import Distances
-from stealguard.errors import Invalid, Refused
+from stealguard.errors import Invalid, Refused, StealguardError
 
 SHAPE, CLASSES = (16,), 3
 
@@ -149,3 +150,9 @@ def test_a_class_with_no_room_left_counts_no_distances() -> None:
 def test_a_setting_out_of_range_is_named(setting: str, value: float) -> None:
     with pytest.raises(Invalid, match=f"`{setting}`"):
         PRADA(**{setting: value})
+
+
+def test_without_scipy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(StealguardError, match=r"pip install 'stealguard\[detect\]'"):
+        PRADA().guard(uniform_by_sum, mlp())

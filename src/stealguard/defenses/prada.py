@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ class PRADA(Defense):
         Raises:
             StealguardError: scipy is not installed.
         """
-        _shapiro_wilk(np.arange(3.0))
+        _shapiro()
         return Distances(box, self)
 
 
@@ -114,7 +115,7 @@ class Distances(Watch):
         classes, distances = (np.array(column) for column in zip(*self._distances, strict=True))
         d = distances[np.bincount(classes)[classes] >= OF_A_CLASS]
         d = d[np.abs(d - d.mean()) < OUTLIER * d.std()] if len(d) else d
-        return len(d) > FIRST and _shapiro_wilk(d) < self._settings.delta
+        return len(d) > FIRST and float(_shapiro()(d).statistic) < self._settings.delta
 
     def memory(self) -> dict[str, Tensor]:
         return {
@@ -142,10 +143,10 @@ def _distances(x: Tensor, y: Tensor) -> np.ndarray:
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").double().numpy()
 
 
-def _shapiro_wilk(values: np.ndarray) -> float:
-    """W of the values (N,)."""
+def _shapiro() -> Callable[[np.ndarray], Any]:
+    """The Shapiro-Wilk test of values (N,), whose statistic is W."""
     try:
         from scipy.stats import shapiro
     except ImportError as e:
         raise StealguardError("prada needs scipy: pip install 'stealguard[detect]'") from e
-    return float(shapiro(values).statistic)
+    return shapiro
