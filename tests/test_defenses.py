@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import stealguard as sg
-from samples import mlp, noise
+from samples import blobs, mlp, noise
 from stealguard.boxes import Boxed, check_answers
 from stealguard.combine import COMBINES
 from stealguard.defenses import DEFENSES
@@ -74,6 +75,28 @@ class TestContract:
     def test_it_is_frozen(self, name: str, shape: tuple[int, ...], classes: int) -> None:
         with pytest.raises(FrozenInstanceError):
             DEFENSES[name]().combine = "other"
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_training_that_was_interrupted_ends_in_the_same_bits(name: str, tmp_path: Path) -> None:
+    """What a defense counts along in training lies in the module, and so in the checkpoint."""
+    defense, (x, y), z = DEFENSES[name](), blobs(64, (16,), 3), noise(64, (16,))
+
+    def train(checkpoint: Path, resume: bool, steps: int) -> nn.Module:
+        torch.manual_seed(0)
+        model, left = defense.build(mlp()), iter(range(steps))
+        losses = defense.objective(model, x, seed=0)
+        sg.fit(model, x, y, sg.Training(epochs=4, batch=16, lr=0.01), seed=0, outliers=z, progress=False,
+               objective=lambda m, batch: next(left) >= 0 and losses(m, batch),
+               combine=COMBINES[defense.combine], checkpoint=checkpoint, resume=resume)  # fmt: skip
+        return model
+
+    whole = train(tmp_path / "whole.pt", resume=False, steps=16).state_dict()
+    with pytest.raises(StopIteration):
+        train(tmp_path / "part.pt", resume=False, steps=10)
+    resumed = train(tmp_path / "part.pt", resume=True, steps=8).state_dict()
+    for key, value in whole.items():
+        torch.testing.assert_close(resumed[key], value, rtol=0, atol=0, equal_nan=True)
 
 
 class TestInI:

@@ -28,8 +28,8 @@ class Misinformed(nn.Module):
 
 def reverse_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean -log(1 - p_y): least where the label has no probability. Logits (N, K), labels (N,)."""
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    return (logits.logsumexp(dim=1) - others.logsumexp(dim=1)).mean()
+    others = F.log_softmax(logits, dim=1).scatter(1, y[:, None], -torch.inf)
+    return -others.logsumexp(dim=1).mean()
 
 
 def mixing_share(answers: Tensor, tau: float, nu: float) -> Tensor:
@@ -48,8 +48,8 @@ class AdaptiveMisinformation(Defense):
     The published program has nu = 10,000 where the paper has 1,000; either is nearly a step.
 
     Args:
-        tau: the strength, in [0, 1]: the confidence below which answers are replaced. The papers that compare
-            defenses go through it from 0 to 0.99.
+        tau: the strength, in [0, 1]: the confidence below which answers are replaced. Comparisons go through it, up
+            to 0.99.
         nu: how steep the step at tau is, above 0.
         exposure: lambda, the weight of outlier exposure, at least 0.
     """

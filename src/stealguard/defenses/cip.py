@@ -45,14 +45,15 @@ class Scored(nn.Module):
         if int(self.seen) % EVERY == 0:
             training = self.net.training
             self.net.eval()
-            self.energies.copy_(torch.cat([energy(self.net(x)).to(self.energies), self.energies])[:KEPT])
+            with torch.autocast(x.device.type, enabled=False):  # as it will be when it answers
+                self.energies.copy_(torch.cat([energy(self.net(x)).to(self.energies), self.energies])[:KEPT])
             self.net.train(training)
         self.seen += 1
 
 
 def energy(logits: Tensor) -> Tensor:
     """-log sum exp of each row, (N,): low where a net is at home (Liu et al., NeurIPS 2020)."""
-    return -logits.logsumexp(dim=1)
+    return -logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(dim=1)  # half precision is too coarse
 
 
 def strong_poison(y: Tensor, u: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class HODA(Defense):
         delta: the strength, in [0, 2]: the greatest distance of an honest client. The defender sets it by honest
             clients' distances.
         queries: in a histogram; the paper has 100.
-        stages: places for past nets, of which half to all are in use: 11 at most are in the paper.
+        stages: places for past nets, of which half to all are in use.
     """
 
     delta: float = 0.01
