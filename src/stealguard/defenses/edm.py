@@ -43,16 +43,11 @@ class Routed(nn.Module):
         return (along / (self._width * unit)).floor().long() % len(self.members)
 
     def forward(self, x: Tensor) -> Tensor:
-        members = self.route(x)
-        logits: Tensor | None = None
-        for number, member in enumerate(self.members):
-            rows = (members == number).nonzero().squeeze(1)
-            if len(rows):
-                answered = member(x[rows])
-                logits = answered.new_empty(len(x), answered.shape[1]) if logits is None else logits
-                logits = logits.index_copy(0, rows, answered)
-        assert logits is not None, "every input has a member"
-        return logits
+        routed = self.route(x)
+        order = routed.argsort()
+        parts = order.split(routed.bincount(minlength=len(self.members)).tolist())
+        answered = [member(x[rows]) for member, rows in zip(self.members, parts, strict=True) if len(rows)]
+        return torch.cat(answered)[order.argsort()]
 
 
 def coherence(probabilities: Sequence[Tensor]) -> Tensor:
