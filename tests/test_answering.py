@@ -12,6 +12,7 @@ import stealguard as sg
 from samples import blobs
 from stealguard.answering import answering, everything, milliseconds
 from stealguard.data import Split
+from stealguard.errors import Refused
 
 
 def test_without_a_guard_the_answers_are_the_models_own(ini_release: sg.Release) -> None:
@@ -42,3 +43,19 @@ def test_times_are_an_inputs(ini_release: sg.Release) -> None:
     ms, plain = milliseconds(slow, quick, torch.rand(4, 1), repeats=2)
     assert 1.0 <= ms < 4  # 4 ms shared by 4 inputs
     assert plain < 0.5
+
+
+def test_an_honest_client_that_is_refused_has_uniform_answers_from_then_on() -> None:
+    left = 1500
+
+    def box(x: Tensor) -> Tensor:
+        nonlocal left
+        if len(x) > left:
+            raise Refused("no more", left)
+        left -= len(x)
+        return torch.nn.functional.one_hot(torch.arange(len(x)) % 4, 4).float()
+
+    answers = everything(box, torch.rand(4000, 2))
+    assert answers.shape == (4000, 4)
+    assert (answers[:1500].amax(dim=1) == 1).all()
+    assert (answers[1500:] == 0.25).all()

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from samples import noise
 from stealguard.attacks import ATTACKS, Knockoff
 from stealguard.boxes import Labels, Metered
+from stealguard.clients import Watch
 from stealguard.errors import BoxFault, Invalid, NotApplicable
 from stealguard.training import Training
 from stealguard.types import Attack
@@ -40,6 +41,27 @@ class Stub:
         assert not x.requires_grad
         self.asked += len(x)
         return (x.flatten(1) @ self.projection.T).softmax(dim=1)
+
+
+class Refusing(Watch):
+    """A box that finds its client out at the query after the first `n`."""
+
+    def __init__(self, box: Any, n: int):
+        super().__init__(box)
+        self.box, self.n, self.seen = box, n, 0
+
+    def found_out(self, x: Tensor, answers: Tensor) -> int | None:
+        before, self.seen = self.seen, self.seen + len(x)
+        if self.seen <= self.n:
+            return None
+        self.box.asked -= len(x)  # these answers are not given
+        return self.n - before
+
+    def memory(self) -> dict[str, Tensor]:
+        return {"seen": torch.tensor(self.seen)}
+
+    def remember(self, memory: Any) -> None:
+        self.seen = int(memory["seen"])
 
 
 def thief_for(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -78,6 +100,14 @@ class TestContract:
         box = Stub(shape, classes)
         steal(name, Metered(box, 23), shape, classes)
         assert 0 < box.asked <= 23
+
+    def test_it_ends_cleanly_where_the_box_refuses(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        box = Stub(shape, classes)
+        metered = Metered(Refusing(box, 23), 50)
+        clone = steal(name, metered, shape, classes)
+        assert box.asked == metered.spent <= 23
+        assert metered.left == 23 - metered.spent
+        assert clone(noise(3, shape)).shape == (3, classes)
 
     def test_it_learns_something_and_returns_a_net(self, name: str, shape: tuple[int, ...], classes: int) -> None:
         clone = steal(name, Stub(shape, classes), shape, classes)

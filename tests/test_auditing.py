@@ -18,8 +18,11 @@ import stealguard as sg
 from samples import mlp, noise, task
 from stealguard import auditing
 from stealguard.attacks import Knockoff
+from stealguard.defenses import EDM, PRADA
 from stealguard.errors import BoxFault, Invalid
 from stealguard.rows import Row, Store
+from stealguard.thefts import fresh_clone
+from stealguard.transfer import random_queries
 
 SHORT = Knockoff(budget=100, training=sg.Training(epochs=1, batch=32))
 
@@ -116,6 +119,53 @@ def test_an_attack_that_fails_is_a_row_with_its_reason_and_is_tried_again(
     (row,) = audit(folder, labels=["soft"])
     assert (row.status, row.queries) == ("ok", 100)
     assert not (folder / "audit.sqlite.journals").exists()
+
+
+def test_a_guard_that_refuses_ends_the_theft_and_costs_honest_users_too(tmp_path: Path) -> None:
+    """Of delta = 1 every client falls short, at the first verdict: on a little more than a hundred queries."""
+    release = sg.protect(
+        "lenet5", task(1000), defense=PRADA(delta=1.0), training=sg.Training(epochs=3, batch=32),
+        out=tmp_path / "prada", progress=False,
+    )  # fmt: skip
+    journals = release.folder / "audit.sqlite.journals"
+    planned = {"attacks": [Knockoff(200, SHORT.training)], "pools": [noise(300)], "labels": ["soft"]}
+    (row,) = audit(release, **planned)
+    assert (row.status, row.budget) == ("ok", 200)
+    assert 100 < row.queries < 200
+    assert row.clone_accuracy is not None
+    plain = (sg.boxes.Boxed(release.model, release.shape)(task()[2]).argmax(1) == task()[3]).double().mean().item()
+    assert plain > 0.9
+    assert (row.benign_accuracy or 0) < 0.6 * plain, "250 test inputs, of which the first hundred or so are answered"
+    assert (row.top_1_kept or 0) == pytest.approx((row.benign_accuracy or 0) / plain, abs=0.05)
+    assert not journals.exists()
+
+
+def test_a_guard_that_remembers_is_asked_again_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = sg.protect("lenet5", task(300), defense=PRADA(delta=1.0), epochs=1, out=tmp_path / "a", progress=False)
+    planned = {"attacks": [Knockoff(200, SHORT.training)], "pools": [noise(300)], "labels": ["soft"]}
+    (alone,) = audit(release, **planned, store=tmp_path / "alone.sqlite")
+
+    def killed(self: Knockoff, box: sg.boxes.Metered, pool: Tensor, thief: object, *, seed: int) -> None:
+        random_queries(box, pool, 60, seed=seed)
+        raise BoxFault("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Knockoff, "__call__", killed)
+        assert [row.status for row in audit(release, **planned, store=tmp_path / "b.sqlite")] == ["failed"]
+    (row,) = audit(release, **planned, store=tmp_path / "b.sqlite")
+    assert (row.queries, row.clone_accuracy) == (alone.queries, alone.clone_accuracy)
+
+
+def test_a_thief_has_the_users_architecture_and_not_the_defenses(tmp_path: Path) -> None:
+    release = sg.protect(
+        "lenet5", task(200), outliers=[noise(60)], defense=EDM(members=2), epochs=1, out=tmp_path / "edm",
+        progress=False,
+    )  # fmt: skip
+    clone = fresh_clone(release, None, noise(2), seed=0)
+    plain = sg.nets.build("lenet5", noise(4), 10, seed=0)
+    assert {k: v.shape for k, v in clone.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
+    (row, _) = audit(release)
+    assert (row.status, row.top_1_kept, row.distortion) == ("ok", 1, 0)
 
 
 @pytest.mark.parametrize(

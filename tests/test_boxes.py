@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from samples import mlp
 from stealguard.boxes import CHUNK, Boxed, Labels, Metered, ask
-from stealguard.errors import BoxFault, BudgetExhausted, Invalid
+from stealguard.errors import BoxFault, BudgetExhausted, Invalid, Refused
 
 
 def uniform(x: Tensor) -> Tensor:
@@ -119,3 +119,45 @@ def test_a_linear_victim_is_recovered_from_one_more_soft_answer_than_it_has_inpu
     whole = torch.cat([victim.weight.T, victim.bias[None]]).detach()
     torch.testing.assert_close(solved, whole - whole.mean(dim=1, keepdim=True), rtol=0, atol=1e-6)
     assert metered.left == 0
+
+
+class UpTo:
+    """Answers n inputs, and refuses what has more than are left of them."""
+
+    def __init__(self, n: int):
+        self.left, self.asked = n, 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(x) > self.left:
+            raise Refused("no more", self.left)
+        self.left -= len(x)
+        self.asked += len(x)
+        return uniform(x)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 40), st.integers(1, 60), st.lists(st.integers(1, 20), max_size=12))
+def test_a_refusal_ends_the_budget_and_nothing_unanswered_is_counted(n: int, budget: int, sizes: list[int]) -> None:
+    box = UpTo(n)
+    metered = Metered(box, budget)
+    refused = False
+    for size in sizes:
+        if size <= min(metered.left, n - box.asked):
+            assert len(metered(torch.rand(size, 2))) == size
+        elif size <= metered.left:
+            with pytest.raises(Refused) as refusal:
+                metered(torch.rand(size, 2))
+            refused = True
+            assert refusal.value.left == metered.left == n - box.asked
+        else:
+            with pytest.raises(Refused if refused else BudgetExhausted):
+                metered(torch.rand(size, 2))
+        assert metered.spent == box.asked <= budget
+
+
+@pytest.mark.parametrize("n", [0, 1, 700, CHUNK, CHUNK + 700, 2 * CHUNK + 5])
+def test_ask_goes_as_far_as_a_box_that_refuses(n: int) -> None:
+    x, box = torch.rand(2 * CHUNK + 5, 4), UpTo(n)
+    parts = list(ask(box, x))
+    assert sum(len(answers) for _, answers in parts) == box.asked == n
+    assert [row for rows, _ in parts for row in range(rows.start, rows.stop)] == list(range(n))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import stealguard as sg
-from samples import mlp, noise
+from samples import blobs, mlp, noise
 from stealguard.boxes import Boxed, check_answers
 from stealguard.combine import COMBINES
 from stealguard.defenses import DEFENSES
@@ -42,21 +43,60 @@ class TestContract:
 
     def test_its_seed_decides_what_it_draws(self, name: str, shape: tuple[int, ...], classes: int) -> None:
         defense = DEFENSES[name]()
-        model, batch = model_for(shape, classes).eval(), batch_for(shape, classes)
-        one, again = (
-            {k: v.item() for k, v in defense.objective(model, batch.x, seed=5)(model, batch).items()} for _ in "ab"
-        )
-        assert one == again
+        model, batch = defense.build(model_for(shape, classes)).eval(), batch_for(shape, classes)
+
+        def losses() -> dict[str, float]:
+            with sg.seeds.seeded(1):  # as fit does: what is drawn anew in each step comes from torch's generator
+                return {k: v.item() for k, v in defense.objective(model, batch.x, seed=5)(model, batch).items()}
+
+        assert losses() == losses()
 
     def test_its_box_answers_rows_on_the_simplex(self, name: str, shape: tuple[int, ...], classes: int) -> None:
-        model = model_for(shape, classes)
-        box = DEFENSES[name]().guard(Boxed(model, shape), model)
+        defense = DEFENSES[name]()
+        model = defense.build(model_for(shape, classes))
+        box = defense.guard(Boxed(model, shape), model)
         for x in (noise(1, shape), noise(7, shape), torch.zeros(2, *shape), torch.ones(2, *shape)):
             assert check_answers(box(x), len(x), name).shape == (len(x), classes)
+
+    def test_the_users_net_is_a_part_of_what_is_trained(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        defense, net = DEFENSES[name](), model_for(shape, classes)
+        kept = {key: value.clone() for key, value in net.state_dict().items()}
+        plain = defense.plain(defense.build(net))
+        assert all(torch.equal(value, kept[key]) for key, value in plain.state_dict().items())
+
+    def test_its_weights_can_be_read_back(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        defense = DEFENSES[name]()
+        model, other = (defense.build(model_for(shape, classes)) for _ in "ab")
+        torch.nn.init.normal_(next(other.parameters()))
+        other.load_state_dict(model.state_dict())
+        x = noise(6, shape)
+        assert torch.equal(model.eval()(x), other.eval()(x))
 
     def test_it_is_frozen(self, name: str, shape: tuple[int, ...], classes: int) -> None:
         with pytest.raises(FrozenInstanceError):
             DEFENSES[name]().combine = "other"
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_training_that_was_interrupted_ends_in_the_same_bits(name: str, tmp_path: Path) -> None:
+    """What a defense counts along in training lies in the module, and so in the checkpoint."""
+    defense, (x, y), z = DEFENSES[name](), blobs(64, (16,), 3), noise(64, (16,))
+
+    def train(checkpoint: Path, resume: bool, steps: int) -> nn.Module:
+        torch.manual_seed(0)
+        model, left = defense.build(mlp()), iter(range(steps))
+        losses = defense.objective(model, x, seed=0)
+        sg.fit(model, x, y, sg.Training(epochs=4, batch=16, lr=0.01), seed=0, outliers=z, progress=False,
+               objective=lambda m, batch: next(left) >= 0 and losses(m, batch),
+               combine=COMBINES[defense.combine], checkpoint=checkpoint, resume=resume)  # fmt: skip
+        return model
+
+    whole = train(tmp_path / "whole.pt", resume=False, steps=16).state_dict()
+    with pytest.raises(StopIteration):
+        train(tmp_path / "part.pt", resume=False, steps=10)
+    resumed = train(tmp_path / "part.pt", resume=True, steps=8).state_dict()
+    for key, value in whole.items():
+        torch.testing.assert_close(resumed[key], value, rtol=0, atol=0, equal_nan=True)
 
 
 class TestInI:

@@ -14,11 +14,11 @@ import stealguard
 HOME = Path(stealguard.__file__).parent
 
 LAYERS = [  # each room may import from rooms of the lines above it, and from its own line where that is one room
-    {"errors", "seeds", "files"},
+    {"errors", "seeds", "files", "hashing"},
     {"settings", "progress", "checks", "simplex"},
     {"types"},
     {"losses", "combine", "nets", "data", "metrics", "augment", "rows", "provenance", "selection", "generators"},
-    {"training", "boxes", "journal", "surrogate", "report", "alternating", "erasing"},
+    {"training", "boxes", "clients", "journal", "surrogate", "report", "alternating", "erasing"},
     {"transfer", "recovery", "zeroth_order"},
     {"answers", "defenses", "attacks"},
     {"presets", "release", "suites", "owning"},

@@ -16,6 +16,12 @@ def test_accuracy_and_agreement() -> None:
     assert agreement(ANSWERS, ANSWERS) == 1
 
 
+def test_a_row_that_prefers_no_class_is_wrong() -> None:
+    undecided = torch.full((4, 2), 0.5)
+    assert accuracy(undecided, torch.zeros(4, dtype=torch.long)) == 0
+    assert agreement(ANSWERS, undecided) == agreement(undecided, ANSWERS) == agreement(undecided, undecided) == 0
+
+
 def test_calibration_by_hand() -> None:
     # ten bins: .95 wrong, .65 right, .75 right, .85 right, each alone in its bin: (.95 + .35 + .25 + .15) / 4
     assert calibration_error(ANSWERS, torch.tensor([1, 1, 0, 1]), bins=10) == pytest.approx(0.425, abs=1e-6)

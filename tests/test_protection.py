@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 import stealguard as sg
 from samples import mlp, noise, task
 from stealguard.data.roles import divide
+from stealguard.defenses import AdaptiveMisinformation
 from stealguard.errors import Invalid
 from stealguard.protection import _split
 
@@ -48,6 +49,18 @@ def test_an_already_trained_model_is_a_start(tmp_path: Path) -> None:
         for name, value in plain.model.state_dict().items():
             torch.testing.assert_close(kept.model.state_dict()[name], value, atol=1e-6, rtol=0)
     assert kept.recipe["start"] == str(plain.folder)
+
+
+def test_a_plain_start_is_the_users_net_in_a_defense_of_several_parts(tmp_path: Path) -> None:
+    plain = protect(tmp_path / "plain", defense="none")
+    crawl = sg.Training(batch=32, lr=1e-12)
+    defense = AdaptiveMisinformation()
+    kept = protect(tmp_path / "kept", defense=defense, start=plain.folder, training=crawl)
+    for name, value in defense.plain(kept.model).state_dict().items():
+        torch.testing.assert_close(value, plain.model.state_dict()[name])
+    again = protect(tmp_path / "again", defense=defense, start=kept.folder, training=crawl)
+    for name, value in again.model.state_dict().items():
+        torch.testing.assert_close(value, kept.model.state_dict()[name])
 
 
 def test_the_start_is_not_changed(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from stealguard.recovery import (
     mad,
     mixing,
     p_bayes,
-    reverse_sigmoid,
     shadow_answers,
 )
 from stealguard.seeds import seeded
+from stealguard.simplex import reverse_sigmoid
 
 METHODS = {"d-dae": d_dae, "p-bayes": p_bayes}
 POOL, LABELS = blobs(3000, (16,), classes=3)

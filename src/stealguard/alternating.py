@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.errors import NonFiniteLoss, NotApplicable, require
+from stealguard.errors import NonFiniteLoss, NotApplicable, Refused, require
 from stealguard.generators import generator, squash
 from stealguard.losses import center
 from stealguard.seeds import seeded
@@ -248,8 +248,11 @@ def playing(
     box: Asked, budget: int, pool: Tensor, clones: Sequence[nn.Module], training: Alternating, *, seed: int,
     replay: int = 0, labels: bool = True,
 ) -> Iterator[Game]:  # fmt: skip
-    """A game for inputs like the pool's first, from `seed`; after it the clones are in evaluation mode."""
-    with seeded(seed):
+    """A game for inputs like the pool's first, from `seed`; after it the clones are in evaluation mode.
+
+    A box that refuses ends the game: a step that was not answered in full is not made.
+    """
+    with seeded(seed), suppress(Refused):
         yield Game(box, budget, pool[:1], clones, training, replay, labels)
     for clone in clones:
         clone.eval()

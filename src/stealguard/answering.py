@@ -40,8 +40,8 @@ def answering(victim: Release, answers: Tensor, test: Split) -> Answering:
     """
     unguarded = everything(Boxed(victim.model, victim.shape), test.x)
     plain = _plain(victim, test.x)
-    ms_1, plain_ms_1 = milliseconds(victim.box, plain, test.x[:1], repeats=20)
-    ms_64, plain_ms_64 = milliseconds(victim.box, plain, test.x[:64], repeats=3)
+    ms_1, plain_ms_1 = milliseconds(_new_client(victim), plain, test.x[:1], repeats=20)
+    ms_64, plain_ms_64 = milliseconds(_new_client(victim), plain, test.x[:64], repeats=3)
     return {
         "top_1_kept": agreement(answers, unguarded),
         "distortion": distortion(answers, unguarded),
@@ -51,15 +51,25 @@ def answering(victim: Release, answers: Tensor, test: Split) -> Answering:
 
 
 def everything(box: BlackBox, x: Tensor) -> Tensor:
-    """The answers to all of `x`, (N, ...) -> (N, K)."""
-    return torch.cat([answer for _, answer in ask(box, x)])
+    """The answers to all of `x`, (N, ...) -> (N, K); uniform rows from where the box refuses on.
+
+    It must answer something first: else nothing tells K.
+    """
+    answers = torch.cat([answer for _, answer in ask(box, x)])
+    k = answers.shape[1]
+    return torch.cat([answers, answers.new_full((len(x) - len(answers), k), 1 / k)])
+
+
+def _new_client(victim: Release) -> BlackBox:
+    """The box as a client finds it that has asked nothing yet: nothing is refused for being asked again and again."""
+    return lambda x: victim.box(x)
 
 
 def _plain(victim: Release, like: Tensor) -> BlackBox:
-    """An undefended net of the victim's architecture: the protected module itself where it is the user's own."""
+    """An undefended net of the victim's architecture: the protected net itself where it is the user's own."""
     net = victim.recipe["net"]
     named = not net.startswith("given:") and ":" not in net
-    model = build(net, like[:2], victim.recipe["classes"], seed=0) if named else victim.model
+    model = build(net, like[:2], victim.recipe["classes"], seed=0) if named else victim.defense.plain(victim.model)
     return Boxed(model.to(next(victim.model.parameters()).device), victim.shape)
 
 

@@ -57,7 +57,8 @@ def audit(
     """Steal the release in every combination of what is given, and measure each clone.
 
     A row that the store already has is not computed again, and an attack that was killed asks only what it has not
-    been answered yet, so an audit that was interrupted goes on where it stopped.
+    been answered yet, so an audit that was interrupted goes on where it stopped; where the guard remembers a client's
+    queries, that attack begins anew.
 
     Args:
         release: a release, or its folder.
@@ -142,6 +143,8 @@ class Bench:
         """Steal once and measure; an attack that cannot be finished gives a row that says why."""
         started, victim = time.perf_counter(), self._victim
         box = Labels(victim.box) if theft.labels == "hard" else victim.box
+        if victim.defense.cost.state:  # the guard of a thief that was killed is gone, and what it remembered with it
+            (self._journals / key).unlink(missing_ok=True)
         journal = Journal(box, self._journals / key)
         metered = Metered(journal, theft.attack.budget, victim.folder.name)
         status, reason, clone_accuracy, same = "ok", "", None, None

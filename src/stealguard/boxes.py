@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stealguard.checks import check_inputs
-from stealguard.errors import BoxFault, BudgetExhausted, StealguardError, require
+from stealguard.errors import BoxFault, BudgetExhausted, Refused, StealguardError, require
 from stealguard.types import BlackBox
 
 CHUNK = 1024  # rows answered at once
@@ -20,22 +20,21 @@ class Boxed:
     def __init__(self, module: nn.Module, shape: tuple[int, ...]):
         self._module, self.shape = module, tuple(shape)
 
-    @torch.no_grad()
     def __call__(self, x: Tensor, /) -> Tensor:
         """
         Raises:
             Invalid: `x` has another shape or dtype, a NaN, or a value outside [0, 1].
         """
         check_inputs(x, "x", self.shape)
-        self._module.eval()
-        return probabilities(self._module, x)
+        return logits(self._module, x).softmax(dim=1)
 
 
 @torch.no_grad()
-def probabilities(module: nn.Module, x: Tensor) -> Tensor:
-    """What a module makes of inputs (N, ...), as rows on the simplex (N, K) on the inputs' device."""
+def logits(module: nn.Module, x: Tensor) -> Tensor:
+    """What a module in evaluation mode makes of inputs (N, ...), chunk by chunk: (N, K) on the inputs' device."""
+    module.eval()
     device = next(module.parameters()).device
-    return torch.cat([module(part.to(device)).softmax(dim=1).to(x.device) for part in x.split(CHUNK)])
+    return torch.cat([module(part.to(device)).to(x.device) for part in x.split(CHUNK)])
 
 
 def top_1(answers: Tensor) -> Tensor:
@@ -66,6 +65,9 @@ class Rewritten:
 class Metered:
     """A box that counts: one input answered is one query, and past the budget there are no answers.
 
+    A box that refuses ends the budget: `left` falls to what it will still answer, and what it did not answer is not
+    counted.
+
     Args:
         box: what is asked.
         budget: how many inputs may be answered, at least 1.
@@ -74,23 +76,26 @@ class Metered:
 
     def __init__(self, box: BlackBox, budget: int, name: str = "box"):
         require(budget >= 1, "budget", "at least 1", budget)
-        self._box, self.budget, self.left, self._name = box, budget, budget, name
-
-    @property
-    def spent(self) -> int:
-        return self.budget - self.left
+        self._box, self.budget, self._name = box, budget, name
+        self.left, self.spent, self._refused = budget, 0, False
 
     def __call__(self, x: Tensor, /) -> Tensor:
         """
         Raises:
             BudgetExhausted: `x` has more rows than are left; nothing is asked then.
+            Refused: the box answers no more than `left` inputs, fewer than `x` has; it answered none of these.
             BoxFault: the box raised something, or its answers are no rows on the simplex, one for each input.
         """
         if len(x) > self.left:
-            raise BudgetExhausted(f"{len(x)} queries asked with {self.left} of {self.budget} left.")
-        self.left -= len(x)
+            message = f"{len(x)} queries asked with {self.left} of {self.budget} left."
+            raise Refused(message, self.left) if self._refused else BudgetExhausted(message)
+        self.left, self.spent = self.left - len(x), self.spent + len(x)
         try:
             answers = self._box(x)
+        except Refused as refusal:
+            self.left, self.spent = min(self.left + len(x), refusal.left), self.spent - len(x)
+            self._refused = True
+            raise
         except StealguardError:
             raise
         except Exception as e:
@@ -99,10 +104,17 @@ class Metered:
 
 
 def ask(box: BlackBox, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The box's answers to `x`, a chunk of rows at a time: which rows, and their answers."""
-    for start in range(0, len(x), CHUNK):
+    """The box's answers to `x`, a chunk of rows at a time, until it refuses: which rows, and their answers."""
+    start = 0
+    while start < len(x):
         rows = slice(start, min(start + CHUNK, len(x)))
-        yield rows, box(x[rows])
+        try:
+            answers = box(x[rows])
+        except Refused as refusal:
+            x = x[: start + refusal.left]
+            continue
+        yield rows, answers
+        start = rows.stop
 
 
 def check_answers(answers: Tensor, n: int, name: str) -> Tensor:

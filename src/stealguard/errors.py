@@ -22,6 +22,17 @@ class BudgetExhausted(StealguardError):
     """The thief has asked for more answers than its budget allows."""
 
 
+class Refused(StealguardError):
+    """A box answers this client no more than `left` further inputs; of the question that was refused it answered none.
+
+    Who asks the first `left` of them again is answered.
+    """
+
+    def __init__(self, message: str, left: int):
+        super().__init__(message)
+        self.left = left
+
+
 class NotApplicable(StealguardError):
     """An attack has no meaning here (labels alone, say, where it needs probabilities); says why. Nothing was asked."""
 

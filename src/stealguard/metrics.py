@@ -7,13 +7,18 @@ from torch import Tensor
 
 
 def accuracy(answers: Tensor, y: Tensor) -> float:
-    """The share of rows whose most probable class is the label, in [0, 1]."""
-    return (answers.argmax(dim=1) == y).double().mean().item()
+    """The share of rows whose most probable class is the label, in [0, 1]; a row without one is wrong."""
+    return ((answers.argmax(dim=1) == y) & decided(answers)).double().mean().item()
+
+
+def decided(answers: Tensor) -> Tensor:
+    """Which rows (N,) prefer some class to another: what a client that is refused goes by does not."""
+    return answers.amax(dim=1) > answers.amin(dim=1)
 
 
 def agreement(answers: Tensor, others: Tensor) -> float:
     """The share of rows with the same most probable class in both, in [0, 1]: the fidelity of a clone."""
-    return accuracy(answers, others.argmax(dim=1))
+    return accuracy(answers, others.argmax(dim=1).where(decided(others), -1))
 
 
 def calibration_error(answers: Tensor, y: Tensor, bins: int = 15) -> float:

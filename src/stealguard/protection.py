@@ -57,7 +57,8 @@ def protect(
         training: how to train; the preset's way if None.
         epochs: overrides the training's.
         seed: the whole run follows from it.
-        start: already trained weights to begin with: a release folder or a module of the same architecture.
+        start: already trained weights to begin with: a release folder or a module, of the net's architecture or of
+            all that the defense trains.
         resize: fit outliers of another shape to the task's (bilinear; gray from color and back).
         resume: go on where an interrupted run of the same settings stopped.
         overwrite: replace a release that is already there.
@@ -78,7 +79,7 @@ def protect(
     model = preset.defense.build(build(net, fitting[0], task.classes, seed=derive(seed, "net")))
     _check_logits(model, fitting[0][:2], task.classes)
     if start is not None:
-        _warm(model, start, net)
+        _warm(model, preset.defense.plain(model), start, net)
     families = _families(outliers, shape, resize)
     require(bool(families) or not preset.defense.needs_outliers, "outliers", "given: this defense needs some", "none")
 
@@ -158,11 +159,11 @@ def _check_logits(model: nn.Module, x: Tensor, classes: int) -> None:
     require(found.shape == (len(x), classes), "net", rule, tuple(found.shape))
 
 
-def _warm(model: nn.Module, start: str | Path | nn.Module, net: str | nn.Module) -> None:
-    """Copy the weights of an already trained model of the same architecture."""
-    source = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
+def _warm(model: nn.Module, plain: nn.Module, start: str | Path | nn.Module, net: str | nn.Module) -> None:
+    """Copy the weights of an already trained model: of all that is trained, or of the user's net in it, `plain`."""
+    weights = (start if isinstance(start, nn.Module) else releases.load(start, net=net).model).state_dict()
     try:
-        model.load_state_dict(source.state_dict())
+        (model if weights.keys() == model.state_dict().keys() else plain).load_state_dict(weights)
     except RuntimeError as e:
         raise Invalid(
             "start", "of the architecture that is protected", f"`{start}` ({str(e).splitlines()[-1].strip()})"

@@ -34,6 +34,7 @@ from stealguard.boxes import Boxed, top_1
 from stealguard.errors import NotApplicable
 from stealguard.seeds import derive, seeded
 from stealguard.selection import k_means
+from stealguard.simplex import reverse_sigmoid
 from stealguard.training import Training, fit
 from stealguard.types import Batch
 
@@ -74,12 +75,6 @@ def rounding(y: Tensor, digits: int = 1) -> Tensor:
     """To so many decimals, renormalized; where every entry is rounded to 0, the most probable class."""
     rounded = y.round(decimals=digits)
     return F.normalize(torch.where((rounded > 0).any(dim=1, keepdim=True), rounded, top_1(y)), p=1, dim=1)
-
-
-def reverse_sigmoid(y: Tensor, beta: float = 0.7, gamma: float = 0.2) -> Tensor:
-    """y - beta (sigmoid(gamma logit(y)) - 1/2), renormalized, for beta below 2 (Lee et al., 2019)."""
-    odds, against = y**gamma, (1 - y).clamp_min(0) ** gamma  # their quotient is finite where the logit is not
-    return F.normalize(y - beta * (odds / (odds + against) - 0.5), p=1, dim=1)
 
 
 def noise(y: Tensor, scale: float = 0.1) -> Tensor:

@@ -41,3 +41,18 @@ def steepest(y: Tensor, gain: Tensor, eps: float) -> Tensor:
     given = torch.minimum((wanted - (givers.cumsum(dim=1) - givers)).clamp_min(0), givers)
     left = y - torch.zeros_like(y).scatter(1, order, given)
     return left.scatter_add(1, best, given.sum(dim=1, keepdim=True))
+
+
+def reverse_sigmoid(y: Tensor, beta: float | Tensor = 0.7, gamma: float = 0.2) -> Tensor:
+    """y - beta (sigmoid(gamma logit(y)) - 1/2), renormalized (Lee et al., IEEE SPW 2019).
+
+    The sigmoid is written without logarithms, so that it is finite at 0 and at 1.
+
+    Args:
+        y: rows on the simplex, (N, K).
+        beta: in [0, 2), one for all rows or (N, 1).
+        gamma: in (0, 1].
+    """
+    odds, against = y.clamp(0, 1).pow(gamma), (1 - y).clamp(0, 1).pow(gamma)
+    bent = (y - beta * (odds / (odds + against) - 0.5)).clamp_min(0)  # below 0 is only the rounding of a zero
+    return bent / bent.sum(dim=1, keepdim=True)

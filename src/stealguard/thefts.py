@@ -77,7 +77,7 @@ def fresh_clone(victim: Release, thief: str | nn.Module | None, like: Tensor, *,
     if isinstance(thief, str):
         net = build(thief, like[:1000], victim.recipe["classes"], seed=seed)
     else:
-        net = reinitialized(victim.model if thief is None else thief, seed=seed)
+        net = reinitialized(victim.defense.plain(victim.model) if thief is None else thief, seed=seed)
     return net.to(next(victim.model.parameters()).device)
 
 

@@ -81,6 +81,10 @@ class Defense:
         """The module that is trained and released, made from the user's `net`."""
         return net
 
+    def plain(self, model: nn.Module) -> nn.Module:
+        """The part of what `build` made that is the user's net: its architecture is an undefended net's."""
+        return model
+
     def objective(self, model: nn.Module, like: Tensor, *, seed: int) -> Objective:
         """The losses to minimize on inputs like `like`; what they draw (a surrogate, say) comes from `seed`."""
         return task_loss

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samples import mlp, noise
-from stealguard.boxes import probabilities
+from stealguard.boxes import logits
 from stealguard.defenses import GRAD2
 from stealguard.defenses.grad2 import slope_along_ones
 from stealguard.errors import Invalid
@@ -31,7 +31,7 @@ def answers(n: int, classes: int) -> Tensor:
 def test_opposite_is_the_last_layer_s_inner_product() -> None:
     x, y, net = noise(6, (16,)).double(), answers(6, 5), mlp(16, 5).double()
     weights = list(net.parameters())[-2:-1]
-    gains = probabilities(net, x) - y
+    gains = logits(net, x).softmax(dim=1) - y
     for i in range(6):
         here = x[i : i + 1]
         z = -step(net, here, y[i], weights)
@@ -60,7 +60,7 @@ def test_the_guard_is_the_linear_program_with_these_gains(direction: str) -> Non
     x, y, model = noise(8, (16,)), answers(8, 5).float(), mlp(16, 5)
     defense = GRAD2(eps=0.4, direction=direction, seed=3)
     surrogate = reinitialized(model, seed=derive(3, "grad2", "surrogate")).eval()
-    gain = probabilities(surrogate, x) - y if direction == "opposite" else slope_along_ones(surrogate, x)
+    gain = logits(surrogate, x).softmax(dim=1) - y if direction == "opposite" else slope_along_ones(surrogate, x)
     found = defense.guard(lambda _: y, model)(x)
     torch.testing.assert_close(found, steepest(y, gain, 0.4))
     torch.testing.assert_close((found - y).abs().sum(dim=1), torch.full((8,), 0.4))

@@ -31,8 +31,8 @@ DTYPES = st.sampled_from([torch.float32, torch.float64])
 
 
 @functools.cache
-def model_of(defense: Defense, classes: int) -> nn.Module:
-    return defense.build(mlp(4, classes))
+def model_of(defense: Defense, classes: int, dtype: torch.dtype = torch.float32) -> nn.Module:
+    return defense.build(mlp(4, classes)).to(dtype)
 
 
 @st.composite
@@ -57,7 +57,7 @@ def test_rows_stay_on_the_simplex_within_the_limit(defense: Defense, y: Tensor, 
     for field in ("eps", "beta"):
         if strength is not None and hasattr(defense, field):
             defense = replace(defense, **{field: strength})
-    found = defense.guard(lambda _: y, model_of(defense, y.shape[1]))(noise(len(y), (4,)))
+    found = defense.guard(lambda _: y, model_of(defense, y.shape[1], y.dtype))(noise(len(y), (4,)).to(y))
     assert found.dtype == y.dtype
     check_answers(found, len(y), repr(defense))
     assert (found.sum(dim=1) - 1).abs().max() < 1e-5

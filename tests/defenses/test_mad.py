@@ -8,7 +8,7 @@ from benchmarks import mad_jacobian
 from torch import Tensor, nn
 
 from samples import mlp, noise
-from stealguard.boxes import probabilities
+from stealguard.boxes import logits
 from stealguard.defenses import MAD
 from stealguard.defenses.mad import _enumerated, _grown, _top_first, farthest_keeping_top
 from stealguard.errors import Invalid
@@ -35,7 +35,7 @@ def test_it_is_the_jacobian_s(classes: int, keep_top: bool, objmax: bool) -> Non
 
 def test_the_angle_is_that_of_the_jacobian_s_images() -> None:
     x, y, other, net = noise(5, (16,)).double(), rows(5, 4), rows(6, 4)[1:], mlp(16, 4).double()
-    q = probabilities(net, x)
+    q = logits(net, x).softmax(dim=1)
     short = nn.functional.cosine_similarity(q - other, q - y)
     for i in range(5):
         g = mad_jacobian.jacobian(net, x[i : i + 1])

@@ -74,8 +74,8 @@ class ActiveThief:
         generator = torch.Generator().manual_seed(derive(seed, "queries"))
         unasked = torch.randperm(len(pool), generator=generator)
         judge, stolen = Transfer(held), Transfer(size - held)
+        stolen.ask(box, pool[unasked[held : held + initial]])  # first, for a box may refuse what comes later
         judge.ask(box, pool[unasked[:held]])
-        stolen.ask(box, pool[unasked[held : held + initial]])
         unasked = unasked[held + initial :]
         first = copy.deepcopy(thief.state_dict())
         self._train(thief, first, stolen, judge, derive(seed, "thief", 0))

@@ -123,6 +123,8 @@ class AdaptiveKnockoff:
             x = pool[torch.tensor([row for _, row in drawn])]
             usual = stolen.answers[-self.window :]
             answers = stolen.ask(box, x)
+            if len(answers) < len(x):
+                break
             usual = usual.mean(dim=0) if len(usual) else torch.zeros_like(answers[0])
             predicted = clone(x)
             paid = scale(torch.stack([REWARDS[name](answers, usual, predicted) for name in self.rewards]))

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from stealguard.defenses.adaptive_misinformation import AdaptiveMisinformation
+from stealguard.defenses.cip import CIP
+from stealguard.defenses.edm import EDM
 from stealguard.defenses.grad2 import GRAD2
+from stealguard.defenses.hoda import HODA
 from stealguard.defenses.ini import InI
 from stealguard.defenses.mad import MAD
+from stealguard.defenses.misleader import Misleader
 from stealguard.defenses.modelguard import ModelGuardS, ModelGuardW
+from stealguard.defenses.nasty_teacher import NastyTeacher
+from stealguard.defenses.prada import PRADA
 from stealguard.defenses.reverse_sigmoid import DCP, ReverseSigmoid
 from stealguard.defenses.truncation import Rounding, TopK
 from stealguard.types import Defense
 
 __all__ = [
+    "CIP",
     "DCP",
     "DEFENSES",
+    "EDM",
     "GRAD2",
+    "HODA",
     "MAD",
+    "PRADA",
+    "AdaptiveMisinformation",
     "InI",
+    "Misleader",
     "ModelGuardS",
     "ModelGuardW",
+    "NastyTeacher",
     "ReverseSigmoid",
     "Rounding",
     "TopK",
@@ -34,4 +48,11 @@ DEFENSES: dict[str, type[Defense]] = {
     "grad2": GRAD2,
     "modelguard-w": ModelGuardW,
     "modelguard-s": ModelGuardS,
+    "adaptive-misinformation": AdaptiveMisinformation,
+    "edm": EDM,
+    "nasty-teacher": NastyTeacher,
+    "misleader": Misleader,
+    "cip": CIP,
+    "prada": PRADA,
+    "hoda": HODA,
 }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from stealguard.boxes import CHUNK, probabilities
+from stealguard.boxes import CHUNK, logits
 from stealguard.errors import require
 from stealguard.nets import reinitialized
 from stealguard.seeds import derive
@@ -74,7 +74,7 @@ class Redirected:
     def __call__(self, x: Tensor, /) -> Tensor:
         y = self._box(x)
         if self._direction == "opposite":
-            return steepest(y, probabilities(self._surrogate, x).to(y) - y, self._eps)
+            return steepest(y, logits(self._surrogate, x).softmax(dim=1).to(y) - y, self._eps)
         return steepest(y, slope_along_ones(self._surrogate, x).to(y), self._eps)
 
 

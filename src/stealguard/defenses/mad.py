@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from stealguard.boxes import Rewritten, probabilities
+from stealguard.boxes import Rewritten, logits
 from stealguard.nets import reinitialized
 from stealguard.seeds import derive
 from stealguard.simplex import check_budget, toward
@@ -77,7 +77,7 @@ class Turned:
 
     def __call__(self, x: Tensor, /) -> Tensor:
         y = self._box(x)
-        return toward(y, self._vertex(y, probabilities(self._surrogate, x)), self._eps)
+        return toward(y, self._vertex(y, logits(self._surrogate, x).softmax(dim=1)), self._eps)
 
 
 def farthest(y: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stealguard.boxes import Rewritten
 from stealguard.errors import require
+from stealguard.simplex import reverse_sigmoid
 from stealguard.types import BlackBox, Defense
 
 
@@ -37,7 +38,7 @@ class ReverseSigmoid(Defense):
         return 2.0
 
     def guard(self, box: BlackBox, model: nn.Module) -> BlackBox:
-        return Rewritten(box, lambda y: _normalized(y - self.beta * reversal(y, self.gamma)))
+        return Rewritten(box, lambda y: reverse_sigmoid(y, self.beta, self.gamma))
 
 
 @dataclass(frozen=True)
@@ -72,19 +73,7 @@ class DCP(Defense):
 
     def _perturbed(self, y: Tensor) -> Tensor:
         gate = torch.sigmoid(self.steepness * (self.beta - y.amax(dim=1, keepdim=True)))
-        return _normalized(y - gate * self.beta * reversal(y, self.gamma))
-
-
-def reversal(y: Tensor, gamma: float) -> Tensor:
-    """sigmoid(gamma logit(y)) - 1/2, in [-1/2, 1/2], written without logarithms: finite at 0 and at 1."""
-    for_, against = y.clamp(0, 1).pow(gamma), (1 - y).clamp(0, 1).pow(gamma)
-    return for_ / (for_ + against) - 0.5
-
-
-def _normalized(y: Tensor) -> Tensor:
-    """Rows that sum to one; an entry below zero can only be the rounding of a zero."""
-    y = y.clamp_min(0)
-    return y / y.sum(dim=1, keepdim=True)
+        return reverse_sigmoid(y, gate * self.beta, self.gamma)
 
 
 def _check(beta: float, gamma: float) -> None:

@@ -16,7 +16,7 @@ from stealguard.nets.lenet import lenet5
 from stealguard.nets.resnet import resnet18, resnet34, resnet50
 from stealguard.nets.vgg import vgg16
 from stealguard.nets.wide_resnet import wrn16_4, wrn28_10
-from stealguard.seeds import seeded
+from stealguard.seeds import derive, seeded
 
 NETS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "lenet5": lenet5,
@@ -105,3 +105,13 @@ def reinitialized(module: nn.Module, *, seed: int) -> nn.Module:
                 rule = "made of parts that offer `reset_parameters`, or else name a surrogate and a thief"
                 require(bare, "net", rule, f"`{name or type(part).__name__}` without it")
     return fresh
+
+
+def sibling(net: nn.Module, number: int) -> nn.Module:
+    """`net` with other weights, drawn from a seed that follows from the weights it has and from `number`."""
+    return reinitialized(net, seed=derive(seed_from(net), "sibling", number))
+
+
+def seed_from(net: nn.Module) -> int:
+    """A seed that follows from the weights: for what a defense draws beside them, the same whenever they are."""
+    return derive(0, *(p.detach().double().sum().item() for p in net.parameters()))

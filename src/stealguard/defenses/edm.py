@@ -1,0 +1,112 @@
+"""Ensemble of Diverse Models (Kariyappa, Prakash & Qureshi, ICLR 2021): one of several nets answers each input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stealguard.errors import require
+from stealguard.hashing import projection
+from stealguard.nets import seed_from, sibling
+from stealguard.seeds import derive
+from stealguard.types import Batch, Cost, Defense, Objective
+
+
+class Routed(nn.Module):
+    """Several nets, and a secret hash that says which one answers an input; forward is that one's logits, (N, K).
+
+    The hash is coarse: a step function of the input's length along a random direction. An adversary who changes an
+    input a little to see what the other members say still meets the same one, as the paper wants; yet neighboring
+    steps go to different members. An input goes to the same member in whatever batch.
+
+    Args:
+        members: the nets; the hash's key follows from the first one's weights.
+        width: of a step, as a distance between inputs.
+    """
+
+    key: Tensor
+
+    def __init__(self, members: Sequence[nn.Module], width: float):
+        super().__init__()
+        self.members, self._width = nn.ModuleList(members), width
+        self.register_buffer("key", torch.tensor(derive(seed_from(members[0]), "hash")))
+
+    def route(self, x: Tensor) -> Tensor:
+        """The member, (N,), that answers each of x, (N, *shape) in [0, 1]."""
+        along, unit = projection(x, int(self.key))
+        return (along / (self._width * unit)).floor().long() % len(self.members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        routed = self.route(x)
+        order = routed.argsort()
+        parts = order.split(routed.bincount(minlength=len(self.members)).tolist())
+        answered = [member(x[rows]) for member, rows in zip(self.members, parts, strict=True) if len(rows)]
+        return torch.cat(answered)[order.argsort()]
+
+
+def coherence(probabilities: Sequence[Tensor]) -> Tensor:
+    """Mean over inputs of log sum_{a<b} exp cos(p_a, p_b), from each member's rows (N, K): a smooth maximum."""
+    pairs = [F.cosine_similarity(p, q, dim=1) for p, q in combinations(probabilities, 2)]
+    return torch.stack(pairs).logsumexp(dim=0).mean()
+
+
+@dataclass(frozen=True)
+class EDM(Defense):
+    """L = sum_i CE(f_i(x), y) + lambda log sum_{a<b} exp cos(f_a(z), f_b(z)): alike on the task, unlike on outliers.
+
+    The members train together; the sum lets each learn the task as fast as it would alone. A query is answered by the
+    one that a secret hash of it says, so an answer costs one forward pass, whatever the number of members.
+
+    No public program trains one. The paper asks for a hash that an adversary cannot know and that is coarse, so that
+    small changes of an input do not reach another member; how it computes its own could not be pinned down, and this
+    one, which has both properties, is of this house.
+
+    Args:
+        diversity: lambda, the strength, at least 0.
+        members: how many nets, at least 2; the paper has 5.
+        width: of a step of the hash, above 0, as a distance between inputs in [0, 1]. For random changes of an input to
+            cross a step they must be about sqrt(D) times as long, D the number of its values.
+    """
+
+    diversity: float = 1.0
+    members: int = 5
+    width: float = 0.05
+
+    def __post_init__(self) -> None:
+        ok = self.diversity >= 0 and math.isfinite(self.diversity)
+        require(ok, "diversity", "a finite number of at least 0", self.diversity)
+        require(self.members >= 2, "members", "at least 2", self.members)
+        require(self.width > 0 and math.isfinite(self.width), "width", "a positive number", self.width)
+
+    @property
+    def needs_outliers(self) -> bool:
+        return self.diversity > 0
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(trained=f"{self.members} nets in the place of one")
+
+    def build(self, net: nn.Module) -> nn.Module:
+        return Routed([net, *(sibling(net, number) for number in range(1, self.members))], self.width)
+
+    def plain(self, model: nn.Module) -> nn.Module:
+        assert isinstance(model, Routed)
+        return model.members[0]
+
+    def objective(self, model: nn.Module, like: Tensor, *, seed: int) -> Objective:
+        return self._losses
+
+    def _losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(model, Routed)
+        x, y, z = batch
+        terms = {"task": torch.stack([F.cross_entropy(member(x), y) for member in model.members]).sum()}
+        if self.diversity:
+            assert z is not None, "fit hands outliers to whoever needs them"
+            terms["diversity"] = self.diversity * coherence([member(z).softmax(dim=1) for member in model.members])
+        return terms

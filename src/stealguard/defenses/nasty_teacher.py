@@ -1,0 +1,70 @@
+"""Nasty Teacher (Ma et al., ICLR 2021, arXiv 2105.07381): right answers whose other probabilities mislead a student."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stealguard.errors import require
+from stealguard.losses import kl
+from stealguard.nets import sibling
+from stealguard.types import Batch, Cost, Defense, Objective
+
+
+class Opposed(nn.Module):
+    """The net that is served and an ordinary one that it learns to differ from; forward is the first one's logits."""
+
+    def __init__(self, nasty: nn.Module, ordinary: nn.Module):
+        super().__init__()
+        self.nasty, self.ordinary = nasty, ordinary
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.nasty(x)
+
+
+@dataclass(frozen=True)
+class NastyTeacher(Defense):
+    """L = CE(f(x), y) - omega tau^2 KL(softmax(f(x)/tau) || softmax(a(x)/tau)), a an ordinary net, held fixed.
+
+    In the paper a is trained beforehand. Here it is a part of the module and learns in the same run from its own
+    cross-entropy; the divergence sees its logits detached, so that it stays the ordinary net that it would be alone.
+    After the first epochs, when it knows the task, the two are the same but for the run's length. It is released with
+    the rest, and never asked.
+
+    Args:
+        omega: the strength, at least 0: 0.04 for CIFAR-10 and 0.005 for CIFAR-100 in the authors' settings.
+        tau: the temperature, above 0: 4 and 20 there.
+    """
+
+    omega: float = 0.04
+    tau: float = 4.0
+
+    def __post_init__(self) -> None:
+        require(self.omega >= 0 and math.isfinite(self.omega), "omega", "a finite number of at least 0", self.omega)
+        require(self.tau > 0 and math.isfinite(self.tau), "tau", "a positive number", self.tau)
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(trained="an ordinary net of the same architecture")
+
+    def build(self, net: nn.Module) -> nn.Module:
+        return Opposed(net, sibling(net, 1))
+
+    def plain(self, model: nn.Module) -> nn.Module:
+        assert isinstance(model, Opposed)
+        return model.nasty
+
+    def objective(self, model: nn.Module, like: Tensor, *, seed: int) -> Objective:
+        return self._losses
+
+    def _losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(model, Opposed)
+        nasty, ordinary = model.nasty(batch.x), model.ordinary(batch.x)
+        terms = {"task": F.cross_entropy(nasty, batch.y), "ordinary": F.cross_entropy(ordinary, batch.y)}
+        if self.omega:
+            log_p, log_q = ((logits / self.tau).log_softmax(dim=1) for logits in (nasty, ordinary.detach()))
+            terms["nastiness"] = -self.omega * self.tau**2 * kl(log_p, log_q)
+        return terms
