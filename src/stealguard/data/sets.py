@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from stealguard.data import cropped, formats, rendered
+from stealguard.data import cropped, formats, hershey, rendered
 from stealguard.data.formats import Arrays
 from stealguard.data.sources import Site, Source, debian, local, npm, torchvision
 from stealguard.progress import Tick, bar
@@ -158,6 +158,14 @@ SETS: dict[str, SetSpec] = {
         classes=0,
         licence="fonts: Bitstream Vera and STIX licences",
         sources=made("glyphs", rendered.glyphs, 20_000),
+    ),
+    "hershey": SetSpec(
+        about="Latin letters drawn with a pen in the Hershey stroke fonts",
+        shape=(1, 28, 28),
+        sizes=(20_000,),
+        classes=0,
+        licence="Hershey fonts: free to use, their source to be named",
+        sources=hershey.source(20_000),
     ),
     "cifar10-gray": SetSpec(
         about="all of CIFAR-10 in gray at 28 x 28 (luma, then area averages)",
