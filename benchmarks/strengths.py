@@ -1,0 +1,69 @@
+"""The strongest setting of each guard that costs honest users at most a point, on validation splits.
+
+    python -m benchmarks.strengths RELEASE ... --points 1
+
+Releases of several seeds and tasks count together: a setting is within the points if it is so on each. A guard is put on
+undefended releases; a defense that is trained (Adaptive Misinformation) needs releases of its own. The test set is not
+read.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from stealguard import data, load
+from stealguard.boxes import Boxed
+from stealguard.defenses import CIP, DCP, GRAD2, MAD, AdaptiveMisinformation, ModelGuardS, ModelGuardW, ReverseSigmoid
+from stealguard.metrics import accuracy
+from stealguard.protection import _split
+from stealguard.release import Release
+from stealguard.types import Defense
+
+BUDGETS = (0.2, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.1, 1.2, 1.5, 2.0)
+BETAS = (0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 1.9)
+STRENGTHS: dict[str, Sequence[Defense]] = {  # from the weakest to the strongest
+    "reverse-sigmoid": [ReverseSigmoid(beta=beta) for beta in BETAS],
+    "dcp": [DCP(beta=beta) for beta in BETAS],
+    "mad": [MAD(eps=eps) for eps in BUDGETS],
+    "mad, argmax": [MAD(eps=eps, keep_top=True) for eps in BUDGETS],
+    "grad2": [GRAD2(eps=eps) for eps in BUDGETS],
+    "modelguard-w": [ModelGuardW(eps=eps) for eps in BUDGETS],
+    "modelguard-s": [ModelGuardS(eps=eps) for eps in BUDGETS],
+    "adaptive-misinformation": [AdaptiveMisinformation(tau=tau) for tau in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)],
+    "cip": [CIP(quantiles=(q, q + (1 - q) * 0.98)) for q in (0.99, 0.97, 0.95, 0.9, 0.8)],
+}
+
+
+def losses(release: Release, settings: Sequence[Defense]) -> Iterator[float]:
+    """Points of validation accuracy that each guard costs, against the release's own net without one."""
+    _, (x, y) = _split(data.task(release.recipe["data"]).train, release.recipe["seed"])
+    plain = Boxed(release.model, release.shape)
+    unguarded = accuracy(plain(x), y)
+    for defense in settings:
+        yield 100 * (unguarded - accuracy(defense.guard(plain, release.model)(x), y))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("releases", nargs="+", type=Path)
+    parser.add_argument("--points", type=float, default=1.0)
+    given = parser.parse_args()
+    releases = [load(folder) for folder in given.releases]
+    for name, settings in STRENGTHS.items():
+        trained = settings[0].trains
+        fitting = [r for r in releases if type(r.defense) is (type(settings[0]) if trained else Defense)]
+        if not fitting:
+            continue
+        worst = torch.tensor([list(losses(release, settings)) for release in fitting]).amax(dim=0).tolist()
+        within = [s for s, loss in zip(settings, worst, strict=True) if loss <= given.points]
+        told = ", ".join(f"{loss:.2f}" for loss in worst)
+        print(f"{name}: {replace(within[-1]) if within else 'none'}; points lost at worst: {told}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
