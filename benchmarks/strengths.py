@@ -2,9 +2,9 @@
 
     python -m benchmarks.strengths RELEASE ... --points 1
 
-Releases of several seeds and tasks count together: a setting is within the points if it is so on each. A guard is put on
-undefended releases; a defense that is trained (Adaptive Misinformation) needs releases of its own. The test set is not
-read.
+Releases of several seeds and tasks count together: a setting is within the points if it is so on each. A guard is put
+on undefended releases; a defense that is trained (Adaptive Misinformation) needs releases of its own. The test set is
+not read.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ HOME = Path(stealguard.__file__).parent
 
 LAYERS = [  # each room may import from rooms of the lines above it, and from its own line where that is one room
     {"errors", "seeds", "files", "hashing"},
-    {"settings", "progress", "checks", "simplex"},
+    {"settings", "progress", "checks", "engines", "simplex"},
     {"types"},
     {"losses", "combine", "nets", "data", "metrics", "augment", "rows", "provenance", "selection", "generators"},
     {"training", "boxes", "clients", "journal", "surrogate", "report", "alternating", "erasing"},
@@ -23,8 +23,8 @@ LAYERS = [  # each room may import from rooms of the lines above it, and from it
     {"answers", "defenses", "attacks"},
     {"presets", "release", "suites", "owning"},
     {"protection", "thefts", "answering"},
-    {"auditing"},
-    {"demo"},
+    {"auditing", "grid"},
+    {"demo", "comparing"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

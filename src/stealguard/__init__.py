@@ -19,17 +19,20 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from stealguard import attacks, boxes, combine, data, defenses, losses, metrics, nets, report, surrogate
     from stealguard.auditing import audit
+    from stealguard.comparing import compare
     from stealguard.defenses.ini import InI
     from stealguard.errors import StealguardError
     from stealguard.presets import PRESETS
-    from stealguard.protection import protect
+    from stealguard.protection import guarded, protect
     from stealguard.release import Release, load
     from stealguard.training import Training, fit
     from stealguard.types import Attack, BlackBox, Defense
 
 _HOMES = {
     "protect": "protection",
+    "guarded": "protection",
     "audit": "auditing",
+    "compare": "comparing",
     "load": "release",
     "Release": "release",
     "InI": "defenses.ini",

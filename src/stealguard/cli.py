@@ -180,6 +180,78 @@ def audit(
 
 
 @app.command
+def guard(release: Path, defense: str, *, out: Path, set_: Settings = None, overwrite: bool = False) -> None:
+    """Put another guard before an undefended release's weights, without training.
+
+    Parameters
+    ----------
+    release
+        The release folder, of a net that was trained as an undefended one is.
+    defense
+        The name of a defense that is a guard alone.
+    out
+        The release folder to write.
+    set_
+        Settings of the defense, KEY=VALUE ...
+    overwrite
+        Replace a release that is already there.
+    """
+    from stealguard.defenses import DEFENSES
+    from stealguard.protection import guarded
+    from stealguard.release import load
+    from stealguard.settings import create
+
+    chosen = create(DEFENSES, defense, _settings(set_, "set"), "defense")
+    print(guarded(load(release), chosen, out, overwrite=overwrite).folder)
+
+
+@app.command
+def compare(
+    grid: Path,
+    *,
+    out: Path = Path("runs/compare"),
+    engine: str = "local",
+    workers: int | None = None,
+    threads: int | None = None,
+    address: str | None = None,
+    json_: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Train and steal everything in a grid that is not done yet; exit status 1 if some of it failed.
+
+    Parameters
+    ----------
+    grid
+        A YAML file: data, nets, outliers, defenses, attacks, pools, labels, answers, own, budgets, seeds, ...
+    out
+        Where releases, rows and the page go; several grids may share it.
+    engine
+        Who does the work: local (processes of this machine), ray or slurm.
+    workers
+        How many cells at once.
+    threads
+        Processor threads of each.
+    address
+        The Ray cluster to join (auto, HOST:PORT), or submitit's cluster (slurm, local, debug).
+    json_
+        Print the rows as JSON lines.
+    """
+    from stealguard.comparing import compare as run
+    from stealguard.report import write_html
+
+    rows = run(grid, out, engine=engine, workers=workers, threads=threads, address=address)
+    _print_rows(rows, "json" if json_ else "table")
+    page = out / "report.html"
+    write_html(rows, page, title=f"Grid {grid.stem}", command=" ".join(["stealguard", *sys.argv[1:]]))
+    print(f"wrote {page}", file=sys.stderr)
+    failed = [row for row in rows if row.status == "failed"]
+    for reason in dict.fromkeys(f"{row.release} on {row.data}, {row.attack}: {row.reason}" for row in failed):
+        print(f"failed: {reason}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(rows)} thefts failed; the same command tries them again", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command
 def report(
     sources: list[Path], *, out: Path | None = None, format: str = "table", title: str = "How stealable is it?"
 ) -> None:

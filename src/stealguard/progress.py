@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +20,13 @@ def silent(done: float, note: str = "", /) -> None:
 
 
 @contextmanager
-def bar(title: str, total: float | None, *, show: bool = True, size: bool = False) -> Iterator[Tick]:
+def bar(
+    title: str, total: float | None, *, show: bool = True, size: bool = False, lines: float = math.inf
+) -> Iterator[Tick]:
     """A progress bar of `total` steps, or bytes where `size`, on stderr; yields its tick. Silent unless `show`.
 
     A `total` of None is one that is not known: the bar then only pulses. Where stderr is no terminal, one line with
-    the seconds it took comes at the end.
+    the seconds it took comes at the end, and before it one every `lines` seconds, with an estimate of what is left.
     """
     if not show:
         yield silent
@@ -39,7 +42,15 @@ def bar(title: str, total: float | None, *, show: bool = True, size: bool = Fals
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         row = progress.add_task(title, total=total, note="")
 
+        said = started
+
         def tick(done: float, word: str = "", /) -> None:
+            nonlocal said
+            now = time.monotonic()
+            if not console.is_terminal and total and now - said >= lines:
+                left = f", about {(now - started) * (total - done) / done:.0f} s left" if done else ""
+                console.print(f"{title}: {done:g} of {total:g} done, {word}{left}")
+                said = now
             progress.update(row, completed=done, note=word or progress.tasks[row].fields["note"])
 
         yield tick

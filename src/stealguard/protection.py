@@ -68,9 +68,7 @@ def protect(
     Raises:
         Invalid: a parameter breaks its rule; nothing is written then.
     """
-    folder = Path(out)
-    free = overwrite or not folder.exists() or not any(folder.iterdir())
-    require(free, "out", "a folder that does not exist yet (or pass `overwrite`)", f"`{folder}`")
+    folder = _free(out, overwrite)
     preset = _preset(defense, training, epochs)
     check_name(net)
     task = sets.task(data)
@@ -121,6 +119,37 @@ def protect(
     (partial / "checkpoint.pt").unlink(missing_ok=True)
     releases.write(partial, folder, model, recipe)
     return releases.load(folder, net=net)
+
+
+def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: bool = False) -> Release:
+    """The same weights behind another guard: the release that `protect` gives with `defense`, without training again.
+
+    Args:
+        release: one whose training was an undefended net's.
+        defense: a guard alone: one that changes what is answered, not what is trained.
+        out: the folder to write.
+        overwrite: replace a release that is already there.
+
+    Raises:
+        Invalid: either of the two has a training of its own, or `out` is taken.
+    """
+    for parameter, one in (("release", release.defense), ("defense", defense)):
+        rule = "without a training of its own, for which there is `protect`"
+        require(not one.trains, parameter, rule, f"`{describe(DEFENSES, one)[0]}`")
+    folder = _free(out, overwrite)
+    name, settings = describe(DEFENSES, defense)
+    sealed = ("format", "weights_sha256", "sha256")
+    recipe = {key: value for key, value in release.recipe.items() if key not in sealed}
+    recipe["defense"] = {"name": name, "settings": settings}
+    releases.write(folder.with_name(folder.name + ".partial"), folder, release.model, recipe)
+    return releases.Release(folder, releases.read_recipe(folder), release.model, defense)
+
+
+def _free(out: str | Path, overwrite: bool) -> Path:
+    folder = Path(out)
+    free = overwrite or not folder.exists() or not any(folder.iterdir())
+    require(free, "out", "a folder that does not exist yet (or pass `overwrite`)", f"`{folder}`")
+    return folder
 
 
 def _word(given: str | Path | nn.Module) -> str:

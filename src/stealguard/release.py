@@ -92,7 +92,7 @@ def load(folder: str | os.PathLike[str], *, net: str | nn.Module | None = None, 
         ReleaseError: a file is missing, truncated, tampered with or of an unknown format.
     """
     folder = Path(folder)
-    recipe = _read_recipe(folder)
+    recipe = read_recipe(folder)
     state = _read_weights(folder, recipe)
     defense = create(DEFENSES, recipe["defense"]["name"], recipe["defense"]["settings"], "defense")
     if net is None and ":" in recipe["net"]:
@@ -109,7 +109,8 @@ def load(folder: str | os.PathLike[str], *, net: str | nn.Module | None = None, 
     return Release(folder, recipe, model.to(device).eval(), defense)
 
 
-def _read_recipe(folder: Path) -> dict[str, Any]:
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """How a release was made; checked, without reading its weights."""
     path = folder / RECIPE
     try:
         recipe = json.loads(path.read_text(encoding="utf-8"))

@@ -157,6 +157,11 @@ class Store:
         with self._open() as db, db:
             db.executemany(f"INSERT OR REPLACE INTO rows VALUES ({marks})", map(astuple, rows))
 
+    def drop(self, *keys: str) -> None:
+        """Forget the rows of these keys, where there are any."""
+        with self._open() as db, db:
+            db.executemany("DELETE FROM rows WHERE key = ?", [(key,) for key in keys])
+
     def get(self, key: str) -> Row | None:
         """The row of that key, or None."""
         with self._open() as db:

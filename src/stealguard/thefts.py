@@ -101,14 +101,14 @@ def thefts(
         for attack, pool, mode, answers, own in product(block.attacks, pools, block.labels, block.answers, block.own):
             rule = f"at most the pool's size, {len(pool.x)} for `{pool.name}`"
             require(attack.needed <= len(pool.x), "budget", rule, attack.needed)
-            yield Theft(attack, pool, mode, answers, max(own, _owned_by(pool.name)), own > 0, seed, thief)
+            yield Theft(attack, pool, mode, answers, max(own, owned_by(pool.name)), own > 0, seed, thief)
 
 
 def _pools(victim: Release, task: Task, given: Any, size: int, seed: int, resize: bool) -> Iterator[Pool]:
     if given == NOTHING:
         yield Pool(NOTHING, torch.zeros(1, *victim.shape))
     elif isinstance(given, str) and given.startswith(OWN):
-        n = _owned_by(given)
+        n = owned_by(given)
         require(1 <= n <= len(task.train.x), "pools", f"own:N with N in 1 .. {len(task.train.x)}", f"`{given}`")
         yield Pool(given, near(owned(task.train, n, seed=seed).x, size, seed=seed))
     else:
@@ -117,6 +117,7 @@ def _pools(victim: Release, task: Task, given: Any, size: int, seed: int, resize
             yield Pool(name, divide(x, name)[1], own_family=True) if name in families else Pool(name, x)
 
 
-def _owned_by(pool: str) -> int:
+def owned_by(pool: str) -> int:
+    """How many task samples whoever queries with `pool` owns."""
     number = pool.removeprefix(OWN)
     return int(number) if pool.startswith(OWN) and number.isdecimal() else 0

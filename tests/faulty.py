@@ -1,0 +1,24 @@
+"""Nets of a user's own that can go wrong: `faulty:deadly` and `faulty:raising`."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from torch import nn
+
+
+def sound() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+
+def deadly() -> nn.Module:
+    """Dies as a process does that runs out of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return sound()
+
+
+def raising() -> nn.Module:
+    if "MENDED" in os.environ:
+        return sound()
+    raise RuntimeError("cannot be built")
