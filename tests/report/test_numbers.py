@@ -8,10 +8,10 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stealguard.report.numbers import Spread, cell_text, lines_of, most_stealable, summary, t_quantile, titles
 
 from report.made_up import audited, failed_row, make_row
 from stealguard.errors import Invalid
-from stealguard.report.numbers import Spread, cell_text, lines_of, most_stealable, summary, t_quantile, titles
 from stealguard.report.tables import render
 from stealguard.rows import Row
 

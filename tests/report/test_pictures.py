@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+from stealguard.report.numbers import summary, ways, worst_line
 
 from report.made_up import audited, failed_row, make_row, undefended_row
-from stealguard.report.numbers import summary, ways, worst_line
 from stealguard.report.pictures import chance, curves, frontier, series, strips
 
 

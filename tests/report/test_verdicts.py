@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from stealguard.report.numbers import baseline_of, summary
 
 from report.made_up import audited, failed_row, make_row, plain, undefended_row
-from stealguard.report.numbers import baseline_of, summary
 from stealguard.report.verdicts import explain, headline, notes, overall, verdicts
 from stealguard.rows import Row
 
