@@ -16,6 +16,7 @@ import torch
 from benchmarks import double_backward
 from benchmarks.jacobian import jacobian
 from benchmarks.measure import Contender, heading, interleaved, ratio
+from benchmarks.report import report
 
 from stealguard.boxes import Boxed
 from stealguard.combine import pcgrad, total
@@ -82,7 +83,7 @@ def startup(rounds: int) -> None:
           f"({min(seconds):.2f} - {max(seconds):.2f})")  # fmt: skip
 
 
-BENCHES = {"step": step, "inference": inference, "startup": startup, "jacobian": jacobian}
+BENCHES = {"step": step, "inference": inference, "startup": startup, "jacobian": jacobian, "report": report}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

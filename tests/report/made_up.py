@@ -71,7 +71,7 @@ def failed_row(**changes: Any) -> Row:
 
 
 def undefended_row(**changes: Any) -> Row:
-    return make_row(release="plain", defense="none", **{"release_hash": "0" * 64} | changes)
+    return make_row(**{"release": "plain", "defense": "none", "release_hash": "0" * 64} | changes)
 
 
 def audited(seeds: int = 1) -> list[Row]:
