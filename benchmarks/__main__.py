@@ -15,8 +15,10 @@ from collections.abc import Sequence
 import torch
 from benchmarks import double_backward
 from benchmarks.defenses import defenses
+from benchmarks.grid import grid
 from benchmarks.jacobian import jacobian
 from benchmarks.measure import Contender, heading, interleaved, ratio
+from benchmarks.report import report
 
 from stealguard.boxes import Boxed
 from stealguard.combine import pcgrad, total
@@ -83,7 +85,10 @@ def startup(rounds: int) -> None:
           f"({min(seconds):.2f} - {max(seconds):.2f})")  # fmt: skip
 
 
-BENCHES = {"step": step, "inference": inference, "startup": startup, "jacobian": jacobian, "defenses": defenses}
+BENCHES = {
+    "step": step, "inference": inference, "startup": startup, "jacobian": jacobian, "defenses": defenses,
+    "report": report, "grid": grid,
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -264,15 +264,15 @@ def report(
     out
         The HTML file to write.
     format
-        What to print: table, markdown, csv or json.
+        What to print: table, markdown, latex, csv or json (the last two: a record a cell).
     title
         The page's headline.
     """
-    from stealguard.report import write_html
+    from stealguard.report import render, write_html
     from stealguard.rows import read
 
     rows = [row for source in sources for row in read(source)]
-    _print_rows(rows, format)
+    print(render(rows, format))
     if out is not None:
         write_html(rows, out, title=title, command=" ".join(["stealguard", *sys.argv[1:]]))
         print(f"wrote {out}", file=sys.stderr)

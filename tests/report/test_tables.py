@@ -1,16 +1,19 @@
-"""The four formats, whatever names the rows carry."""
+"""The five formats, whatever names the rows carry."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import re
+from dataclasses import replace
 
 import pytest
 
-from report.made_up import RELEASES, UNMEASURED, audited, failed_row, make_row
+from report.made_up import RELEASES, UNMEASURED, audited, failed_row, grid, make_row, undefended_row
 from stealguard import report
 from stealguard.errors import Invalid
+from stealguard.rows import Row
 
 
 def test_the_table_has_lines_down_and_releases_across_and_the_worst_last() -> None:
@@ -68,7 +71,7 @@ def test_an_unknown_format_suggests_the_nearest() -> None:
         report.render(audited(), "markdwon")
 
 
-@pytest.mark.parametrize("format", ["table", "markdown", "csv", "json"])
+@pytest.mark.parametrize("format", ["table", "markdown", "latex", "csv", "json"])
 def test_no_rows_are_refused(format: str) -> None:
     with pytest.raises(Invalid, match="at least one audit row"):
         report.render([], format)
@@ -76,3 +79,65 @@ def test_no_rows_are_refused(format: str) -> None:
 
 def test_the_table_can_be_printed_by_a_console_of_its_own() -> None:
     assert [column.header.plain for column in report.table(audited()).columns][-2:] == ["undefended", "ini"]
+
+
+def test_latex_is_a_tabular_of_equal_rows() -> None:
+    text = report.render([*audited(seeds=3), failed_row(**RELEASES["ini"] | UNMEASURED, attack="jbda")], "latex")
+    assert text.startswith("% needs \\usepackage{booktabs}\n")
+    assert "% lenet5" not in text  # one defense is not ranked
+    body = text[text.index("\\begin{tabular}") :]
+    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert body.startswith("\\begin{tabular}{lllrrr}\n\\toprule\n")
+    assert {line.count("&") for line in rows} == {5}
+    assert len(rows) == 8
+    assert r"letters & soft & 20,000 & 97.8 $\pm$ 1.4 & 92.6 $\pm$ 1.4" in body
+    assert body.endswith("\\bottomrule\n\\end{tabular}\n")
+
+
+def test_latex_escapes_what_it_would_read_as_commands() -> None:
+    evil = "a_b & 50% of $x$ #1 {y} ~ ^ \\end{tabular} <|>\n% z"
+    text = report.render([make_row(release=evil, attack=evil, pool=evil)], "latex")
+    plain = re.sub(
+        r"\\(textbackslash|textasciitilde|textasciicircum|textless|textgreater|textbar)\{\}|\\[&%$#_{}]", "", text
+    )
+    body = plain[plain.index("\\begin{tabular}") :]
+    assert set(re.findall(r"\\\w+", body)) == {"\\begin", "\\toprule", "\\midrule", "\\bottomrule", "\\end"}
+    assert {line.count("&") for line in body.splitlines() if line.endswith(r"\\")} == {4}
+    assert not re.search(r"[%$#_~^]", body)
+    assert body.count("{") == body.count("}") == 3
+
+
+def test_only_a_best_that_the_intervals_carry_is_bold() -> None:
+    def rows(second: float) -> list[Row]:
+        return [undefended_row()] + [
+            make_row(release=name, release_hash=name, seed=seed, clone_accuracy=reached + seed / 200)
+            for name, reached in (("a", 0.5), ("b", second))
+            for seed in (0, 1, 2)
+        ]
+
+    assert "**50.5 ± 1.2**" in report.render(rows(0.7), "markdown")
+    assert r"\textbf{50.5 $\pm$ 1.2}" in report.render(rows(0.7), "latex")
+    tied = [
+        replace(row, clone_accuracy=0.4 if row.release == "b" and row.seed else row.clone_accuracy) for row in rows(0.7)
+    ]
+    assert "**" not in report.render(tied, "markdown")
+    assert "textbf" not in report.render(tied, "latex")
+    assert "no best: intervals overlap" in " ".join(report.render(tied, "table").split())
+
+
+def test_many_groups_go_down_with_what_counts_across() -> None:
+    text = report.render(grid(data=["mnist"], victims=2, seeds=2), "markdown")
+    head, _, first, *rest = [line for line in text.splitlines() if line.startswith("|")]
+    assert head.split(" | ")[1:5] == ["benign", "worst clone", "by", "to undefended"]
+    assert first.startswith("| undefended | ")
+    assert len(rest) == 13
+    assert "over victims, thieves averaged first" in text
+
+
+def test_records_say_what_an_interval_is_over_and_what_differs_from_the_undefended() -> None:
+    records = json.loads(report.render(grid(data=["mnist"], victims=2, seeds=2), "json"))
+    found = [record for record in records if record["name"] == "mad epsilon=1.5"]
+    assert len(found) == 12
+    assert {(record["interval_over"], record["victims"], record["seeds"]) for record in found} == {("victims", 2, 4)}
+    assert all(record["difference"] < 0 and record["difference_pairs"] == 2 for record in found)
+    assert all(record["baseline"] == "undefended" and record["cost_64"] == pytest.approx(5.76) for record in found)

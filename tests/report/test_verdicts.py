@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from report.made_up import audited, failed_row, make_row, plain, undefended_row
-from stealguard.report.numbers import baseline_of, summary
+from stealguard.report.comparing import baselines
+from stealguard.report.grouping import summary
 from stealguard.report.verdicts import explain, headline, notes, overall, verdicts
 from stealguard.rows import Row
 
@@ -13,7 +14,7 @@ from stealguard.rows import Row
 def judged(rows: list[Row]) -> tuple[list[str], str, str]:
     """The verdicts, the overall word and the headline of the last release."""
     groups = summary(rows)
-    baseline = baseline_of(groups[-1], groups)
+    baseline = baselines(groups).get(groups[-1].name)
     found = verdicts(groups[-1], baseline)
     return [verdict.word for verdict in found], overall(found), headline(groups[-1], baseline)
 
@@ -70,7 +71,7 @@ def test_a_baseline_that_stood_more_attacks_gains_nothing_by_it() -> None:
     """0.4 is below half of 0.9, but 0.9 was reached by an attack that the defended release was spared."""
     rows = [undefended_row(labels="hard", clone_accuracy=0.6), undefended_row(clone_accuracy=0.9)]
     groups = summary([*rows, make_row(labels="hard", clone_accuracy=0.4)])
-    (verdict,) = verdicts(groups[1], baseline_of(groups[1], groups))
+    (verdict,) = verdicts(groups[1], baselines(groups)[groups[1].name])
     assert verdict.word == "not protected"
     assert "Not compared: 1 way to steal tried on only one of ini and plain." in notes(groups)
 

@@ -4,7 +4,8 @@
     print(report.render(rows, "table"))
     report.write_html(rows, "report.html")
 
-Rows become `numbers`, numbers become `verdicts`; `tables`, `pictures` and the `page` show both.
+Rows become groups of cells (`grouping`), which are compared (`comparing`) and judged (`verdicts`); `tables`, `records`,
+`pictures` and the `page` show all three.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stealguard.report.numbers import summary
+    from stealguard.report.grouping import summary
     from stealguard.report.page import write_html
     from stealguard.report.tables import render, table
 
 __all__ = ["render", "summary", "table", "write_html"]
 
-_HOMES = {"summary": "numbers", "table": "tables", "render": "tables", "write_html": "page"}
+_HOMES = {"summary": "grouping", "table": "tables", "render": "tables", "write_html": "page"}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stealguard.files import write_text
-from stealguard.report import numbers, pictures
-from stealguard.report.numbers import Cell, Group, Line, count
-from stealguard.report.verdicts import RULE, UNDECIDED, explain, headline, notes, overall, verdicts
+from stealguard.report import naming, pictures
+from stealguard.report.cells import Cell, Group, Line, Task, clone_of
+from stealguard.report.comparing import RANKING, against, baselines, rankings
+from stealguard.report.drawing import FEW, Shown, shown
+from stealguard.report.facts import Facts, facts
+from stealguard.report.grouping import summary
+from stealguard.report.lines import lines_of, own_lines
+from stealguard.report.naming import count
+from stealguard.report.runs import commands, duration, facts_of_runs
+from stealguard.report.statistics import Difference
+from stealguard.report.verdicts import RULE, UNDECIDED, Verdict, explain, headline, notes, overall, verdicts
 from stealguard.rows import Row
 
 TITLE = "How stealable is it?"
 TONES = {"holds": "good", "holds in part": "mixed", UNDECIDED: "mixed", "does not hold": "bad"}
+MAX_FAULTS = 300
+COLUMNS = [  # a fact, its heading, its unit and its digits
+    ("top_1_kept", "Top-1 kept", 100, 1), ("distortion", "L1", 1, 2), ("calibration_error", "ECE", 1, 3),
+    ("cost_1", "Time, batch 1", 1, 2), ("cost_64", "Batch 64", 1, 2), ("training", "Training", 1, 1),
+]  # fmt: skip
 
 
 def write_html(rows: Iterable[Row], path: str | Path, title: str = TITLE, command: str = "") -> None:
@@ -28,7 +40,7 @@ def write_html(rows: Iterable[Row], path: str | Path, title: str = TITLE, comman
 
     `command` is shown as what made the rows. Raises `Invalid` where there are no rows.
     """
-    write_text(Path(path), html(numbers.summary(rows), title, command))
+    write_text(Path(path), html(summary(rows), title, command))
 
 
 def html(groups: Sequence[Group], title: str, command: str) -> str:
@@ -39,98 +51,161 @@ def html(groups: Sequence[Group], title: str, command: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for tool in (numbers.percent, numbers.number, numbers.clone_of, numbers.cell_text, csp_hash):
-        environment.filters[tool.__name__] = tool
-    lines = numbers.lines_of(groups)
+    tools = (naming.percent, naming.number, naming.signed, naming.plain, naming.cell_text, clone_of, csp_hash)
+    environment.filters |= {tool.__name__: tool for tool in tools}
+    baseline, lines = baselines(groups), lines_of(groups)
+    known = {group.name: facts(group, baseline.get(group.name)) for group in groups}
+    best = {found.best.name for found in rankings(groups).values() if found.best}
+    cards = [_card(one, baseline.get(one.group.name), known[one.group.name], best) for one in shown(groups)]
+    rows = [row for group in groups for row in group.rows]
+    faults = _faults(groups)
     return environment.get_template("page.html.j2").render(
         title=title,
         command=command,
-        groups=groups,
-        cards=[_card(group, kind, groups) for group, kind in zip(groups, pictures.series(groups), strict=True)],
         about=_about(groups),
+        cards=cards,
+        legend=list({card.shown.kind: card.shown for card in cards}.values()),
+        few=len(groups) <= FEW + 1,
+        filters=_filters(groups, lines),
+        rankings=[found.sentence for found in rankings(groups).values()],
+        ranking_rule=RANKING,
         notes=notes(groups),
-        frontier=Markup(pictures.frontier(groups)),
-        curves=Markup(pictures.curves(groups)),
-        strips=Markup(pictures.strips(groups)),
-        left_out=max(0, len(numbers.most_stealable(groups, len(lines))) - pictures.MAX_STRIPS),
+        figures=_figures([card.shown for card in cards], known),
+        columns=[column for column in COLUMNS if any(getattr(card.facts, column[0]) for card in cards)],
         lines=lines,
-        titles=numbers.titles(lines),
-        own=numbers.own_lines(groups),
+        titles=naming.titles(lines),
+        own=own_lines(groups),
         tip=_tip,
         rule=RULE,
-        faults=_faults(groups),
-        facts=_facts([row for group in groups for row in group.rows]),
+        faults=faults[:MAX_FAULTS],
+        more_faults=max(0, len(faults) - MAX_FAULTS),
+        commands=commands(rows),
+        facts=facts_of_runs(groups),
     )
 
 
-def _card(group: Group, kind: int, groups: Sequence[Group]) -> dict[str, Any]:
-    """What the page says of a release, in short."""
-    baseline = numbers.baseline_of(group, groups)
+class Card(NamedTuple):
+    """What the page says of a group, in short."""
+
+    shown: Shown
+    group: Group
+    baseline: Group | None
+    facts: Facts
+    verdicts: list[Verdict]
+    word: str
+    tone: str
+    headline: str
+    explanation: str
+    best: bool
+    difference: Difference | None  # of the worst cell to its line on the baseline
+
+
+def _card(one: Shown, baseline: Group | None, known: Facts, best: set[str]) -> Card:
+    group = one.group
     found = verdicts(group, baseline)
     word = "undefended" if group.undefended else overall(found)
-    return {
-        "group": group,
-        "verdicts": found,
-        "word": word,
-        "tone": TONES.get(word, "plain"),
-        "series": kind,
-        "sign": pictures.SIGNS[kind],
-        "headline": headline(group, baseline),
-        "explanation": explain(found),
+    tone, change = TONES.get(word, "plain"), against(group, group.worst, baseline)
+    said = headline(group, baseline), explain(found)
+    return Card(one, group, baseline, known, found, word, tone, *said, group.name in best, change)
+
+
+class Picture(NamedTuple):
+    """A drawing of one task, and what to know to read it."""
+
+    task: Task
+    title: str
+    caption: str
+    kinds: set[str]  # what the legend names
+    drawing: Markup
+
+
+def _figures(groups: Sequence[Shown], known: dict[str, Facts]) -> list[Picture]:
+    """Every drawing that there is something to draw for, kind by kind and task by task."""
+    by_task: dict[Task, list[Shown]] = defaultdict(list)
+    for one in groups:
+        by_task[one.group.task].append(one)
+    several = [len({task[part] for task in by_task}) > 1 for part in (0, 1)]
+    found = []
+    for title, caption, draw in (
+        (FRONTIER, "Down is harder to steal, right is more useful: the lower right corner is where to be. Bars are "
+         "95 % intervals; a line joins the settings of one defense.", pictures.frontier),
+        ("What more answers give", "Clone accuracy against the budget: thick, the worst with as many answers or fewer; "
+         "thin, each way to steal, where there are few defenses.", pictures.curves),
+        ("What an answer costs", "Left is faster, down is harder to steal. A thin line leads to the same ratio at "
+         "batch 1.", lambda shown, where: pictures.answering(shown, known, where)),
+        ("What training costs", "Left is faster, down is harder to steal.",
+         lambda shown, where: pictures.training(shown, known, where)),
+        ("What each thief gets", "Clone accuracy on the test set; a bar through a mark is its 95 % interval.", _strips),
+    ):  # fmt: skip
+        for task, some in by_task.items():
+            where = " on " + ", ".join(part for part, differs in zip(task, several, strict=True) if differs)
+            where *= any(several)
+            drawing = draw(some, where)
+            told = caption + _left_out(some) * (draw is _strips)
+            found.append(Picture(task, title + where, told, {one.kind for one in some}, Markup(drawing)))
+    return [picture for picture in found if picture.drawing]
+
+
+FRONTIER = "What is paid, what is kept"
+
+
+def _strips(groups: Sequence[Shown], where: str) -> str:
+    """Only where few marks lie on each strip: else the matrix shows the same."""
+    return pictures.strips(groups, where) if len(groups) <= FEW + 1 else ""
+
+
+def _left_out(groups: Sequence[Shown]) -> str:
+    lines = {line for one in groups for line, cell in one.group.cells.items() if cell.clone}
+    more = len(lines) - pictures.MAX_STRIPS
+    return f" Drawn are the lines where a thief gets most; {more} more are in the table." if more > 0 else ""
+
+
+def _filters(groups: Sequence[Group], lines: Sequence[Line]) -> Mapping[str, list[str]]:
+    """The values that can be chosen, by name, where there is a choice; nothing where all is seen at a glance."""
+    if len(groups) + len(lines) <= 10:
+        return {}
+    choices = {
+        "data": {group.task.data for group in groups},
+        "defense": {group.defense for group in groups},
+        "attack": {line.attack for line in lines},
+        "labels": {line.labels for line in lines},
     }
+    return {name: sorted(values) for name, values in choices.items()}
 
 
 def _about(groups: Sequence[Group]) -> str:
     """What was audited, in one line."""
-    sets = sorted({f"{group.identity.net} on {group.identity.data}" for group in groups})
+    sets = sorted({f"{group.task.net} on {group.task.data}" for group in groups})
+    victims = sum(len(group.victims) for group in groups)
     rows = sum(len(group.rows) for group in groups)
-    return f"{', '.join(sets)} · {count(len(groups), 'release')} · {count(rows, 'row')}"
+    kinds = [count(len(groups), "setting")] if len(groups) != victims else []
+    return " · ".join([", ".join(sets), *kinds, count(victims, "release"), count(rows, "row")])
 
 
-def _tip(group: Group, cell: Cell) -> str:
-    """What the table tells of a cell when pointed at."""
-    queries = max(row.queries for row in cell.rows)
-    seeds = ", ".join(str(row.seed) for row in cell.rows)
-    told = [f"{group.name}: {count(queries, 'answer')}, seed {seeds}, {_duration(cell.rows)}"]
-    if cell.clone and cell.clone.half is not None:
-        told.append(f"95 % interval {100 * cell.clone.low:.1f} to {100 * cell.clone.high:.1f}")
-    told += [f"seed {row.seed} {numbers.outcome(row)}: {row.reason}" for row in cell.faults]
+def _tip(cell: Cell, group: Group, baseline: Group | None) -> str:
+    """What the matrix tells of a cell when pointed at."""
+    told = [naming.samples(cell), f"{max(row.queries for row in cell.rows):,} answers", duration(cell.rows)]
+    if cell.clone:
+        told.insert(0, f"agrees {100 * (cell.agreement or 0):.1f}")
+        if cell.clone.half is not None:
+            over = "victims" if cell.victims > 1 else "seeds"
+            told.insert(0, f"95 % interval over {over} {100 * cell.clone.low:.1f} to {100 * cell.clone.high:.1f}")
+        if change := against(group, cell, baseline):
+            told.append(f"{naming.signed(change)} points to undefended ({count(change.n, 'pair')})")
+        if cell.no_theft is not None:
+            told.append(f"no theft {100 * cell.no_theft:.1f}")
+    told += [f"seed {row.seed} {naming.outcome(row)}: {row.reason}" for row in cell.faults]
     return "; ".join(told)
 
 
-def _faults(groups: Sequence[Group]) -> list[tuple[str, Line, str, str, list[int]]]:
-    """Release, line, outcome, reason, and the seeds whose rows ended so."""
-    found: dict[tuple[str, Line, str, str], list[int]] = defaultdict(list)
-    for group in groups:
+def _faults(groups: Sequence[Group]) -> list[tuple[int, Line, str, str, list[int]]]:
+    """The group's number, line, outcome, reason, and the seeds whose rows ended so."""
+    found: dict[tuple[int, Line, str, str], list[int]] = defaultdict(list)
+    for number, group in enumerate(groups):
         for line, cell in group.cells.items():
             for row in cell.faults:
-                found[group.name, line, numbers.outcome(row), row.reason].append(row.seed)
+                found[number, line, naming.outcome(row), row.reason].append(row.seed)
     return [(*what, seeds) for what, seeds in found.items()]
-
-
-def _facts(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
-    """What was run: a name and every value that the rows have for it."""
-    times = sorted({f"{row.when[:16].replace('T', ' ')} UTC" for row in rows})  # ISO 8601, to the minute
-    several = {
-        "Attacks": {f"{row.attack} {row.attack_settings}" for row in rows},
-        "Thief": {row.thief for row in rows},
-        "Pools": {f"{row.pool} {row.pool_hash[:16]}" for row in rows},
-        "Seeds": {", ".join(map(str, sorted({row.seed for row in rows})))},
-        "stealguard": {row.version for row in rows},
-        "PyTorch": {row.torch for row in rows},
-        "Python": {row.python for row in rows},
-        "Hardware": {f"{row.hardware}, {count(row.threads, 'thread')}" for row in rows},
-        "Thieves' time": {f"{_duration(rows)} in all"},
-        "When": {" to ".join(dict.fromkeys((times[0], times[-1])))},
-    }
-    return [(name, sorted(values)) for name, values in several.items()]
-
-
-def _duration(rows: Iterable[Row]) -> str:
-    seconds = math.fsum(row.seconds for row in rows)
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
 
 
 def csp_hash(script: str) -> str:

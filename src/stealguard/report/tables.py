@@ -1,23 +1,30 @@
-"""The comparison as text: lines down, releases across; or, for other programs, every cell as a record."""
+"""The comparison as text: lines down and groups across; where those are too many, groups down."""
 
 from __future__ import annotations
 
-import csv
 import io
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stealguard.errors import pick
-from stealguard.report.numbers import cell_text, clone_of, lines_of, number, own_lines, summary, titles
+from stealguard.report.cells import Group, Line, clone_of
+from stealguard.report.comparing import Ranking, against, baselines, rankings
+from stealguard.report.facts import facts
+from stealguard.report.grouping import summary
+from stealguard.report.lines import lines_of, own_lines
+from stealguard.report.naming import cell_text, number, plain, signed, titles
+from stealguard.report.records import as_csv, as_json
 from stealguard.rows import Row
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+ACROSS = 6  # groups that fit beside each other
+
 
 def render(rows: Iterable[Row], format: str = "table") -> str:
-    """The comparison as `table`, `markdown`, `csv` or `json` (a record a cell, fractions).
+    """The comparison as `table`, `markdown`, `latex`, `csv` or `json` (the last two: a record a cell, fractions).
 
     Raises `Invalid` for no rows and for another format.
     """
@@ -25,49 +32,120 @@ def render(rows: Iterable[Row], format: str = "table") -> str:
     return chosen(rows)
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Strings in percent: a head, sections of rows, how many columns stand at the left, which cells are the best."""
+
+    head: list[str]
+    sections: list[list[list[str]]]
+    left: int
+    best: frozenset[str]  # names of groups
+    across: bool  # groups are columns
+    marks: list[str]  # what the signs mean
+    rankings: list[Ranking]
+
+    def bold(self, row: Sequence[str], column: int) -> bool:
+        """Whether this is the number by which a defense is best."""
+        if self.across:
+            return row[0] == "worst" and column >= 4 and self.head[column] in self.best
+        return row[0] in self.best and self.head[column] == "worst clone"
+
+
+def grid(rows: Iterable[Row]) -> Grid:
+    """Raises `Invalid` for no rows."""
+    groups = summary(rows)
+    ranking = list(rankings(groups).values())
+    best = frozenset(found.best.name for found in ranking if found.best)
+    lines, own = lines_of(groups), own_lines(groups)
+    if len(groups) <= ACROSS:
+        head = ["attack", "pool", "labels", "budget", *(group.name for group in groups)]
+        sections, left, across = _lines_down(groups, lines, own), 3, True
+    else:
+        head = [
+            "defense",
+            "benign",
+            "worst clone",
+            "by",
+            "to undefended",
+            "top-1 kept",
+            "L1",
+            "ECE",
+            "time",
+            "time, 64",
+        ]
+        sections, left, across = [_groups_down(groups)], 1, False
+    marks = ["clone accuracy in %"]
+    if over := _over(groups):
+        marks.append(f"± half a 95 % t-interval over {over}")
+    if not across:
+        marks.append("to undefended: paired difference in points; time: of an answer, a plain net's being 1")
+    if own and across:
+        marks.append("* own family: held out of the defender's outliers, flatters")
+    if best:
+        marks.append("bold: best, every paired 95 % interval excludes 0")
+    return Grid(head, sections, left, best, across, marks, ranking)
+
+
+def _over(groups: Iterable[Group]) -> str:
+    """What the intervals are over, "" where there are none."""
+    spread = [cell for group in groups for cell in group.cells.values() if cell.clone and cell.clone.half is not None]
+    victims = any(cell.victims > 1 for cell in spread)
+    seeds = any(cell.victims == 1 for cell in spread)
+    if victims:
+        return "victims, thieves averaged first" + ("; of one victim, over its thieves' seeds" if seeds else "")
+    return "seeds" if seeds else ""
+
+
+def _lines_down(groups: Sequence[Group], lines: Sequence[Line], own: set[Line]) -> list[list[list[str]]]:
+    title, blank = titles(lines), [""] * 3
+    body = [
+        [title[line], line.pool + ("*" if line in own else ""), line.labels, f"{line.budget:,}"]
+        + [cell_text(group.cells.get(line)) for group in groups]
+        for line in lines
+    ]
+    last = [["worst", *blank, *(number(clone_of(group.worst)) for group in groups)]]
+    if any(line.own for line in lines):
+        owning = (number(clone_of(group.worst_owning)) for group in groups)
+        last.insert(0, ["worst, owning task data", *blank, *owning])
+    return [[["benign accuracy", *blank, *(number(group.benign) for group in groups)]], body, last]
+
+
+def _groups_down(groups: Sequence[Group]) -> list[list[str]]:
+    baseline, found = baselines(groups), []
+    for group in groups:
+        beside, worst = baseline.get(group.name), group.worst
+        known = facts(group, beside)
+        by = f"{worst.line.attack}, {worst.line.pool}, {worst.line.labels}" if worst else "-"
+        kept = [number(known.top_1_kept), plain(known.distortion, 1, 2), plain(known.calibration_error, 1, 3)]
+        cost = [plain(known.cost_1, 1, 2), plain(known.cost_64, 1, 2)]
+        change = signed(against(group, worst, beside))
+        found.append([group.name, number(group.benign), number(clone_of(worst)), by, change, *kept, *cost])
+    return found
+
+
 def table(rows: Iterable[Row]) -> Table:
-    """What the command line prints: a row a line, a column a release, the worst last. Raises `Invalid` for no rows."""
+    """What the command line prints. Raises `Invalid` for no rows."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    def safe(text: str) -> Text:
+    def safe(text: str, style: str = "") -> Text:
         """Neither markup nor control characters: a name must not steer the terminal."""
-        return Text("".join(sign if sign.isprintable() else "?" for sign in text))
+        return Text("".join(sign if sign.isprintable() else "?" for sign in text), style)
 
-    (head, benign, *lines, worst), marks = _grid(rows)
-    made = Table(box=box.SIMPLE_HEAD, caption=marks, caption_justify="left")
-    for column, name in enumerate(head):
-        made.add_column(safe(name), justify="left" if column < 3 else "right", overflow="fold")
-    made.add_row(*map(safe, benign), end_section=True)
-    for line in lines:
-        made.add_row(*map(safe, line))
-    made.add_section()
-    made.add_row(*map(safe, worst), style="bold")
+    made_of = grid(rows)
+    caption = Text("; ".join(made_of.marks))
+    for found in made_of.rankings:
+        caption += Text("\n") + safe(found.sentence)
+    made = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
+    for column, name in enumerate(made_of.head):
+        made.add_column(safe(name), justify="left" if column < made_of.left else "right", overflow="fold")
+    for section in made_of.sections:
+        for row in section:
+            bold = (made_of.bold(row, column) for column in range(len(row)))
+            made.add_row(*(safe(text, "bold" if best else "") for text, best in zip(row, bold, strict=True)))
+        made.add_section()
     return made
-
-
-def _grid(rows: Iterable[Row]) -> tuple[list[list[str]], str]:
-    """Rows of strings in percent (the head, benign accuracy, the lines, the worst), and what their signs mean."""
-    groups = summary(rows)
-    lines, own, blank = lines_of(groups), own_lines(groups), [""] * 3
-    title = titles(lines)
-    grid = [
-        ["attack", "pool", "labels", "budget", *(group.name for group in groups)],
-        ["benign accuracy", *blank, *(number(group.benign) for group in groups)],
-    ]
-    for line in lines:
-        name = [title[line], line.pool + ("*" if line in own else ""), line.labels, f"{line.budget:,}"]
-        grid.append(name + [cell_text(group.cells.get(line)) for group in groups])
-    if any(line.own for line in lines):
-        grid.append(["worst, owning task data", *blank, *(number(clone_of(group.worst_owning)) for group in groups)])
-    grid.append(["worst", *blank, *(number(clone_of(group.worst)) for group in groups)])
-    marks = ["clone accuracy in %"]
-    if any("±" in text for row in grid[1:] for text in row[4:]):
-        marks.append("± half a 95 % t-interval over seeds")
-    if own:
-        marks.append("* own family: held out of the defender's outliers, flatters")
-    return grid, "; ".join(marks)
 
 
 def _as_text(rows: Iterable[Row]) -> str:
@@ -80,44 +158,46 @@ def _as_text(rows: Iterable[Row]) -> str:
 
 
 def _as_markdown(rows: Iterable[Row]) -> str:
-    (head, *body), marks = _grid(rows)
-    rule = ["---"] * 3 + ["--:"] * (len(head) - 3)
+    made_of = grid(rows)
     signs = str.maketrans({"|": r"\|", "\n": " ", "<": "&lt;", "*": r"\*"})
-    text = "".join(f"| {' | '.join(cell.translate(signs) for cell in row)} |\n" for row in (head, rule, *body))
-    return f"{text}\n{marks.translate(signs)}\n"
+
+    def line(row: Sequence[str]) -> str:
+        written = (text.translate(signs) for text in row)
+        cells = (f"**{text}**" if made_of.bold(row, column) else text for column, text in enumerate(written))
+        return f"| {' | '.join(cells)} |\n"
+
+    rule = ["---"] * made_of.left + ["--:"] * (len(made_of.head) - made_of.left)
+    body = "".join(line(row) for section in made_of.sections for row in section)
+    marks = "; ".join(made_of.marks).translate(signs)
+    return (
+        f"| {' | '.join(text.translate(signs) for text in made_of.head)} |\n| {' | '.join(rule)} |\n{body}\n{marks}\n"
+    )
 
 
-def _as_csv(rows: Iterable[Row]) -> str:
-    records = _records(rows)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+_LATEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"}
+    | {">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "−": "$-$", "·": r"\textperiodcentered{}"}
+    | {"\u202f": r"\,"}
+)
 
 
-def _as_json(rows: Iterable[Row]) -> str:
-    return json.dumps(_records(rows), indent=2, ensure_ascii=False) + "\n"
+def _as_latex(rows: Iterable[Row]) -> str:
+    """A tabular for the package booktabs, and what its signs mean as comments."""
+    made_of = grid(rows)
+
+    def line(row: Sequence[str], best: bool) -> str:
+        written = ("".join(sign if sign.isprintable() else " " for sign in text).translate(_LATEX) for text in row)
+        bold = (best and made_of.bold(row, column) for column in range(len(row)))
+        cells = (rf"\textbf{{{text}}}" if carried else text for text, carried in zip(written, bold, strict=True))
+        return " & ".join(cells) + " \\\\\n"
+
+    columns = "l" * made_of.left + "r" * (len(made_of.head) - made_of.left)
+    sections = ["".join(line(row, best=True) for row in section) for section in made_of.sections]
+    comments = [r"needs \usepackage{booktabs}", *made_of.marks, *(found.sentence for found in made_of.rankings)]
+    said = "".join(f"% {' '.join(text.split())}\n" for text in comments)
+    body = "\\midrule\n".join([line(made_of.head, best=False), *sections])
+    return f"{said}\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\\bottomrule\n\\end{{tabular}}\n"
 
 
-def _records(rows: Iterable[Row]) -> list[dict[str, object]]:
-    """Every cell as one flat record, accuracies as fractions."""
-    return [
-        group.identity._asdict()
-        | cell.line._asdict()
-        | {
-            "own_family": cell.own_family,
-            "seeds": cell.clone.n if cell.clone else 0,
-            "benign_accuracy": group.benign and group.benign.mean,
-            "clone_accuracy": cell.clone and cell.clone.mean,
-            "clone_accuracy_half_interval": cell.clone and cell.clone.half,
-            "agreement": cell.agreement,
-            "no_theft": cell.no_theft,
-            "faults": "; ".join(f"seed {row.seed} {row.status}: {row.reason}" for row in cell.faults),
-        }
-        for group in summary(rows)
-        for cell in group.cells.values()
-    ]
-
-
-FORMATS = {"table": _as_text, "markdown": _as_markdown, "csv": _as_csv, "json": _as_json}
+FORMATS = {"table": _as_text, "markdown": _as_markdown, "latex": _as_latex, "csv": as_csv, "json": as_json}

@@ -6,7 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from stealguard.report.numbers import Cell, Group, Spread, baseline_of, clone_of, count, percent, worst_of
+from stealguard.report.cells import Cell, Group, clone_of, worst_of
+from stealguard.report.comparing import baselines
+from stealguard.report.naming import count, percent
+from stealguard.report.statistics import Spread
 from stealguard.rows import Row
 
 RULE = (
@@ -117,23 +120,32 @@ OWNING = (
     "Thieves who own labelled task data are told apart from the worst: no answer that stays useful stops them. "
     "Compare each with its no-theft line, what its own samples give without asking anybody."
 )
-INTERVAL = (
+OVER_SEEDS = (
     "± is half of a 95 % t-interval of the mean over seeds (Student's t, n − 1 degrees of freedom). Seeds vary the "
     "thief; the interval says nothing about training the release anew."
 )
+OVER_VICTIMS = (
+    "± is half of a 95 % t-interval of the mean over victims trained from different seeds (Student's t, n − 1 degrees "
+    "of freedom), where there are two or more: the thieves of one victim are averaged first, for they share it."
+)
+MIXED = "Cells of one victim have an interval over its thieves' seeds; it says nothing about training the victim anew."
 
 
 def notes(groups: Sequence[Group]) -> list[str]:
     """What a reader has to know before believing the numbers."""
     rows = [row for group in groups for row in group.rows]
-    seeds = {cell.clone.n for group in groups for cell in group.cells.values() if cell.clone}
+    found = [cell for group in groups for cell in group.cells.values() if cell.clone]
+    several = any(cell.victims > 1 for cell in found)
+    thieves = any(cell.victims == 1 and cell.clone and cell.clone.n > 1 for cell in found)
+    single = any(cell.clone and cell.clone.n == 1 for cell in found)
     failed, skipped = (sum(row.status == status for row in rows) for status in ("failed", "skip"))
     older = sum(group.superseded for group in groups)
     checks = [
         (any(row.own_family for row in rows), OWN_FAMILY),
         (any(row.own for row in rows), OWNING),
-        (seeds - {1}, INTERVAL),
-        (1 in seeds, "Cells with one seed have no interval: another seed may differ."),
+        (several, OVER_VICTIMS),
+        (thieves, MIXED if several else OVER_SEEDS),
+        (single, "Cells with one seed have no interval: another seed may differ."),
         (failed, f"{failed:,} of {count(len(rows), 'row')} failed: see below."),
         (skipped, f"{skipped:,} of {count(len(rows), 'row')} skipped: see below."),
         (older, f"{count(older, 'older row')} of the same cell and seed left out: the newest counts."),
@@ -142,14 +154,20 @@ def notes(groups: Sequence[Group]) -> list[str]:
 
 
 def _uneven(groups: Sequence[Group]) -> list[str]:
-    """Where a defended release was spared, or given, something that its baseline was not."""
-    found = []
+    """Where a defended group was spared, or given, something that its baseline was not."""
+    baseline = baselines(groups)
+    uneven = {}
     for group in groups:
-        if (baseline := baseline_of(group, groups)) and (uneven := len(group.cells.keys() ^ baseline.cells.keys())):
-            found.append(
-                f"Not compared: {count(uneven, 'way')} to steal tried on only one of {group.name} and {baseline.name}."
-            )
-    return found
+        if (beside := baseline.get(group.name)) and (differ := len(group.cells.keys() ^ beside.cells.keys())):
+            uneven[group.name] = (differ, beside.name)
+    if len(uneven) > 3:
+        most = max(differ for differ, _ in uneven.values())
+        return [f"Not compared: up to {count(most, 'way')} to steal tried on only one of a defense and its baseline, "
+                f"for {len(uneven)} defenses."]  # fmt: skip
+    return [
+        f"Not compared: {count(differ, 'way')} to steal tried on only one of {name} and {beside}."
+        for name, (differ, beside) in uneven.items()
+    ]
 
 
 def _mixed_pools(rows: Iterable[Row]) -> list[str]:

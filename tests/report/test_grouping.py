@@ -1,43 +1,21 @@
-"""Means, intervals, cells and releases: by hand where they can be, and whatever the order of the rows."""
+"""Cells and groups: which rows are samples of one thing, whatever their order, and what all is called."""
 
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from report.made_up import audited, failed_row, make_row
+from report.made_up import audited, failed_row, grid, make_row
 from stealguard.errors import Invalid
-from stealguard.report.numbers import Spread, cell_text, lines_of, most_stealable, summary, t_quantile, titles
+from stealguard.report.grouping import summary
+from stealguard.report.lines import lines_of, most_stealable
+from stealguard.report.naming import cell_text, natural, samples, titles
+from stealguard.report.statistics import Spread
 from stealguard.report.tables import render
 from stealguard.rows import Row
-
-
-def test_the_interval_is_students_by_hand() -> None:
-    """0.90, 0.92, 0.97: mean 0.93, deviation sqrt((9 + 1 + 16) / 2) = sqrt(13) points, t(2) = 4.302653."""
-    spread = Spread.of([0.90, 0.92, 0.97])
-    assert spread is not None
-    assert spread.mean == pytest.approx(0.93, abs=1e-15)
-    assert spread.half == pytest.approx(4.302653 * math.sqrt(13) / 100 / math.sqrt(3), rel=1e-9)
-    assert spread.n == 3
-    assert (spread.low, spread.high) == (pytest.approx(0.8404333), 1.0)  # no accuracy is above 1
-
-
-def test_two_values_have_an_interval_and_one_has_none() -> None:
-    two, one = Spread.of([0.4, 0.6]), Spread.of([0.4])
-    assert two is not None
-    assert two.half == pytest.approx(12.706205 * 0.1, rel=1e-9)  # deviation sqrt(.02), over sqrt(2)
-    assert one == Spread(0.4, None, 1)
-    assert Spread.of([]) is None
-
-
-@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 6, 9, 10, 20, 30, 100, 1000])
-def test_the_t_quantiles_are_right(df: int) -> None:
-    stats = pytest.importorskip("scipy.stats")
-    assert t_quantile(df) == pytest.approx(stats.t.ppf(0.975, df), rel=2e-4)
 
 
 def test_a_summary_has_a_group_a_release_and_a_cell_a_line() -> None:
@@ -136,3 +114,58 @@ def test_the_most_stealable_lines_are_those_where_some_thief_gets_most() -> None
     rows += [make_row(pool="pool0", clone_accuracy=0.9, release="x", release_hash="x"), failed_row(pool="poolx")]
     assert [line.pool for line in most_stealable(summary(rows), 2)] == ["pool0", "pool4"]
     assert len(most_stealable(summary(rows), 99)) == 5
+
+
+def test_victims_of_one_setting_are_pooled_and_their_thieves_averaged_first() -> None:
+    """Two victims: thieves 0.4 and 0.6 of one, 0.8 of the other; the mean is over 0.5 and 0.8."""
+    stolen = [(0, 0, 0.4), (0, 1, 0.6), (1, 0, 0.8)]
+    rows = [
+        make_row(setting="s", victim_seed=victim, release=f"r{victim}", release_hash=str(victim), seed=seed,
+                 clone_accuracy=reached, benign_accuracy=0.9 + victim / 50)
+        for victim, seed, reached in stolen
+    ]  # fmt: skip
+    (group,) = summary(rows)
+    assert group.worst is not None
+    assert group.worst.clone == Spread.of([0.5, 0.8])
+    assert (group.worst.victims, samples(group.worst)) == (2, "2 victims, 3 thieves")
+    assert group.benign == Spread.of([0.9, 0.92])
+    assert [victim.release_hash for victim in group.victims] == ["0", "1"]
+    assert group.superseded == 0
+
+
+def test_one_victim_of_a_setting_has_its_interval_over_thieves() -> None:
+    (group,) = summary([make_row(setting="s", seed=seed, clone_accuracy=seed / 10) for seed in range(3)])
+    assert group.worst is not None
+    assert group.worst.clone == Spread.of([0, 0.1, 0.2])
+    assert samples(group.worst) == "3 thieves of one victim"
+
+
+def test_old_rows_of_a_release_join_its_newer_ones() -> None:
+    old, new = make_row(labels="hard"), make_row(setting="s", victim_seed=4)
+    (group,) = summary([old, new])
+    assert len(group.cells) == 2
+    assert [victim.seed for victim in group.victims] == [4]
+
+
+def test_pooled_groups_are_named_by_what_differs() -> None:
+    groups = summary(grid(victims=2, seeds=1))
+    names = [group.name for group in groups if group.task.data == "mnist"]
+    assert names[:3] == ["undefended · mnist", *(f"adaptive-misinformation tau={tau} · mnist" for tau in (0.3, 0.6))]
+    assert "ini gamma=0.0 · mnist" in names
+    assert {group.label for group in groups} == {name.removesuffix(" · mnist") for name in names}
+    assert len({group.name for group in groups}) == len(groups) == 28
+    one = summary([row for row in grid(data=["mnist"], victims=2, seeds=1) if row.defense in ("none", "ini")])
+    assert [group.name for group in one] == ["undefended", "ini gamma=0.0", "ini gamma=0.3"]
+
+
+def test_settings_that_no_column_tells_apart_are_told_by_their_hash() -> None:
+    rows = [
+        make_row(setting=setting * 64, victim_seed=seed, release=f"{setting}{seed}", release_hash=f"{setting}{seed}")
+        for setting in "ab"
+        for seed in (0, 1)
+    ]
+    assert [group.name for group in summary(rows)] == ["ini@aaaaaaaa", "ini@bbbbbbbb"]
+
+
+def test_names_are_in_natural_order() -> None:
+    assert sorted(["x=10", "x=9.5", "x=9.25", "w"], key=natural) == ["w", "x=9.25", "x=9.5", "x=10"]

@@ -1,0 +1,64 @@
+"""What was run: the commands, versions, hardware, seeds and hashes that the rows follow from."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from stealguard.report.cells import Group
+from stealguard.report.naming import count, flat
+from stealguard.rows import Row
+
+
+def commands(rows: Iterable[Row]) -> list[str]:
+    """`stealguard audit` as it would be typed for a victim, a command for each attack with its settings."""
+    by_attack: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        by_attack[row.attack, row.attack_settings, row.thief].append(row)
+    return [_command(*what, found) for what, found in sorted(by_attack.items())]
+
+
+def _command(attack: str, settings: str, thief: str, rows: Sequence[Row]) -> str:
+    words = ["stealguard", "audit", "RELEASE", "--attack", attack]
+    if pairs := [f"{name}={value}" for name, value in flat(json.loads(settings))]:
+        words += ["--set", *pairs]
+    several: dict[str, list[Any]] = {
+        "--pools": sorted({row.pool for row in rows}),
+        "--labels": sorted({row.labels for row in rows}, reverse=True),
+        "--answers": sorted({row.answers for row in rows}),
+        "--own": sorted({row.own for row in rows}),
+        "--seeds": sorted({row.seed for row in rows}),
+    }
+    for option, values in several.items():
+        words += [option, *map(str, values)]
+    return shlex.join([*words, "--thief", thief])
+
+
+def facts_of_runs(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
+    """A name and every value that the rows have for it."""
+    rows = [row for group in groups for row in group.rows]
+    times = sorted({f"{row.when[:16].replace('T', ' ')} UTC" for row in rows})  # ISO 8601, to the minute
+    several = {
+        "Thief": {row.thief for row in rows},
+        "Pools": {f"{row.pool} {row.pool_hash[:16]}" for row in rows},
+        "Victims' seeds": {", ".join(map(str, sorted({row.victim_seed for row in rows})))},
+        "Thieves' seeds": {", ".join(map(str, sorted({row.seed for row in rows})))},
+        "stealguard": {row.version for row in rows},
+        "PyTorch": {row.torch for row in rows},
+        "Python": {row.python for row in rows},
+        "Hardware": {f"{row.hardware}, {count(row.threads, 'thread')}" for row in rows},
+        "Thieves' time": {f"{duration(rows)} in all"},
+        "When": {" to ".join(dict.fromkeys((times[0], times[-1])))},
+    }
+    return [(name, sorted(values)) for name, values in several.items()]
+
+
+def duration(rows: Iterable[Row]) -> str:
+    seconds = math.fsum(row.seconds for row in rows)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
