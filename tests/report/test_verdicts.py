@@ -99,6 +99,14 @@ def test_the_usual_comparison_has_two_notes() -> None:
     assert second == "Cells with one seed have no interval: another seed may differ."
 
 
+def test_a_thiefs_own_samples_are_no_mixed_up_pool() -> None:
+    """They are another draw for each seed; letters that differ are worth a word."""
+    own = [make_row(pool="own:150", own=150, no_theft=0.8, pool_hash=str(seed), seed=seed) for seed in (0, 1)]
+    assert "same inputs" not in " ".join(notes(summary(own)))
+    letters = [make_row(pool_hash=str(seed), seed=seed) for seed in (0, 1)]
+    assert "The pool letters does not hold the same inputs" in " ".join(notes(summary(letters)))
+
+
 def test_notes_say_what_is_uneven() -> None:
     other = make_row(labels="hard", pool="letters", pool_hash="other", release="x", release_hash="x")
     older = make_row(release="x", release_hash="x", labels="hard", pool="letters", when="2025-01-01T00:00:00Z")

@@ -9,6 +9,7 @@ from stealguard.defenses.grad2 import GRAD2
 from stealguard.defenses.hoda import HODA
 from stealguard.defenses.ini import InI
 from stealguard.defenses.mad import MAD
+from stealguard.defenses.memguard import MemGuard
 from stealguard.defenses.misleader import Misleader
 from stealguard.defenses.modelguard import ModelGuardS, ModelGuardW
 from stealguard.defenses.nasty_teacher import NastyTeacher
@@ -28,6 +29,7 @@ __all__ = [
     "PRADA",
     "AdaptiveMisinformation",
     "InI",
+    "MemGuard",
     "Misleader",
     "ModelGuardS",
     "ModelGuardW",
@@ -53,6 +55,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "nasty-teacher": NastyTeacher,
     "misleader": Misleader,
     "cip": CIP,
+    "memguard": MemGuard,
     "prada": PRADA,
     "hoda": HODA,
 }
