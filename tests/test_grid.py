@@ -138,7 +138,9 @@ class TestKeys:
     def test_they_are_the_same_every_time(self) -> None:
         assert self.keys() == self.keys()
         (victim,) = read(small(defenses=["none"])).victims
-        assert victim.key == "KEY", "what is in people's folders must be found again"
+        assert victim.key == "823dc7baac842e8a187b8f256c60f0b8762d5da18a3ea7a93d8ca14b102f1b8f", (
+            "what is in people's folders must be found again"
+        )
 
     def test_a_changed_line_touches_only_its_own(self) -> None:
         before = self.keys(attacks=["knockoff", "copycat"])
