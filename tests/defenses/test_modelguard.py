@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from benchmarks.modelguard_lp import solved
 from torch import Tensor, nn
 
+from samples import mlp
+from stealguard.clients import Clients
 from stealguard.defenses import ModelGuardS, ModelGuardW
 from stealguard.defenses.modelguard import SMALLEST, Quantized, least_likely
 from stealguard.errors import Invalid
@@ -108,3 +112,19 @@ def test_s_takes_no_state_that_does_not_fit() -> None:
     with pytest.raises(Invalid, match="Found nothing"):
         guard.load_state_dict({})
     assert "1,024" in ModelGuardS().cost.state
+
+
+def test_a_book_of_other_classes_is_named() -> None:
+    guard = ModelGuardS().guard(lambda x: x, mlp())
+    guard.load_state_dict({"codewords": torch.eye(4)})  # type: ignore[attr-defined]
+    with pytest.raises(Invalid, match="`codewords` should be of 3 classes, as answers are. Found 4"):
+        guard(torch.eye(3))
+
+
+def test_each_client_has_a_book_that_outlives_its_place_in_memory(tmp_path: Path) -> None:
+    rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    clients = Clients(lambda: ModelGuardS(eps=0.5).guard(lambda x: x, mlp()), tmp_path, limit=1)
+    first = clients("ann", rows)
+    clients("bob", rows.flip(0))  # ann's book is on disk now
+    assert torch.equal(clients("ann", rows), first)
+    assert not torch.equal(clients("bob", rows), first)  # bob's began with another answer

@@ -175,6 +175,7 @@ class Quantized:
     def __call__(self, x: Tensor, /) -> Tensor:
         y = self._box(x)
         book = self._book.to(y) if len(self._book) else y[:1]
+        require(book.shape[1] == y.shape[1], "codewords", f"of {y.shape[1]} classes, as answers are", book.shape[1])
         found = self._first_near(y, book)
         while (found < 0).any() and len(book) < self._capacity:  # as often, ever, as the book has room
             word = y[found < 0][:1]
