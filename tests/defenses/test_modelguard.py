@@ -117,7 +117,7 @@ def test_s_takes_no_state_that_does_not_fit() -> None:
 def test_a_book_of_other_classes_is_named() -> None:
     guard = ModelGuardS().guard(lambda x: x, mlp())
     guard.load_state_dict({"codewords": torch.eye(4)})  # type: ignore[attr-defined]
-    with pytest.raises(Invalid, match="`codewords` should be of 3 classes, as answers are. Found 4"):
+    with pytest.raises(Invalid, match=r"`codewords` should be of 3 classes, as answers are\. Found 4"):
         guard(torch.eye(3))
 
 
