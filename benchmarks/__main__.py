@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import torch
 from benchmarks import double_backward
+from benchmarks.grid import grid
 from benchmarks.jacobian import jacobian
 from benchmarks.measure import Contender, heading, interleaved, ratio
 
@@ -82,7 +83,7 @@ def startup(rounds: int) -> None:
           f"({min(seconds):.2f} - {max(seconds):.2f})")  # fmt: skip
 
 
-BENCHES = {"step": step, "inference": inference, "startup": startup, "jacobian": jacobian}
+BENCHES = {"step": step, "inference": inference, "startup": startup, "jacobian": jacobian, "grid": grid}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

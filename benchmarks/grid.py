@@ -46,7 +46,3 @@ def _measured(out: Path, rows: list[Row]) -> float:
     """Seconds of all trainings and thefts, as releases and rows tell them: no reading of data, no hashing."""
     recipes = (json.loads(path.read_text()) for path in out.glob(f"releases/*/*/{RECIPE}"))
     return sum(recipe["seconds"] for recipe in recipes) + sum(row.seconds for row in rows)
-
-
-if __name__ == "__main__":
-    grid(1)

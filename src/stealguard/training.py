@@ -175,8 +175,8 @@ class _Run:
             "identity": self.identity, "history": self.history, "best": self.best,
             "weights": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
+        with replacing(path) as temporary, temporary.open("wb") as file:  # a file, so that a full disk is told as one
+            torch.save(state, file)
 
     def restore(self, path: Path) -> None:
         try:
