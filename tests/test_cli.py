@@ -97,7 +97,9 @@ def test_compare_writes_rows_and_page_and_tells_what_failed(stealguard: Run, set
         f"data: npz:{sets}/task.npz\nnets: [lenet5, 'faulty:raising']\ndefenses: [none]\ntraining: {short}\n"
         f"attacks: [{{knockoff: {{budget: 100, training: {short}}}}}]\npools: npz:{sets}/pool.npz\nlabels: [hard]\n"
     )
-    done = stealguard("compare", tmp_path / "grid.yaml", "--out", tmp_path / "out", "--workers", 1, "--json")
+    done = stealguard(
+        "compare", tmp_path / "grid.yaml", "--out", tmp_path / "out", "--workers", 1, "--threads", 1, "--json"
+    )
     assert done.returncode == 1
     assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["ok", "failed"]
     assert "no victim: RuntimeError: cannot be built" in done.stderr

@@ -105,7 +105,7 @@ def test_a_second_run_does_nothing_again_and_a_changed_line_only_its_own(
     assert count(out, "begins") == count(whole[0], "begins")
     (out / "audit.sqlite").unlink()
     defenses = ["none", {"ini": {"name": "ours"}}, {"ini": {"name": "new", "delta": 0}}]
-    rows = sg.compare(tiny(sets, defenses=defenses, seeds=[0]), out, workers=1, progress=False)
+    rows = sg.compare(tiny(sets, defenses=defenses, seeds=[0]), out, workers=1, threads=1, progress=False)
     assert [row.release for row in rows] == ["none", "none", "ours", "ours", "new", "new"]
     assert len(count(out, "begins")) == 8 + 2, "one victim and its thefts"
     assert {row.key for row in rows} == Store(out / "audit.sqlite").keys()
@@ -162,7 +162,7 @@ def test_what_fails_is_marked_and_done_when_it_is_mended(
     assert set(Store(tmp_path / "audit.sqlite")) == set(rows)
     monkeypatch.setenv("MENDED", "1")
     grid["nets"].remove("faulty:deadly")
-    mended = sg.compare(grid, tmp_path, workers=1, progress=False)
+    mended = sg.compare(grid, tmp_path, workers=1, threads=1, progress=False)
     assert [row.status for row in mended] == ["ok"] * 4
     assert mended[:2] == rows[:2]
     assert set(Store(tmp_path / "audit.sqlite")) == {*mended, *rows[2:4]}, "the failures that were mended are gone"
@@ -170,7 +170,7 @@ def test_what_fails_is_marked_and_done_when_it_is_mended(
 
 def test_a_theft_that_fails_is_tried_again_but_not_its_siblings(sets: Path, tmp_path: Path) -> None:
     grid = tiny(sets, defenses=["none"], seeds=[0], labels=["soft"], budgets=[100, 121])  # the pool has 120
-    rows = sg.compare(grid, tmp_path, workers=1, progress=False)
+    rows = sg.compare(grid, tmp_path, workers=1, threads=1, progress=False)
     assert [row.status for row in rows] == ["ok", "failed"]
     assert "`budget` should be at most the pool's size, 120" in rows[1].reason
     assert rows[1].release_hash == rows[0].release_hash
@@ -179,7 +179,7 @@ def test_a_theft_that_fails_is_tried_again_but_not_its_siblings(sets: Path, tmp_
 
 def test_a_full_disk_fails_cells_and_spoils_nothing(sets: Path, tmp_path: Path) -> None:
     grid, out = tiny(sets, defenses=["none"], labels=["soft"]), tmp_path / "out"
-    (first,) = sg.compare(grid | {"seeds": [0]}, out, workers=1, progress=False)
+    (first,) = sg.compare(grid | {"seeds": [0]}, out, workers=1, threads=1, progress=False)
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))"
     process = as_process(sets, out, grid, before=limit)  # each file may have 40 kB: less than weights have
     said, errors = process.communicate()
@@ -187,7 +187,7 @@ def test_a_full_disk_fails_cells_and_spoils_nothing(sets: Path, tmp_path: Path) 
     assert b"File too large" in errors + said, errors
     assert next(iter(Store(out / "audit.sqlite"))) == first
     assert len(list(out.glob("releases/*/seed-1"))) == 0
-    rows = sg.compare(grid, out, workers=1, progress=False)
+    rows = sg.compare(grid, out, workers=1, threads=1, progress=False)
     assert [row.status for row in rows] == ["ok", "ok"]
     assert rows[0] == first
 
