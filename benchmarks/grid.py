@@ -1,4 +1,4 @@
-"""A light grid on MNIST: how much of the workers' time goes into cells, and how much into what holds them together."""
+"""A light grid on MNIST: how much of the workers' time goes into the cells, and how much around them."""
 
 from __future__ import annotations
 
@@ -43,10 +43,6 @@ def _attempts(out: Path) -> list[dict[str, Any]]:
 
 
 def _measured(out: Path, rows: list[Row]) -> float:
-    """Seconds of all trainings and thefts, by releases and rows: without reading data, hashing and the like."""
+    """Seconds of all trainings and thefts, as releases and rows tell them: no reading of data, no hashing."""
     recipes = (json.loads(path.read_text()) for path in out.glob(f"releases/*/*/{RECIPE}"))
     return sum(recipe["seconds"] for recipe in recipes) + sum(row.seconds for row in rows)
-
-
-if __name__ == "__main__":
-    grid(1)

@@ -91,6 +91,29 @@ def test_protect_audit_report(stealguard: Run, protect: Run, sets: Path, tmp_pat
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
 
+def test_compare_writes_rows_and_page_and_tells_what_failed(stealguard: Run, sets: Path, tmp_path: Path) -> None:
+    short = "{epochs: 1, batch: 32}"
+    (tmp_path / "grid.yaml").write_text(
+        f"data: npz:{sets}/task.npz\nnets: [lenet5, 'faulty:raising']\ndefenses: [none]\ntraining: {short}\n"
+        f"attacks: [{{knockoff: {{budget: 100, training: {short}}}}}]\npools: npz:{sets}/pool.npz\nlabels: [hard]\n"
+    )
+    done = stealguard(
+        "compare", tmp_path / "grid.yaml", "--out", tmp_path / "out", "--workers", 1, "--threads", 1, "--json"
+    )
+    assert done.returncode == 1
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["ok", "failed"]
+    assert "no victim: RuntimeError: cannot be built" in done.stderr
+    assert "1 of 2 thefts failed; the same command tries them again" in done.stderr
+    assert (tmp_path / "out" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_guard_refuses_what_has_a_training_of_its_own(stealguard: Run, protect: Run, tmp_path: Path) -> None:
+    assert protect(tmp_path / "a").returncode == 0
+    done = stealguard("guard", tmp_path / "a", "none", "--out", tmp_path / "b")
+    assert done.returncode == 2
+    assert "`release` should be without a training of its own" in done.stderr
+
+
 def test_protect_says_where_and_how_well(protect: Run, tmp_path: Path) -> None:
     done = protect(tmp_path / "a")
     assert "on the validation split" in done.stdout
@@ -122,6 +145,7 @@ def test_protect_says_where_and_how_well(protect: Run, tmp_path: Path) -> None:
         ),
         (["audit", "nowhere"], "should hold `recipe.json`"),
         (["audit", "nowhere", "--set", "budget=0"], "`budget` should be at least 1. Found 0"),
+        (["compare", "nowhere.yaml", "--out", "x"], "Grid `nowhere.yaml` cannot be read"),
         (["report", "nowhere"], "nowhere"),
         (["data", "get", "mnits"], "did you mean `mnist`"),
     ],
@@ -146,7 +170,7 @@ def test_what_the_parser_refuses_is_status_2_too(stealguard: Run, arguments: lis
 def test_help_names_every_command(stealguard: Run) -> None:
     done = stealguard("--help")
     assert done.returncode == 0
-    assert all(word in done.stdout for word in ("protect", "audit", "report", "data", "demo"))
+    assert all(word in done.stdout for word in ("protect", "audit", "compare", "report", "data", "demo"))
 
 
 def test_data_list_and_verify(stealguard: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

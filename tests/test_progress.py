@@ -20,6 +20,16 @@ def test_one_line_without_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     assert err.strip() == "digging: 0 s  depth 5"
 
 
+def test_lines_on_the_way_without_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with bar("digging", 4, lines=0) as tick:
+        tick(0, "2 running")
+        tick(2, "1 running")
+    first, second, last = capfd.readouterr().err.splitlines()
+    assert first == "digging: 0 of 4 done, 2 running"
+    assert second.startswith("digging: 2 of 4 done, 1 running, about 0 s left")
+    assert last == "digging: 0 s  1 running"
+
+
 @pytest.mark.parametrize(("total", "size"), [(5, False), (None, False), (5, True)])
 def test_a_bar_on_a_terminal(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, total: float | None, size: bool

@@ -90,6 +90,13 @@ def test_putting_a_key_again_replaces_its_row(store: Store) -> None:
     assert [row.status for row in store] == ["ok"]
 
 
+def test_dropped_rows_are_gone_and_no_others(store: Store) -> None:
+    rows = [make_row(seed=seed) for seed in range(3)]
+    store.put(*rows)
+    store.drop(rows[1].key, "unknown")
+    assert store.keys() == {rows[0].key, rows[2].key}
+
+
 def test_many_rows_go_in_together_or_not_at_all(store: Store) -> None:
     bad = make_row(seed=1)
     object.__setattr__(bad, "seed", object())

@@ -207,10 +207,18 @@ def work(out: str, cell: Mapping[str, Any], threads: int) -> str:
             return _make(home, victim) if cell["block"] is None else _rob(home, victim, cell)
     except StealguardError as e:
         return str(e)
-    except Exception as e:
-        last = traceback.extract_tb(e.__traceback__)[-1]
-        text = (str(e).strip().splitlines() or [""])[0]
-        return f"{type(e).__name__}: {text} ({Path(last.filename).name}, line {last.lineno})"
+    except Exception as error:
+        first = _system(error) or error
+        last = traceback.extract_tb(first.__traceback__)[-1]
+        text = (str(first).strip().splitlines() or [""])[0]
+        return f"{type(first).__name__}: {text} ({Path(last.filename).name}, line {last.lineno})"
+
+
+def _system(error: BaseException | None) -> OSError | None:
+    """What the operating system said at the bottom of an error: a full disk makes torch complain of positions."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _make(home: Path, victim: Victim) -> str:

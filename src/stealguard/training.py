@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -176,10 +175,8 @@ class _Run:
             "identity": self.identity, "history": self.history, "best": self.best,
             "weights": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
-        whole = io.BytesIO()  # torch's own writing to a disk that is full does not say that it is full
-        torch.save(state, whole)
-        with replacing(path) as temporary:
-            temporary.write_bytes(whole.getbuffer())
+        with replacing(path) as temporary, temporary.open("wb") as file:  # a file, so that a full disk is told as one
+            torch.save(state, file)
 
     def restore(self, path: Path) -> None:
         try:
