@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import torch
 from benchmarks import mad_jacobian, modelguard_lp
@@ -9,6 +11,7 @@ from benchmarks.measure import Contender, interleaved, ratio
 from torch import Tensor, nn
 
 from stealguard.boxes import Boxed
+from stealguard.clients import Remembering
 from stealguard.defenses import DEFENSES, MAD, InI
 from stealguard.defenses.modelguard import SMALLEST, least_likely
 from stealguard.nets import build, reinitialized
@@ -25,10 +28,14 @@ MADS = {
 
 def defenses(rounds: int) -> None:
     """Every defense against a plain net in one run; then MAD and ModelGuard-W against the published ways."""
-    for size, repeats in ((1, 200), (32, 40), (64, 30)):
+    for size in (1, 32, 64):
         known = {name: kind() for name, kind in DEFENSES.items()}
         known |= {f"mad, {name}": defense for name, defense in MADS.items() if defense != known["mad"]}
-        seconds = interleaved({name: _answers(defense, size, repeats) for name, defense in known.items()}, 3 * rounds)
+        calls = {name: _answers(defense, size) for name, defense in known.items()}
+        repeats = {name: _repeats(call) for name, call in calls.items()}
+        seconds = interleaved({name: _repeated(call, repeats[name]) for name, call in calls.items()}, 3 * rounds)
+        for name in known:
+            seconds[name] = [s / repeats[name] for s in seconds[name]]
         for name in known:
             print(f"{f'lenet5, batch {size}':30}  {f'{name} / plain':30} {ratio(seconds, name, 'none')}")
     for name, defense in MADS.items():
@@ -45,7 +52,7 @@ def _published_mad(name: str, defense: MAD, rounds: int) -> None:
     def published() -> Tensor:
         return mad_jacobian.perturbed(surrogate, x, plain(x), defense.eps, defense.keep_top, defense.objmax)
 
-    fast = {"exact": _answers(defense, 32, 40), "ini": _answers(InI(), 32, 40)}
+    fast = {"exact": _repeated(_answers(defense, 32), 40), "ini": _repeated(_answers(InI(), 32), 40)}
     seconds = interleaved({"published": published, **fast}, rounds)
     for contender in fast:
         seconds[contender] = [s / 40 for s in seconds[contender]]
@@ -78,7 +85,28 @@ def _model(defense: Defense) -> nn.Module:
     return defense.build(build("lenet5", _inputs(9), CLASSES, seed=0))
 
 
-def _answers(defense: Defense, size: int, repeats: int) -> Contender:
+def _answers(defense: Defense, size: int) -> Contender:
+    """One question, as a client's first: what a guard remembers is forgotten before each."""
     x, model = _inputs(size), _model(defense)
     box = defense.guard(Boxed(model, SHAPE), model)
-    return lambda: [box(x) for _ in range(repeats)]
+    if not isinstance(box, Remembering):
+        return lambda: box(x)
+    blank = box.state_dict()
+
+    def asked() -> Tensor:
+        box.load_state_dict(blank)
+        return box(x)
+
+    return asked
+
+
+def _repeats(call: Contender, seconds: float = 0.05) -> int:
+    """How often the call fits into so many seconds, and at least once."""
+    call()
+    start = time.perf_counter()
+    call()
+    return max(1, round(seconds / (time.perf_counter() - start)))
+
+
+def _repeated(call: Contender, times: int) -> Contender:
+    return lambda: [call() for _ in range(times)]
