@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,16 @@ def test_every_victim_is_trained_once_and_robbed_with_its_seed(whole: tuple[Path
     assert len(count(out, "ends")) == 4 + 4
 
 
+def test_what_once_failed_gives_way_in_the_store(sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path) -> None:
+    out, rows = Path(shutil.copytree(whole[0], tmp_path / "out")), whole[1]
+    Store(out / "audit.sqlite").put(replace(rows[0], status="failed", reason="the first try"))
+    assert sg.compare(tiny(sets), out, progress=False) == rows
+    assert set(Store(out / "audit.sqlite")) == set(rows)
+
+
 def test_a_second_run_does_nothing_again_and_a_changed_line_only_its_own(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
-    import shutil
-
     out = Path(shutil.copytree(whole[0], tmp_path / "out"))
     assert sg.compare(tiny(sets), out, progress=False) == whole[1]
     assert count(out, "begins") == count(whole[0], "begins")

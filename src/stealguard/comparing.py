@@ -44,6 +44,7 @@ from stealguard.suites import Block
 from stealguard.thefts import owned_by
 from stealguard.training import Training
 
+UNSEEN = "it is said to have ended well, but its rows are not here: its worker writes to another folder"
 TRIES = 2  # of a cell that was lost with its worker: whatever killed that may have meant another
 
 
@@ -125,8 +126,9 @@ def compare(
     for name, number in (("workers", workers), ("threads", threads)):
         require(number is None or number >= 1, name, "at least 1", number)
     store = Store(home / STORE)
-    missing = [cell for cell in plan if not _done(home, cell)]
-    _collect(store, home, [cell for cell in plan if cell not in missing])
+    done = {cell.key for cell in plan if _done(home, cell)}
+    missing = [cell for cell in plan if cell.key not in done]
+    _collect(store, home, [cell for cell in plan if cell.key in done])
     reasons: dict[str, str] = {}
     if missing:
         start: Callable[..., tuple[Engine, int, int]] = pick(ENGINES, engine, "engine")
@@ -135,7 +137,8 @@ def compare(
         with closing(made), bar(title, len(missing), show=progress, lines=10) as tick:
             reasons = _carry_out(missing, made, most, lambda c: (str(home.resolve()), c.arguments, each), tick,
                                  lambda c: _collect(store, home, [c]))  # fmt: skip
-    rows = [row for cell in plan if cell.block for row in _rows(home, cell) or _failed(home, cell, reasons[cell.key])]
+    robbed = [cell for cell in plan if cell.block]
+    rows = [row for cell in robbed for row in _rows(home, cell) or _failed(home, cell, reasons.get(cell.key, UNSEEN))]
     with suppress(StealguardError):  # a disk that is full cannot keep them, but the caller has them all the same
         store.put(*(row for row in rows if row.status == "failed"))
     return rows
@@ -321,12 +324,12 @@ def _rows(home: Path, cell: Cell) -> list[Row]:
 
 def _collect(store: Store, home: Path, done: Iterable[Cell]) -> None:
     """Put the cells' rows into the store, in the place of those that said that there were none."""
-    known = store.keys()
+    known = store.keys("ok", "skip")
     for cell in done:
         rows = _rows(home, cell) if cell.block else []
-        if rows and not known.issuperset(row.key for row in rows):
+        if not known.issuperset(row.key for row in rows):
             store.put(*rows)
-            store.drop(*known.intersection(row.key for row in _failed(home, cell, "-")))
+            store.drop(*(row.key for row in _failed(home, cell, "-")))
 
 
 def _failed(home: Path, cell: Cell, reason: str) -> list[Row]:

@@ -168,9 +168,11 @@ class Store:
             found = db.execute("SELECT * FROM rows WHERE key = ?", (key,)).fetchone()
         return found and _row(found)
 
-    def keys(self) -> set[str]:
+    def keys(self, *statuses: str) -> set[str]:
+        """The keys of every row or, where statuses are given, of those with one of them."""
+        among = f"WHERE status IN ({', '.join('?' * len(statuses))})" if statuses else ""
         with self._open() as db:
-            return {key for (key,) in db.execute("SELECT key FROM rows")}
+            return {key for (key,) in db.execute(f"SELECT key FROM rows {among}", statuses)}
 
     def __iter__(self) -> Iterator[Row]:
         """Every row, oldest first."""

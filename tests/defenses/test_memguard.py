@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from samples import mlp, noise
 from stealguard.boxes import Boxed
 from stealguard.defenses import MemGuard
-from stealguard.defenses.memguard import CLOSENESS, KEEPING, Held, undecided
+from stealguard.defenses.memguard import CLOSENESS, KEEPING, ROUNDING, Held, undecided
 from stealguard.errors import Invalid
 from stealguard.types import Batch
 
@@ -41,7 +41,11 @@ def slow(h: nn.Module, y: Tensor, steps: int) -> Tensor:
                 break
             logits = y.log() + e
             others = torch.cat([logits[:top], logits[top + 1 :]]).max()
-            loss = odds.abs() + KEEPING * F.relu(others - logits[top]) + closeness * (moved - y).abs().sum()
+            loss = (
+                odds.abs()
+                + KEEPING * F.relu(others - logits[top])
+                + closeness * F.softshrink(moved - y, ROUNDING).abs().sum()
+            )
             (slope,) = torch.autograd.grad(loss, e)
             e = (e - 0.1 * slope / slope.norm()).detach()
         if reached is None:

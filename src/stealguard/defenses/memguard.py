@@ -23,6 +23,7 @@ HIDDEN = (256, 128, 64)  # its layers
 KEEPING = 10.0  # c2, the weight of keeping the most probable class
 CLOSENESS = tuple(10.0**power for power in range(-1, 6))  # c3, the weights of the distortion, tried in this order
 STRIDE = 0.1  # length of a step in the logits
+ROUNDING = 1e-12  # below which a difference of answers is none: at e = 0 its sign would steer the search
 SMALLEST = 1e-12  # probability whose logarithm is taken in the place of a smaller one's
 
 
@@ -69,6 +70,10 @@ class Membership(nn.Module):
         sizes = (SEEN, *HIDDEN)
         layers = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())]
         self.body = nn.Sequential(*layers, nn.Linear(HIDDEN[-1], 1))
+        for part in self.body:
+            if isinstance(part, nn.Linear):  # the authors' start; from torch's own it hardly learns
+                nn.init.xavier_uniform_(part.weight)
+                nn.init.zeros_(part.bias)
 
     def forward(self, y: Tensor) -> Tensor:
         seen = y.topk(min(SEEN, y.shape[1]), dim=1).values
@@ -225,6 +230,7 @@ def _slope(h: nn.Module, z: Tensor, y: Tensor, top: Tensor, closeness: float) ->
         moved = z.softmax(dim=1)
         odds = h(moved)
         behind = F.relu(z.scatter(1, top, -torch.inf).amax(dim=1) - z.gather(1, top)[:, 0])
-        loss = odds.abs() + KEEPING * behind + closeness * (moved - y).abs().sum(dim=1)
+        far = F.softshrink(moved - y, ROUNDING).abs().sum(dim=1)
+        loss = odds.abs() + KEEPING * behind + closeness * far
         (slope,) = torch.autograd.grad(loss.sum(), z)
     return moved.detach(), odds.detach(), slope
