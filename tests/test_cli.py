@@ -189,7 +189,10 @@ def test_as_a_process_it_is_quick_to_help_and_ends_cleanly_when_interrupted(sets
     command = [sys.executable, "-m", "stealguard"]
     assert b"protect" in subprocess.run([*command, "--help"], capture_output=True, check=True, env=environment).stdout
     long = ["protect", "lenet5", f"npz:{sets}/task.npz", "--defense", "none", "--epochs", "100000", "--out", "a"]
-    process = subprocess.Popen([*command, *long], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, *long], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
+    )  # fmt: skip
     while not (tmp_path / "a.partial" / "checkpoint.pt").exists():
         assert process.poll() is None
         time.sleep(0.01)

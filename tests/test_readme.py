@@ -17,6 +17,11 @@ def test_the_table_is_computed_from_committed_rows() -> None:
     assert render(read(HOME / "docs/results/mnist-lenet5.jsonl"), "markdown") in README
 
 
+def test_the_table_of_rivals_is_computed_from_committed_rows() -> None:
+    rivals = (HOME / "docs/rivals.md").read_text()
+    assert render(read(HOME / "docs/results/rivals.jsonl"), "markdown") in rivals
+
+
 def test_whatever_it_points_to_is_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r"`(src/[^`]+)`", README):
         assert target.startswith("http") or (HOME / target).exists(), target
