@@ -11,7 +11,7 @@ from benchmarks.measure import Contender, interleaved, ratio
 from torch import Tensor, nn
 
 from stealguard.boxes import Boxed
-from stealguard.clients import Remembering
+from stealguard.clients import forgetful
 from stealguard.defenses import DEFENSES, MAD, InI
 from stealguard.defenses.modelguard import SMALLEST, least_likely
 from stealguard.nets import build, reinitialized
@@ -88,16 +88,8 @@ def _model(defense: Defense) -> nn.Module:
 def _answers(defense: Defense, size: int) -> Contender:
     """One question, as a client's first: what a guard remembers is forgotten before each."""
     x, model = _inputs(size), _model(defense)
-    box = defense.guard(Boxed(model, SHAPE), model)
-    if not isinstance(box, Remembering):
-        return lambda: box(x)
-    blank = box.state_dict()
-
-    def asked() -> Tensor:
-        box.load_state_dict(blank)
-        return box(x)
-
-    return asked
+    box = forgetful(defense.guard(Boxed(model, SHAPE), model))
+    return lambda: box(x)
 
 
 def _repeats(call: Contender, seconds: float = 0.05) -> int:

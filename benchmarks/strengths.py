@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -62,7 +61,7 @@ def main() -> None:
         worst = torch.tensor([list(losses(release, settings)) for release in fitting]).amax(dim=0).tolist()
         within = [s for s, loss in zip(settings, worst, strict=True) if loss <= given.points]
         told = ", ".join(f"{loss:.2f}" for loss in worst)
-        print(f"{name}: {replace(within[-1]) if within else 'none'}; points lost at worst: {told}", flush=True)
+        print(f"{name}: {within[-1] if within else 'none'}; points lost at worst: {told}", flush=True)
 
 
 if __name__ == "__main__":

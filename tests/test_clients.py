@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stealguard.clients import Clients
+from stealguard.clients import Clients, forgetful
 from stealguard.errors import Invalid, StealguardError
 
 NAMES = st.sampled_from(["ann", "bob", "../cy", "", "dé"])
@@ -49,6 +49,18 @@ def test_each_client_is_remembered_whatever_is_evicted_or_restarted(
             clients.save()
             clients = Clients(Counting, folder, limit)
     assert all(path.parent == folder and path.suffix == ".safetensors" for path in folder.rglob("*"))
+
+
+def test_a_forgetful_box_is_new_to_every_question() -> None:
+    guard = Counting()
+    box = forgetful(guard)
+    assert [box(torch.rand(3, 1))[0, 0].item() for _ in range(3)] == [3, 3, 3]
+    assert guard.asked == 3  # one guard, built once
+
+    def plain(x: Tensor, /) -> Tensor:
+        return x
+
+    assert forgetful(plain) is plain
 
 
 def test_the_client_that_has_not_asked_for_longest_is_written(tmp_path: Path) -> None:
