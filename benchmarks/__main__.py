@@ -72,7 +72,7 @@ def inference(rounds: int) -> None:
 def _answers(preset: str, size: int, repeats: int) -> Contender:
     x = torch.rand(size, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     defense = PRESETS[preset].defense
-    model = defense.build(build("lenet5", torch.rand(9, 1, 28, 28), 10, seed=0))
+    model = defense.build(build("lenet5", torch.rand(9, 1, 28, 28), 10, seed=0), torch.rand(2, 1, 28, 28))
     box = defense.guard(Boxed(model, (1, 28, 28)), model)
     return lambda: [box(x) for _ in range(repeats)]
 

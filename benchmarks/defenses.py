@@ -82,7 +82,7 @@ def _inputs(size: int) -> Tensor:
 
 
 def _model(defense: Defense) -> nn.Module:
-    return defense.build(build("lenet5", _inputs(9), CLASSES, seed=0))
+    return defense.build(build("lenet5", _inputs(9), CLASSES, seed=0), _inputs(2))
 
 
 def _answers(defense: Defense, size: int) -> Contender:

@@ -33,7 +33,7 @@ def batch_for(shape: tuple[int, ...], classes: int, n: int = 8) -> Batch:
 class TestContract:
     def test_it_trains(self, name: str, shape: tuple[int, ...], classes: int) -> None:
         defense = DEFENSES[name]()
-        model = defense.build(model_for(shape, classes))
+        model = defense.build(model_for(shape, classes), noise(2, shape))
         objective = defense.objective(model, noise(4, shape), seed=0)
         losses = objective(model, batch_for(shape, classes))
         assert next(iter(losses)) == "task", "the task's loss comes first"
@@ -43,7 +43,7 @@ class TestContract:
 
     def test_its_seed_decides_what_it_draws(self, name: str, shape: tuple[int, ...], classes: int) -> None:
         defense = DEFENSES[name]()
-        model, batch = defense.build(model_for(shape, classes)).eval(), batch_for(shape, classes)
+        model, batch = defense.build(model_for(shape, classes), noise(2, shape)).eval(), batch_for(shape, classes)
 
         def losses() -> dict[str, float]:
             with sg.seeds.seeded(1):  # as fit does: what is drawn anew in each step comes from torch's generator
@@ -53,7 +53,7 @@ class TestContract:
 
     def test_its_box_answers_rows_on_the_simplex(self, name: str, shape: tuple[int, ...], classes: int) -> None:
         defense = DEFENSES[name]()
-        model = defense.build(model_for(shape, classes))
+        model = defense.build(model_for(shape, classes), noise(2, shape))
         box = defense.guard(Boxed(model, shape), model)
         for x in (noise(1, shape), noise(7, shape), torch.zeros(2, *shape), torch.ones(2, *shape)):
             assert check_answers(box(x), len(x), name).shape == (len(x), classes)
@@ -61,12 +61,12 @@ class TestContract:
     def test_the_users_net_is_a_part_of_what_is_trained(self, name: str, shape: tuple[int, ...], classes: int) -> None:
         defense, net = DEFENSES[name](), model_for(shape, classes)
         kept = {key: value.clone() for key, value in net.state_dict().items()}
-        plain = defense.plain(defense.build(net))
+        plain = defense.plain(defense.build(net, noise(2, shape)))
         assert all(torch.equal(value, kept[key]) for key, value in plain.state_dict().items())
 
     def test_its_weights_can_be_read_back(self, name: str, shape: tuple[int, ...], classes: int) -> None:
         defense = DEFENSES[name]()
-        model, other = (defense.build(model_for(shape, classes)) for _ in "ab")
+        model, other = (defense.build(model_for(shape, classes), noise(2, shape)) for _ in "ab")
         torch.nn.init.normal_(next(other.parameters()))
         other.load_state_dict(model.state_dict())
         x = noise(6, shape)
@@ -84,7 +84,7 @@ def test_training_that_was_interrupted_ends_in_the_same_bits(name: str, tmp_path
 
     def train(checkpoint: Path, resume: bool, steps: int) -> nn.Module:
         torch.manual_seed(0)
-        model, left = defense.build(mlp()), iter(range(steps))
+        model, left = defense.build(mlp(), noise(2, (16,))), iter(range(steps))
         losses = defense.objective(model, x, seed=0)
         sg.fit(model, x, y, sg.Training(epochs=4, batch=16, lr=0.01), seed=0, outliers=z, progress=False,
                objective=lambda m, batch: next(left) >= 0 and losses(m, batch),

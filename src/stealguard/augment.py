@@ -46,9 +46,16 @@ def _symmetric(n: int, like: Tensor) -> Tensor:
     return 2 * torch.rand(n, device=like.device, dtype=like.dtype) - 1
 
 
+def half_affine(x: Tensor) -> Tensor:
+    """`affine` for the first half of a batch; the rest as it is."""
+    moved = len(x) // 2
+    return torch.cat([affine(x[:moved]), x[moved:]])
+
+
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": none,
     "crop": crop,
     "crop-flip": crop_flip,
     "affine": affine,
+    "half-affine": half_affine,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from stealguard.defenses import DEFENSES, InI
+from stealguard.defenses import DEFENSES, InI, RobustInI
 from stealguard.training import Training
 from stealguard.types import Defense
 
@@ -26,6 +26,7 @@ def _authors(epochs: int, augment: str = "none") -> Preset:
 
 PRESETS: dict[str, Preset] = {
     **{name: Preset(kind(), Training()) for name, kind in DEFENSES.items()},
+    "ini-robust": Preset(RobustInI(), Training(augment="half-affine")),
     "ini-official-mnist": _authors(50),
     "ini-official-fashion-mnist": _authors(50),
     "ini-official-cifar10": _authors(150, "crop-flip"),

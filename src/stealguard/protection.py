@@ -74,7 +74,7 @@ def protect(
     task = sets.task(data)
     shape = tuple(task.train.x.shape[1:])
     fitting, validation = _split(task.train, seed)
-    model = preset.defense.build(build(net, fitting[0], task.classes, seed=derive(seed, "net")))
+    model = preset.defense.build(build(net, fitting[0], task.classes, seed=derive(seed, "net")), fitting[0][:2])
     _check_logits(model, fitting[0][:2], task.classes)
     if start is not None:
         _warm(model, preset.defense.plain(model), start, net)

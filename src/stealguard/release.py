@@ -100,7 +100,7 @@ def load(folder: str | os.PathLike[str], *, net: str | nn.Module | None = None, 
             f"Release `{folder}` was made from your own `{recipe['net']}`: pass it, or one like it, as `net`."
         )
     like = torch.zeros(2, *recipe["shape"])
-    model = defense.build(build(recipe["net"] if net is None else net, like, recipe["classes"], seed=0))
+    model = defense.build(build(recipe["net"] if net is None else net, like, recipe["classes"], seed=0), like)
     try:
         model.load_state_dict(state)
     except RuntimeError as e:

@@ -77,8 +77,8 @@ class Defense:
         """What it takes beyond a plain net."""
         return Cost()
 
-    def build(self, net: nn.Module) -> nn.Module:
-        """The module that is trained and released, made from the user's `net`."""
+    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
+        """The module that is trained and released, made from the user's `net`, which takes inputs like `like`."""
         return net
 
     def plain(self, model: nn.Module) -> nn.Module:

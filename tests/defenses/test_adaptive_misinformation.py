@@ -24,13 +24,13 @@ def test_the_share_is_one_below_tau_half_at_it_and_zero_above() -> None:
 @pytest.mark.parametrize(("tau", "answerer"), [(0.0, "honest"), (1.0, "misinforming")])
 def test_at_the_ends_of_tau_one_net_answers_alone(tau: float, answerer: str) -> None:
     defense = AdaptiveMisinformation(tau=tau, nu=1e6)
-    model, x = defense.build(mlp()), noise(50, (16,))
+    model, x = defense.build(mlp(), noise(2, (16,))), noise(50, (16,))
     answers = defense.guard(Boxed(model, (16,)), model)(x)
     torch.testing.assert_close(answers, Boxed(getattr(model, answerer), (16,))(x))
 
 
 def test_half_a_share_is_the_mean_of_both() -> None:
-    model, x = AdaptiveMisinformation().build(mlp()), noise(1, (16,))
+    model, x = AdaptiveMisinformation().build(mlp(), noise(2, (16,))), noise(1, (16,))
     honest = Boxed(model, (16,))(x)
     answers = AdaptiveMisinformation(tau=honest.max().item()).guard(Boxed(model, (16,)), model)(x)
     torch.testing.assert_close(answers, (honest + Boxed(model.misinforming, (16,))(x)) / 2)
@@ -47,7 +47,7 @@ def test_reverse_cross_entropy_by_hand_and_where_a_float_has_no_room() -> None:
 
 def test_the_losses_by_hand() -> None:
     defense = AdaptiveMisinformation(exposure=0.7)
-    model = defense.build(mlp()).double()
+    model = defense.build(mlp(), noise(2, (16,))).double()
     x, z, y = noise(8, (16,)).double(), noise(5, (16,), seed=4).double(), torch.arange(8) % 3
     losses = defense.objective(model, x, seed=0)(model, Batch(x, y, z))
     exposure = sum(-(model.honest(row[None]).softmax(1).log() / 3).sum() for row in z) / 5
@@ -62,7 +62,7 @@ def test_it_answers_the_task_and_misleads_on_outliers() -> None:
     (x, y), (test_x, test_y), z = blobs(900, (16,), 3, seed=1), blobs(300, (16,), 3, seed=2), noise(900, (16,))
     defense = AdaptiveMisinformation()
     torch.manual_seed(0)
-    model = defense.build(mlp())
+    model = defense.build(mlp(), noise(2, (16,)))
     sg.fit(model, x, y, sg.Training(epochs=30, batch=64, lr=0.1), seed=0, outliers=z, progress=False,
            objective=defense.objective(model, x, seed=0))  # fmt: skip
     box = defense.guard(Boxed(model, (16,)), model)

@@ -19,7 +19,7 @@ from stealguard.types import Batch
 
 def test_the_losses_by_hand() -> None:
     defense = CIP(weight=0.3, m_in=-2.0, m_out=-1.5)
-    model = defense.build(mlp()).double()
+    model = defense.build(mlp(), noise(2, (16,))).double()
     x, z, y = noise(8, (16,)).double(), noise(5, (16,), seed=4).double(), torch.arange(8) % 3
     losses = defense.objective(model, x, seed=0)(model, Batch(x, y, z))
     e_in, e_out = (-model(part).exp().sum(dim=1).log() for part in (x, z))
@@ -88,7 +88,7 @@ def test_task_inputs_are_answered_and_outliers_are_not() -> None:
     (x, y), (test_x, test_y), z = blobs(1500, (16,), 3, seed=1), blobs(300, (16,), 3, seed=2), noise(900, (16,))
     defense = CIP(weight=0.1, m_in=-8.0, m_out=-3.0)
     torch.manual_seed(0)
-    model = defense.build(mlp())
+    model = defense.build(mlp(), noise(2, (16,)))
     sg.fit(model, x, y, sg.Training(epochs=40, batch=64, lr=0.02), seed=0, outliers=z, progress=False,
            objective=defense.objective(model, x, seed=0))  # fmt: skip
     guard = defense.guard(Boxed(model, (16,)), model)

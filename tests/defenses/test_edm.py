@@ -35,7 +35,7 @@ def test_coherence_is_that_of_a_loop_over_inputs_and_pairs() -> None:
 
 def test_the_losses_by_hand() -> None:
     defense = EDM(diversity=0.3, members=3)
-    model = defense.build(mlp()).double()
+    model = defense.build(mlp(), noise(2, (16,))).double()
     x, z, y = noise(8, (16,)).double(), noise(5, (16,), seed=4).double(), torch.arange(8) % 3
     losses = defense.objective(model, x, seed=0)(model, Batch(x, y, z))
     by_hand = [-member(x).softmax(1).log()[torch.arange(8), y].mean() for member in model.members]
@@ -46,7 +46,7 @@ def test_the_losses_by_hand() -> None:
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 200), st.integers(2, 7), st.integers(0, 10**6))
 def test_an_input_has_one_member_whatever_it_is_batched_with(n: int, members: int, seed: int) -> None:
-    model = EDM(members=members).build(mlp(40, 3))
+    model = EDM(members=members).build(mlp(40, 3), noise(2, (40,)))
     x = noise(n, (40,), seed=seed)
     routed = model.route(x)
     assert torch.equal(routed, torch.cat([model.route(row[None]) for row in x]))
@@ -56,7 +56,7 @@ def test_an_input_has_one_member_whatever_it_is_batched_with(n: int, members: in
 
 
 def test_answers_are_the_members_own() -> None:
-    model, x = EDM(members=3).build(mlp()).eval(), noise(64, (16,))
+    model, x = EDM(members=3).build(mlp(), noise(2, (16,))).eval(), noise(64, (16,))
     routed = model.route(x)
     assert set(routed.tolist()) == {0, 1, 2}
     for row, number, logits in zip(x, routed, model(x), strict=True):
@@ -64,7 +64,7 @@ def test_answers_are_the_members_own() -> None:
 
 
 def test_every_member_has_its_share_and_a_small_change_its_member() -> None:
-    model, x = EDM().build(mlp(784, 10)), noise(5000, (784,))
+    model, x = EDM().build(mlp(784, 10), noise(2, (784,))), noise(5000, (784,))
     share = model.route(x).bincount(minlength=5) / 5000
     assert share.min() > 0.1
     near = (x + 0.002 * torch.randn_like(x)).clamp(0, 1)
@@ -74,7 +74,7 @@ def test_every_member_has_its_share_and_a_small_change_its_member() -> None:
 def test_the_hash_follows_from_the_weights_and_is_read_back_with_them() -> None:
     x = noise(200, (16,))
     torch.manual_seed(0)
-    one, other = EDM().build(mlp()), EDM().build(mlp())
+    one, other = EDM().build(mlp(), noise(2, (16,))), EDM().build(mlp(), noise(2, (16,)))
     assert not torch.equal(one.route(x), other.route(x))
     other.load_state_dict(one.state_dict())
     assert torch.equal(one.route(x), other.route(x))
@@ -84,7 +84,7 @@ def test_members_agree_on_the_task_and_not_on_outliers() -> None:
     (x, y), (test_x, test_y), z = blobs(900, (16,), 3, seed=1), blobs(300, (16,), 3, seed=2), noise(900, (16,))
     defense = EDM(members=3)
     torch.manual_seed(0)
-    model = defense.build(mlp())
+    model = defense.build(mlp(), noise(2, (16,)))
     history = sg.fit(model, x, y, sg.Training(epochs=30, batch=64, lr=0.1), seed=0, outliers=z, progress=False,
                      objective=defense.objective(model, x, seed=0))  # fmt: skip
     assert history[-1]["diversity"] < history[0]["diversity"] - 0.3

@@ -32,7 +32,7 @@ DTYPES = st.sampled_from([torch.float32, torch.float64])
 
 @functools.cache
 def model_of(defense: Defense, classes: int, dtype: torch.dtype = torch.float32) -> nn.Module:
-    return defense.build(mlp(4, classes)).to(dtype)
+    return defense.build(mlp(4, classes), noise(2, (4,))).to(dtype)
 
 
 @st.composite

@@ -37,7 +37,7 @@ def trained(stages: int = 6, epochs: int = 8) -> tuple[Staged, dict[int, nn.Modu
     x, y = hard(1200, seed=1)
     defense, record = HODA(stages=stages), {}
     torch.manual_seed(0)
-    model = defense.build(mlp())
+    model = defense.build(mlp(), noise(2, (16,)))
     assert isinstance(model, Staged)
     losses = defense.objective(model, x, seed=0)
 

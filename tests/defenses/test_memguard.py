@@ -73,7 +73,7 @@ def trained() -> Held:
     """A net whose answers to what it learned from are surer: the classifier finds something."""
     torch.manual_seed(0)
     defense = MemGuard(share=0.5)
-    model, x = defense.build(mlp()), noise(400, (16,))
+    model, x = defense.build(mlp(), noise(2, (16,))), noise(400, (16,))
     y = torch.randint(3, (400,))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(300):
@@ -109,7 +109,7 @@ def test_a_question_has_one_answer() -> None:
 
 def test_a_share_is_never_learned_from() -> None:
     defense = MemGuard(share=0.2)
-    model, x = defense.build(mlp()), noise(2000, (16,))
+    model, x = defense.build(mlp(), noise(2, (16,))), noise(2000, (16,))
     assert isinstance(model, Held)
     members = model.members(x)
     assert 0.76 < members.double().mean() < 0.84
@@ -123,7 +123,7 @@ def test_a_share_is_never_learned_from() -> None:
 
 def test_the_net_does_not_feel_the_classifier() -> None:
     defense = MemGuard()
-    model = defense.build(mlp())
+    model = defense.build(mlp(), noise(2, (16,)))
     assert isinstance(model, Held)
     losses = defense._losses(model, Batch(noise(50, (16,)), torch.arange(50) % 3))
     felt = torch.autograd.grad(losses["membership"], list(model.net.parameters()), allow_unused=True, retain_graph=True)

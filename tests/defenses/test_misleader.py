@@ -39,7 +39,7 @@ def gradients(loss: torch.Tensor, net: nn.Module) -> bool:
 
 
 def test_each_part_learns_from_its_own_losses() -> None:
-    model = Misleader().build(mlp()).double()
+    model = Misleader().build(mlp(), noise(2, (16,))).double()
     losses = Misleader()._losses(model, BATCH)
     parts = {"teacher": model.teacher, "members": model.members, "thieves": model.thieves}
     moved = {name: {part for part, net in parts.items() if gradients(loss, net)} for name, loss in losses.items()}
@@ -50,7 +50,7 @@ def test_each_part_learns_from_its_own_losses() -> None:
 
 
 def test_it_answers_the_mean_of_its_members() -> None:
-    model, x = Misleader().build(mlp()), noise(9, (16,))
+    model, x = Misleader().build(mlp(), noise(2, (16,))), noise(9, (16,))
     mean = torch.stack([Boxed(member, (16,))(x) for member in model.members]).mean(dim=0)
     torch.testing.assert_close(Boxed(model, (16,))(x), mean)
 

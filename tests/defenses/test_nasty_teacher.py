@@ -16,7 +16,7 @@ BATCH = Batch(noise(8, (16,)).double(), torch.arange(8) % 3)
 
 def test_the_losses_by_hand() -> None:
     defense = NastyTeacher(omega=0.2, tau=5.0)
-    model = defense.build(mlp()).double()
+    model = defense.build(mlp(), noise(2, (16,))).double()
     losses = defense.objective(model, BATCH.x, seed=0)(model, BATCH)
     assert list(losses) == ["task", "ordinary", "nastiness"]
     divergence = 0.0
@@ -29,7 +29,7 @@ def test_the_losses_by_hand() -> None:
 
 
 def test_the_ordinary_net_learns_as_it_would_alone() -> None:
-    model = NastyTeacher().build(mlp()).double()
+    model = NastyTeacher().build(mlp(), noise(2, (16,))).double()
     sum(NastyTeacher()._losses(model, BATCH).values()).backward()
     together = [p.grad.clone() for p in model.ordinary.parameters()]
     model.zero_grad()
@@ -39,7 +39,7 @@ def test_the_ordinary_net_learns_as_it_would_alone() -> None:
 
 
 def test_a_step_makes_the_two_more_different() -> None:
-    model = NastyTeacher(omega=1.0).build(mlp()).double()
+    model = NastyTeacher(omega=1.0).build(mlp(), noise(2, (16,))).double()
     before = NastyTeacher(omega=1.0)._losses(model, BATCH)["nastiness"]
     before.backward()
     with torch.no_grad():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from samples import mlp
+from samples import mlp, noise
 from stealguard.boxes import top_1
 from stealguard.defenses import Rounding, TopK
 from stealguard.errors import Invalid
@@ -64,4 +64,4 @@ def test_settings_are_checked(make, rule: str) -> None:
 def test_no_training_differs() -> None:
     assert not TopK().trains
     assert told(TopK()).shape == told(Rounding()).shape == (2, 4)
-    assert TopK().build(net := mlp()) is net
+    assert TopK().build(net := mlp(), noise(2, (16,))) is net

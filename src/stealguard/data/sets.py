@@ -54,6 +54,18 @@ def idx_set(about: str, folder: str, licence: str, *packages: Source, sha256: st
     return SetSpec(about, (1, 28, 28), (60_000, 10_000), 10, licence, (*sources, *packages), put, sha256)
 
 
+def drawn(name: str, n: int) -> tuple[Source]:
+    """The one source of a set that is the function of that name in `drawn`, for which torch is loaded only then."""
+
+    def make(n: int, seed: int, tick: Tick) -> Arrays:
+        from stealguard.data import drawn
+
+        arrays: Arrays = getattr(drawn, name)(n, seed, tick)
+        return arrays
+
+    return made(name, make, n)
+
+
 def made(name: str, make: Callable[[int, int, Tick], Arrays], n: int) -> tuple[Source]:
     """The one source of a set that is made from nothing but its seed."""
 
@@ -158,6 +170,22 @@ SETS: dict[str, SetSpec] = {
         classes=0,
         licence="fonts: Bitstream Vera and STIX licences",
         sources=made("glyphs", rendered.glyphs, 20_000),
+    ),
+    "strokes": SetSpec(
+        about="pen strokes that mean nothing: lines, curves and arcs, joined or not",
+        shape=(1, 28, 28),
+        sizes=(30_000,),
+        classes=0,
+        licence="made by this program",
+        sources=drawn("strokes", 30_000),
+    ),
+    "textures": SetSpec(
+        about="noise at all scales, waves, and boxes and ellipses",
+        shape=(1, 28, 28),
+        sizes=(20_000,),
+        classes=0,
+        licence="made by this program",
+        sources=drawn("textures", 20_000),
     ),
     "hershey": SetSpec(
         about="Latin letters drawn with a pen in the Hershey stroke fonts",

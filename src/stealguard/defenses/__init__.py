@@ -8,6 +8,7 @@ from stealguard.defenses.edm import EDM
 from stealguard.defenses.grad2 import GRAD2
 from stealguard.defenses.hoda import HODA
 from stealguard.defenses.ini import InI
+from stealguard.defenses.ini_robust import RobustInI
 from stealguard.defenses.mad import MAD
 from stealguard.defenses.memguard import MemGuard
 from stealguard.defenses.misleader import Misleader
@@ -35,6 +36,7 @@ __all__ = [
     "ModelGuardW",
     "NastyTeacher",
     "ReverseSigmoid",
+    "RobustInI",
     "Rounding",
     "TopK",
 ]
@@ -42,6 +44,7 @@ __all__ = [
 DEFENSES: dict[str, type[Defense]] = {
     "none": Defense,
     "ini": InI,
+    "ini-robust": RobustInI,
     "top-k": TopK,
     "rounding": Rounding,
     "reverse-sigmoid": ReverseSigmoid,

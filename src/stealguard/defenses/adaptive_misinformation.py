@@ -76,7 +76,7 @@ class AdaptiveMisinformation(Defense):
     def cost(self) -> Cost:
         return Cost(forwards=1.0, trained="a second net of the same architecture")
 
-    def build(self, net: nn.Module) -> nn.Module:
+    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
         return Misinformed(net, sibling(net, 1))
 
     def plain(self, model: nn.Module) -> nn.Module:

@@ -115,7 +115,7 @@ class CIP(Defense):
     def distortion_limit(self) -> float:
         return 2.0
 
-    def build(self, net: nn.Module) -> nn.Module:
+    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
         return Scored(net)
 
     def plain(self, model: nn.Module) -> nn.Module:

@@ -92,7 +92,7 @@ class EDM(Defense):
     def cost(self) -> Cost:
         return Cost(trained=f"{self.members} nets in the place of one")
 
-    def build(self, net: nn.Module) -> nn.Module:
+    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
         return Routed([net, *(sibling(net, number) for number in range(1, self.members))], self.width)
 
     def plain(self, model: nn.Module) -> nn.Module:

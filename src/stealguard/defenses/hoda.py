@@ -130,7 +130,7 @@ class HODA(Defense):
         state = f"a histogram of {self.stages + 1} numbers a client"
         return Cost(forwards=float(self.stages), state=state, trained=f"{self.stages} past states of the net")
 
-    def build(self, net: nn.Module) -> nn.Module:
+    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
         return Staged(net, self.stages)
 
     def plain(self, model: nn.Module) -> nn.Module:

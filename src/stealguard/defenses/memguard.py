@@ -128,7 +128,7 @@ class MemGuard(Defense):
     def cost(self) -> Cost:
         return Cost(trained=f"a membership classifier; {self.share:.0%} of the inputs are not learned from")
 
-    def build(self, net: nn.Module) -> nn.Module:
+    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
         return Held(net, self.share)
 
     def plain(self, model: nn.Module) -> nn.Module:

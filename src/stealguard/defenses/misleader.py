@@ -95,7 +95,7 @@ class Misleader(Defense):
         n = len(self.temperatures)
         return Cost(forwards=n - 1.0, trained=f"{n} nets in the place of one, a teacher and {n} thieves")
 
-    def build(self, net: nn.Module) -> nn.Module:
+    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
         n, others = len(self.temperatures), (sibling(net, number) for number in count(1))
         members = [net, *(next(others) for _ in range(n - 1))]
         return Ensemble(next(others), members, [next(others) for _ in range(n)])

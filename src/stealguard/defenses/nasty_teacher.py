@@ -50,7 +50,7 @@ class NastyTeacher(Defense):
     def cost(self) -> Cost:
         return Cost(trained="an ordinary net of the same architecture")
 
-    def build(self, net: nn.Module) -> nn.Module:
+    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
         return Opposed(net, sibling(net, 1))
 
     def plain(self, model: nn.Module) -> nn.Module:

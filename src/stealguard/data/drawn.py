@@ -1,0 +1,149 @@
+"""Images that are made from nothing: pen strokes that mean nothing, and textures. A defender's stand-ins for queries.
+
+No font or photograph goes in, so whatever a thief may own is unseen. The size and place of strokes are those of MNIST.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import tau
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import interpolate
+
+from stealguard.data.formats import Arrays
+from stealguard.progress import Tick, silent
+from stealguard.seeds import derive
+
+SIZE = 28  # pixels of a side
+STROKES, POINTS = 4, 40  # of an image at most; of a stroke
+LONGER = 20 / SIZE  # share of the image that the longer side of a drawing takes
+CHUNK = 250  # images at once: each pixel's distance to each point is held
+AXIS = (torch.arange(SIZE) + 0.5) * 2 / SIZE - 1  # pixels in [-1, 1]
+
+
+def strokes(n: int = 30_000, seed: int = 0, tick: Tick = silent) -> Arrays:
+    """`n` images (n, 1, 28, 28) of one to four lines, curves and arcs, joined or not, in pens of all widths."""
+    return _chunks(_pen_drawings, n, derive(seed, "strokes"), tick)
+
+
+def textures(n: int = 20_000, seed: int = 0, tick: Tick = silent) -> Arrays:
+    """`n` images (n, 1, 28, 28) of noise at all scales, smooth or split at a level, of waves and of plain shapes."""
+    return _chunks(_textures, n, derive(seed, "textures"), tick)
+
+
+def _chunks(draw: Callable[[int, Generator], Tensor], n: int, seed: int, tick: Tick) -> Arrays:
+    rng = torch.Generator().manual_seed(seed)
+    images = torch.empty(n, 1, SIZE, SIZE, dtype=torch.uint8)
+    for part in images.split(CHUNK):
+        part.copy_((255 * draw(len(part), rng)).round())
+        tick(CHUNK)
+    return {"x": images.numpy()}
+
+
+# Strokes ----------------------------------------------------------------------------------------------------
+
+
+def _pen_drawings(n: int, rng: Generator) -> Tensor:
+    """Images (n, 1, SIZE, SIZE) in [0, 1]: dark far from every point of the strokes, bright within half a pen."""
+    points = _fitted(_joined(_curves(n, rng), rng).flatten(1, 2), rng)
+    pixels = torch.stack([AXIS.repeat(SIZE), AXIS.repeat_interleave(SIZE)], dim=1)
+    away = torch.cdist(pixels.expand(n, -1, -1), points).amin(dim=2)
+    pen, edge, ink = _between(0.035, 0.135, rng, n, 1), _between(0.012, 0.022, rng, n, 1), _between(0.75, 1, rng, n, 1)
+    return (ink * torch.sigmoid((pen - away) / edge)).view(n, 1, SIZE, SIZE)
+
+
+def _curves(n: int, rng: Generator) -> Tensor:
+    """Strokes (n, STROKES, POINTS, 2): a third arcs, and of the rest about half lines, half cubic curves.
+
+    In six images of ten, control points are near those of a lattice of three by three, as those of letters are.
+    """
+    along = torch.linspace(0, 1, POINTS)[:, None]
+    lattice = 0.62 * (torch.randint(3, (n, STROKES, 4, 2), generator=rng) - 1)
+    near = lattice + 0.12 * torch.randn(n, STROKES, 4, 2, generator=rng)
+    free = _between(-0.75, 0.75, rng, n, STROKES, 4, 2)
+    a, b, c, d = torch.where(_coin(0.6, rng, n, 1, 1, 1), near, free).unsqueeze(3).unbind(2)
+    line = torch.lerp(a, d, along)
+    cubic = (1 - along) ** 3 * a + 3 * along * (1 - along) ** 2 * b + 3 * along**2 * (1 - along) * c + along**3 * d
+    radii = _between(0.2, 0.65, rng, n, STROKES, 1, 2)
+    angle = tau * (_between(0, 1, rng, n, STROKES, 1, 1) + _between(0.4, 1.15, rng, n, STROKES, 1, 1) * along)
+    arc = 0.6 * a + radii * torch.cat([angle.cos(), angle.sin()], dim=3)
+    each = n, STROKES, 1, 1
+    return torch.where(_coin(0.3, rng, *each), arc, torch.where(_coin(0.45, rng, *each), line, cubic))
+
+
+def _joined(curves: Tensor, rng: Generator) -> Tensor:
+    """Half of the strokes begin where the one before ends; those beyond an image's number are its first again."""
+    n = len(curves)
+    joins = _coin(0.5, rng, n, STROKES, 1, 1)
+    strokes = [curves[:, 0]]
+    for i in range(1, STROKES):
+        gap = strokes[-1][:, -1:] - curves[:, i, :1]
+        strokes.append(curves[:, i] + joins[:, i] * gap)
+    number = torch.randint(1, STROKES + 1, (n, 1, 1), generator=rng)
+    return torch.stack([torch.where(i < number, stroke, strokes[0]) for i, stroke in enumerate(strokes)], dim=1)
+
+
+def _fitted(points: Tensor, rng: Generator) -> Tensor:
+    """The points (n, P, 2) moved and scaled so that they fill the place of a digit, more or less."""
+    n = len(points)
+    low, high = points.aminmax(dim=1, keepdim=True)
+    side = (high - low).amax(dim=2, keepdim=True).clamp_min(0.3)
+    narrow = torch.cat([_between(0.7, 1, rng, n, 1, 1), torch.ones(n, 1, 1)], dim=2)
+    size = 2 * LONGER * _between(0.85, 1.15, rng, n, 1, 1)
+    return (points - (low + high) / 2) * size / side * narrow + _between(-0.14, 0.14, rng, n, 1, 2)
+
+
+# Textures ---------------------------------------------------------------------------------------------------
+
+
+def _textures(n: int, rng: Generator) -> Tensor:
+    """Images (n, 1, SIZE, SIZE) in [0, 1], of each kind as many in expectation."""
+    kinds = [_noise(n, rng), _split(n, rng), _waves(n, rng), _shapes(n, rng)]
+    kind = torch.randint(len(kinds), (n, 1, 1, 1), generator=rng)
+    return torch.stack(kinds).take_along_dim(kind[None], dim=0)[0]
+
+
+def _noise(n: int, rng: Generator) -> Tensor:
+    """Gray noise, from four blurs to a side up to one value a pixel."""
+    coarse = [3, 5, 9, 14, SIZE]
+    scales = [interpolate(torch.randn(n, 1, k, k, generator=rng), size=SIZE, mode="bicubic") for k in coarse]
+    scale = torch.randint(len(scales), (n, 1, 1, 1), generator=rng)
+    noise = torch.stack(scales).take_along_dim(scale[None], dim=0)[0]
+    return (0.5 + 0.35 * noise).clamp(0, 1)
+
+
+def _split(n: int, rng: Generator) -> Tensor:
+    """Noise split at a level into black and white."""
+    return (_noise(n, rng) > _between(0.3, 0.8, rng, n, 1, 1, 1)).float()
+
+
+def _waves(n: int, rng: Generator) -> Tensor:
+    """A plane wave of up to four and a half periods either way."""
+    x, y = _between(-14, 14, rng, 2, n, 1, 1, 1)
+    return 0.5 + 0.5 * torch.sin(x * AXIS + y * AXIS[:, None] + tau * _between(0, 1, rng, n, 1, 1, 1))
+
+
+def _shapes(n: int, rng: Generator) -> Tensor:
+    """One to three boxes and ellipses, turned, full or hollow, each of its own gray."""
+    each = n, 3, 1, 1
+    x, y = _between(-0.6, 0.6, rng, 2, *each)
+    wide, high = _between(0.1, 0.7, rng, 2, *each)
+    turn = tau * _between(0, 1, rng, *each)
+    right, down = AXIS - x, AXIS[:, None] - y
+    u = (right * turn.cos() + down * turn.sin()) / wide
+    v = (down * turn.cos() - right * turn.sin()) / high
+    away = torch.where(_coin(0.5, rng, *each), torch.maximum(u.abs(), v.abs()), torch.hypot(u, v))
+    inside = torch.where(_coin(0.5, rng, *each), (away - 1).abs() < 0.25, away < 1)
+    there = torch.arange(3)[:, None, None] < torch.randint(1, 4, (n, 1, 1, 1), generator=rng)
+    return (inside & there).mul(_between(0.3, 1, rng, *each)).amax(dim=1, keepdim=True)
+
+
+def _between(low: float, high: float, rng: Generator, *shape: int) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=rng)
+
+
+def _coin(p: float, rng: Generator, *shape: int) -> Tensor:
+    """True with probability p."""
+    return torch.rand(shape, generator=rng) < p
