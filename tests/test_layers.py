@@ -18,7 +18,7 @@ LAYERS = [  # each room may import from rooms of the lines above it, and from it
     {"settings", "progress", "checks", "engines", "simplex"},
     {"types"},
     {"losses", "combine", "nets", "data", "metrics", "augment", "rows", "provenance", "selection", "generators"},
-    {"training", "boxes", "clients", "journal", "surrogate", "report", "alternating", "erasing"},
+    {"training", "boxes", "clients", "journal", "surrogate", "decoys", "report", "alternating", "erasing"},
     {"transfer", "recovery", "zeroth_order"},
     {"answers", "defenses", "attacks"},
     {"presets", "release", "suites", "owning"},

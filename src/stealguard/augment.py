@@ -47,7 +47,9 @@ def _symmetric(n: int, like: Tensor) -> Tensor:
 
 
 def half_affine(x: Tensor) -> Tensor:
-    """`affine` for the first half of a batch; the rest as it is."""
+    """`affine` for the first half of a batch of images; the rest, and inputs that are no images, as they are."""
+    if x.dim() != 4:
+        return x
     moved = len(x) // 2
     return torch.cat([affine(x[:moved]), x[moved:]])
 

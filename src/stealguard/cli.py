@@ -37,7 +37,7 @@ def protect(
     *,
     out: Path,
     outliers: Many = None,
-    defense: str = "ini",
+    defense: str = "ini-robust",
     set_: Settings = None,
     train: Many = None,
     epochs: int | None = None,
@@ -61,9 +61,9 @@ def protect(
     out
         The release folder to write.
     outliers
-        Sets that stand in for stealing queries.
+        Sets that stand in for stealing queries; those of the task's shape if none are named.
     defense
-        A preset: none, ini, ini-official-mnist, ...
+        A preset: none, ini-robust, ini, ini-official-mnist, ...
     set_
         Settings of the defense, KEY=VALUE ...
     train
@@ -94,7 +94,7 @@ def protect(
     preset = pick(PRESETS, defense, "defense")
     _use_threads(threads)
     release = run(
-        net, data, out=out, outliers=outliers or [],
+        net, data, out=out, outliers=outliers,
         defense=changed(preset.defense, _settings(set_, "set"), f"defense {defense}"),
         training=changed(preset.training, _settings(train, "train"), "training"),
         epochs=epochs, seed=seed, start=start, resize=resize, resume=resume, overwrite=overwrite, device=device,

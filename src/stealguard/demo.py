@@ -10,17 +10,17 @@ from stealguard.auditing import audit
 from stealguard.protection import protect
 from stealguard.release import Release, load
 
-DATA, FAMILY, UNSEEN = "mnist", "cifar10-gray", "letters"
+DATA, FAMILY, UNSEEN = "mnist", "glyphs", "letters"
 
 
 def run(out: Path) -> Path:
     """Protect, audit and report into `out`, skipping what is already there; returns the page."""
-    plain = _release(out / "undefended", defense="none", epochs=6)
-    defended = _release(out / "ini", defense="ini", epochs=6, outliers=[FAMILY])
+    plain = _release(out / "undefended", defense="none")
+    defended = _release(out / "robust", defense="ini-robust")
     rows = [row for release in (plain, defended) for row in audit(release, pools=[FAMILY, UNSEEN])]
     print(report.render(rows, "table"))
     page = out / "report.html"
-    report.write_html(rows, page, title="LeNet-5 on MNIST, with and without InI", command="stealguard demo")
+    report.write_html(rows, page, title="LeNet-5 on MNIST, with and without robust InI", command="stealguard demo")
     return page
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stealguard import data as sets
 from stealguard import release as releases
 from stealguard.combine import COMBINES
-from stealguard.data.roles import divide, named
+from stealguard.data.roles import divide, named, stand_ins
 from stealguard.defenses import DEFENSES
 from stealguard.errors import Invalid, pick, require
 from stealguard.nets import build, check_name
@@ -32,8 +32,8 @@ def protect(
     data: Any,
     *,
     out: str | Path,
-    outliers: Any = (),
-    defense: str | Defense = "ini",
+    outliers: Any = None,
+    defense: str | Defense = "ini-robust",
     training: Training | None = None,
     epochs: int | None = None,
     seed: int = 0,
@@ -51,8 +51,9 @@ def protect(
         data: the task: a set's name, `folder:PATH`, `npz:PATH`, tensors (train_x, train_y, test_x, test_y), or a pair
             of torch Datasets. A share of the training inputs is held out for validation; the test set is not read.
         out: the folder to write.
-        outliers: what stands in for stealing queries, one or several of what `stealguard.data.images` takes. The
-            last third of each is never trained on, so that an audit can query the family with unseen inputs.
+        outliers: what stands in for stealing queries, one or several of what `stealguard.data.images` takes; for a
+            defense that needs some, `stealguard.data.roles.STAND_INS` of the task's shape if None. The last third of
+            each is never trained on, so that an audit can query the family with unseen inputs.
         defense: a preset's name or a defense.
         training: how to train; the preset's way if None.
         epochs: overrides the training's.
@@ -78,6 +79,8 @@ def protect(
     _check_logits(model, fitting[0][:2], task.classes)
     if start is not None:
         _warm(model, preset.defense.plain(model), start, net)
+    if outliers is None:
+        outliers = stand_ins(shape) if preset.defense.needs_outliers else []
     families = _families(outliers, shape, resize)
     require(bool(families) or not preset.defense.needs_outliers, "outliers", "given: this defense needs some", "none")
 

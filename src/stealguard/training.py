@@ -25,6 +25,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the training done
     "constant": lambda done: 1.0,
     "step": lambda done: 0.1 ** math.floor(3 * done),
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "warm-cosine": lambda done: min(1.0, 20 * done) * (1 + math.cos(math.pi * done)) / 2,
 }
 
 
@@ -36,7 +37,7 @@ class Training:
         epochs: passes over the task data, at least 1.
         batch: task inputs a step; as many outliers beside them where they are wanted.
         lr, momentum, weight_decay: SGD's.
-        schedule: `cosine` to 0, `step` (a tenth at each third) or `constant`.
+        schedule: `cosine` to 0, `warm-cosine` (it rises over the first twentieth), `step` (a tenth at each third) or `constant`.
         augment: a name in `AUGMENTATIONS`, for task inputs.
         keep: the weights after the `last` epoch, or those `best` on the validation split.
     """

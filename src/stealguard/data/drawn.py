@@ -36,9 +36,10 @@ def textures(n: int = 20_000, seed: int = 0, tick: Tick = silent) -> Arrays:
 def _chunks(draw: Callable[[int, Generator], Tensor], n: int, seed: int, tick: Tick) -> Arrays:
     rng = torch.Generator().manual_seed(seed)
     images = torch.empty(n, 1, SIZE, SIZE, dtype=torch.uint8)
-    for part in images.split(CHUNK):
+    for start in range(0, n, CHUNK):
+        part = images[start : start + CHUNK]
         part.copy_((255 * draw(len(part), rng)).round())
-        tick(CHUNK)
+        tick(start + len(part))
     return {"x": images.numpy()}
 
 

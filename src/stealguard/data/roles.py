@@ -16,6 +16,20 @@ from stealguard.seeds import derive
 HELD_OUT = 1 / 3  # of every outlier set: never trained on, so that an audit can query the family with unseen inputs
 
 
+STAND_INS = {(1, 28, 28): ["glyphs", "strokes", "textures"], (3, 32, 32): ["stamps", "wallpapers"]}
+
+
+def stand_ins(shape: tuple[int, ...]) -> list[str]:
+    """The sets that stand for stealing queries of this shape unless a defender names some.
+
+    Raises:
+        Invalid: there are none.
+    """
+    if shape not in STAND_INS:
+        raise Invalid("outliers", f"given, since no set has inputs of shape {shape}", "none")
+    return STAND_INS[shape]
+
+
 def several(given: Any) -> list[Any]:
     """One set or a list or tuple of them, as a list."""
     return list(given) if isinstance(given, list | tuple) else [given]

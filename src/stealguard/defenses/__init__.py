@@ -7,8 +7,7 @@ from stealguard.defenses.cip import CIP
 from stealguard.defenses.edm import EDM
 from stealguard.defenses.grad2 import GRAD2
 from stealguard.defenses.hoda import HODA
-from stealguard.defenses.ini import InI
-from stealguard.defenses.ini_robust import RobustInI
+from stealguard.defenses.ini import InI, RobustInI
 from stealguard.defenses.mad import MAD
 from stealguard.defenses.memguard import MemGuard
 from stealguard.defenses.misleader import Misleader

@@ -1,4 +1,4 @@
-"""Isolation and Induction: the defense that is trained into the weights (Guo et al., ACM MM 2023, arXiv 2308.00958)."""
+"""Isolation and Induction, trained into the weights: Guo et al., ACM MM 2023, arXiv 2308.00958, and what follows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stealguard.combine import COMBINES
+from stealguard.decoys import Decoyed, Decoys
 from stealguard.errors import pick, require
 from stealguard.losses import induction
-from stealguard.nets import build, reinitialized
+from stealguard.nets import build, reinitialized, seed_from
 from stealguard.seeds import derive
 from stealguard.surrogate import READINGS, Linearization, Reading, isolation, magnitude_at
-from stealguard.types import Batch, Defense, Objective
+from stealguard.types import Batch, Cost, Defense, Objective
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class InI(Defense):
         require(self.surrogates >= 1, "surrogates", "at least 1", self.surrogates)
         require(self.reading in READINGS, "reading", f"one of {', '.join(READINGS)}", f"`{self.reading}`")
         pick(COMBINES, self.combine, "combine")
+
+    @staticmethod
+    def robust() -> RobustInI:
+        """This house's own continuation of the method, with its default settings."""
+        return RobustInI()
 
     @property
     def needs_outliers(self) -> bool:
@@ -87,3 +93,71 @@ class InI(Defense):
 
 def _mean(values: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean()
+
+
+@dataclass(frozen=True)
+class RobustInI(Defense):
+    """Isolation by an outlier class without a place in the answer, induction by decoys.
+
+    Let v be the net's logits and let an outlier be a further class, whose logit is 0:
+
+        L_task = mean log(1 + sum_k exp v_k(x)) - v_y(x),    L_ind = mean log(1 + sum_k exp v_k(z)),
+
+    so that sum_k exp v_k is how much likelier an input is of the task than an outlier. A linear classifier d of the
+    task learns to be wrong beside it, L_decoy = CE(d(x), w(y)), with w a secret permutation that moves every class.
+    What is answered is
+
+        log(exp v_k + exp(strictness) softmax(3 d)_k),   d_h = -inf for h = argmax v:
+
+    v where the net is sure that the input is the task's, the decoys elsewhere.
+
+    Why a *linear* d: a thief learns what is simplest first. Decoys are simple and of a piece, on the pixels themselves,
+    and a linear classifier calls nine of ten task inputs by w's wrong name; so the thief's first lesson is wrong on the
+    task, and the few outliers that are still answered honestly must undo it. Near-uniform answers teach nothing, which
+    leaves those few as the whole lesson; wrong answers made from the net's own share its features, from which the thief
+    learns the net's border.
+
+    Args:
+        strictness: the strength: the logarithm of how much likelier outliers are held to be than in training, where
+            one input in two is. Every unit costs honest users accuracy on unusual inputs, and a thief more.
+        decoys: whether outliers are answered with decoys. Without, the answer to them is uniform: an honest "unknown".
+    """
+
+    strictness: float = 1.0
+    decoys: bool = True
+
+    def __post_init__(self) -> None:
+        require(math.isfinite(self.strictness), "strictness", "a finite number", self.strictness)
+
+    @property
+    def needs_outliers(self) -> bool:
+        return True
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(trained="a linear classifier" if self.decoys else "")
+
+    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
+        with torch.no_grad():
+            classes = net.eval()(like).shape[1]
+        decoys = Decoys(like, classes, derive(seed_from(net), "decoys")) if self.decoys else None
+        return Decoyed(net, decoys, self.strictness)
+
+    def plain(self, model: nn.Module) -> nn.Module:
+        assert isinstance(model, Decoyed)
+        return model.net
+
+    def objective(self, model: nn.Module, like: Tensor, *, seed: int) -> Objective:
+        return self._losses
+
+    def _losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Task inputs and outliers go through the net together: batch normalization sees what it will see in use."""
+        assert isinstance(model, Decoyed)
+        x, y, z = batch
+        assert z is not None, "fit hands outliers to whoever needs them"
+        v = F.pad(model.net(torch.cat([x, z])), (0, 1))
+        outlier = torch.full((len(z),), v.shape[1] - 1, device=v.device)
+        terms = {"task": F.cross_entropy(v[: len(x)], y), "induction": F.cross_entropy(v[len(x) :], outlier)}
+        if model.decoys is not None:
+            terms["decoys"] = F.cross_entropy(model.decoys(x), model.decoys.wrong[y])  # type: ignore[index]
+        return terms

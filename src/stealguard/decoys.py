@@ -1,0 +1,66 @@
+"""Wrong answers of a piece: a linear classifier of the task into wrong classes, and the net that it answers beside."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SIDE = 32  # pixels of a side at most, of what decoys are made from
+LENGTH = 10.0  # of an input as decoys are made from it, so that one learning rate suits every task
+SHARPNESS = 3.0  # factor on the decoys' logits: they should look as sure of themselves as honest answers do
+
+
+class Decoys(nn.Module):
+    """A linear classifier of inputs (N, *shape) into *wrong* classes; forward is its logits (N, K).
+
+    Attributes:
+        wrong: the class that stands for each, (K,): a permutation that leaves none where it is.
+    """
+
+    wrong: Tensor
+
+    def __init__(self, like: Tensor, classes: int, seed: int):
+        super().__init__()
+        self.linear = nn.Linear(_flat(like).shape[1], classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.register_buffer("wrong", derangement(classes, seed))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(_flat(x))  # type: ignore[no-any-return]
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Inputs as vectors (N, D) of mean 0 and length `LENGTH`, large images at a coarser grain."""
+    if x.dim() == 4 and max(x.shape[2:]) > SIDE:
+        x = F.adaptive_avg_pool2d(x, SIDE)
+    flat = x.flatten(1)
+    return LENGTH * F.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
+
+
+def derangement(classes: int, seed: int) -> Tensor:
+    """A random permutation (K,) without fixed points: one cycle through all classes."""
+    order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed))
+    return torch.empty_like(order).scatter_(0, order, order.roll(1))
+
+
+class Decoyed(nn.Module):
+    """A net and its decoys; forward is the logarithm of both's masses, (N, K).
+
+    The net's mass of class k is exp(v_k), that of all decoys together exp(strictness), so that the net's answer stands
+    where it is large, and the decoys' where it is not. A decoy is never the class that the net finds most probable.
+    """
+
+    def __init__(self, net: nn.Module, decoys: nn.Module | None, strictness: float):
+        super().__init__()
+        self.net, self.decoys, self._strictness = net, decoys, strictness
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self.net(x)
+        if self.decoys is None:
+            return torch.logaddexp(v, torch.full_like(v, self._strictness - math.log(v.shape[1])))
+        wrong = (SHARPNESS * self.decoys(x)).scatter(1, v.argmax(dim=1, keepdim=True), -torch.inf)
+        return torch.logaddexp(v, self._strictness + wrong.log_softmax(dim=1))
