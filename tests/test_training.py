@@ -74,9 +74,12 @@ def test_the_callers_random_state_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_schedules_start_at_one_and_never_rise(name: str) -> None:
+def test_schedules_start_at_one_and_never_rise_once_warm(name: str) -> None:
     factors = [SCHEDULES[name](done / 300) for done in range(300)]
-    assert factors[0] == 1
+    if name == "warm-cosine":
+        assert factors[:15] == [pytest.approx(done / 15, abs=0.01) for done in range(15)]
+        factors = factors[15:]
+    assert factors[0] == pytest.approx(1, abs=0.01)
     assert all(a >= b for a, b in itertools.pairwise(factors))
     if name == "step":
         assert factors[::100] == [1, 0.1, pytest.approx(0.01)]
@@ -200,7 +203,7 @@ def test_fewer_rows_than_a_batch_are_one_batch() -> None:
         ("lr", float("nan"), "a positive number"),
         ("momentum", 1.0, r"in \[0, 1\)"),
         ("weight_decay", -1, "at least 0"),
-        ("schedule", "cosin", r"one of constant, step, cosine. Found `cosin` \(did you mean `cosine`\?\)"),
+        ("schedule", "cosin", r"one of constant, step, cosine, warm-cosine. Found `cosin` \(did you mean `cosine`\?\)"),
         ("augment", "flip", "one of none, crop"),
         ("keep", "first", "`last` or `best`"),
     ],
