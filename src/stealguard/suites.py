@@ -20,6 +20,7 @@ from stealguard.attacks import (
     CopycatCNN,
     DisGUIDE,
     Knockoff,
+    Sieve,
 )
 from stealguard.attacks.active import STRATEGIES
 from stealguard.errors import Invalid, pick
@@ -76,6 +77,7 @@ def standard(pools: Sequence[Any]) -> list[Block]:
         Block([knockoff], pools, ["soft"], ["sharpen", "z-score", "confident", "smooth", "d-dae"]),
         Block([knockoff], pools, ["hard"], ["debias"]),
         Block([CopycatCNN()], pools, ["hard"]),
+        Block([Sieve()], pools),
         Block([AdaptiveKnockoff(), ActiveThief(rounds=3)], pools),
         Block([MARICH(budget=5_000, rounds=3, candidates=10_000), BlackboxDissector(budget=5_000)], pools, ["hard"]),
         Block([knockoff], pools, ["soft"], own=[200]),
@@ -97,6 +99,7 @@ def full(pools: Sequence[Any]) -> list[Block]:
         Block([knockoff], pools, own=[50, 200, 1_000]),
         Block([knockoff], ["own:50", "own:200", "own:1000"]),
         Block([CopycatCNN(budget=50_000)], pools, ["hard"]),
+        Block([Sieve(budget=50_000)], pools),
         Block([AdaptiveKnockoff(budget=50_000), *active, MARICH()], pools),
         Block([BlackboxDissector.paper()], pools, ["hard"]),
         Block([JBDA(), JBDA(step=-0.1), JBDATR(), JBDATR(targets=1)], ["own:150"]),

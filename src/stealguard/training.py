@@ -37,7 +37,8 @@ class Training:
         epochs: passes over the task data, at least 1.
         batch: task inputs a step; as many outliers beside them where they are wanted.
         lr, momentum, weight_decay: SGD's.
-        schedule: `cosine` to 0, `warm-cosine` (it rises over the first twentieth), `step` (a tenth at each third) or `constant`.
+        schedule: `cosine` to 0, `warm-cosine` (which rises over the first twentieth), `step` (a tenth at each third) or
+            `constant`.
         augment: a name in `AUGMENTATIONS`, for task inputs.
         keep: the weights after the `last` epoch, or those `best` on the validation split.
     """

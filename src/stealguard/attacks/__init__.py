@@ -13,6 +13,7 @@ from stealguard.attacks.jacobian import JBDA, JBDATR
 from stealguard.attacks.knockoff import Knockoff
 from stealguard.attacks.marich import MARICH
 from stealguard.attacks.maze import MAZE
+from stealguard.attacks.sieve import Sieve
 from stealguard.types import Attack
 
 __all__ = [
@@ -29,12 +30,14 @@ __all__ = [
     "CopycatCNN",
     "DisGUIDE",
     "Knockoff",
+    "Sieve",
 ]
 
 ATTACKS: dict[str, type[Attack]] = {
     "knockoff": Knockoff,
     "knockoff-adaptive": AdaptiveKnockoff,
     "copycat": CopycatCNN,
+    "sieve": Sieve,
     "active-thief": ActiveThief,
     "marich": MARICH,
     "dissector": BlackboxDissector,

@@ -1,0 +1,55 @@
+"""The sieve keeps what no linear classifier foresees, and everything where nothing is left."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from samples import noise
+from stealguard.attacks import Knockoff, Sieve
+from stealguard.boxes import Metered
+from stealguard.training import Training
+
+LONG = Training(epochs=40, batch=64, lr=0.3)
+
+
+def task(x: Tensor) -> Tensor:
+    """No linear classifier can tell these classes: is the first value on the same side of 1/2 as the second?"""
+    return ((x[:, 0] > 0.5) == (x[:, 1] > 0.5)).long()
+
+
+def box(x: Tensor) -> Tensor:
+    """Honest where the third value is small, and else a linear decoy."""
+    decoy = (x[:, 3] > 0.5).long() + 2
+    return nn.functional.one_hot(torch.where(x[:, 2] < 0.2, task(x), decoy), 4).float()
+
+
+def clone(attack: Knockoff | Sieve) -> nn.Module:
+    torch.manual_seed(0)
+    thief = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
+    return attack(Metered(box, 4000), noise(4000, (16,)), thief, seed=0)
+
+
+def right(thief: nn.Module) -> float:
+    x = noise(1000, (16,), seed=9)
+    x[:, 2] = 0.2 + x[:, 2] / 10  # the task's inputs, just where no answer is honest any more
+    return (thief(x).argmax(dim=1) == task(x)).float().mean().item()
+
+
+def test_it_learns_what_is_hidden_among_linear_decoys() -> None:
+    sieved = right(clone(Sieve(budget=4000, training=LONG, sieve=LONG)))
+    assert sieved > right(clone(Knockoff(budget=4000, training=LONG))) + 0.2
+
+
+def test_where_everything_is_foreseen_it_is_knockoff() -> None:
+    def linear(x: Tensor) -> Tensor:
+        return nn.functional.one_hot((x[:, 0] > x[:, 1]).long(), 2).float()
+
+    far = noise(300, (16,))
+    far = far[(far[:, 0] - far[:, 1]).abs() > 0.3]
+    torch.manual_seed(0)
+    thief = nn.Linear(16, 2)
+    start = thief.weight.clone()
+    Sieve(budget=len(far), training=LONG, sieve=LONG)(Metered(linear, len(far)), far, thief, seed=0)
+    assert not torch.equal(thief.weight, start)
+    assert (thief(far).argmax(dim=1) == linear(far).argmax(dim=1)).float().mean() > 0.95
