@@ -19,7 +19,7 @@ from stealguard import data, load
 from stealguard.boxes import Boxed
 from stealguard.defenses import CIP, DCP, GRAD2, MAD, AdaptiveMisinformation, ModelGuardS, ModelGuardW, ReverseSigmoid
 from stealguard.metrics import accuracy
-from stealguard.protection import _split
+from stealguard.protection import validation_split
 from stealguard.release import Release
 from stealguard.types import Defense
 
@@ -40,7 +40,7 @@ STRENGTHS: dict[str, Sequence[Defense]] = {  # from the weakest to the strongest
 
 def losses(release: Release, settings: Sequence[Defense]) -> Iterator[float]:
     """Points of validation accuracy that each guard costs, against the release's own net without one."""
-    _, (x, y) = _split(data.task(release.recipe["data"]).train, release.recipe["seed"])
+    _, (x, y) = validation_split(data.task(release.recipe["data"]).train, release.recipe["seed"])
     plain = Boxed(release.model, release.shape)
     unguarded = accuracy(plain(x), y)
     for defense in settings:

@@ -15,7 +15,7 @@ from samples import mlp, noise, task
 from stealguard.data.roles import divide
 from stealguard.defenses import AdaptiveMisinformation
 from stealguard.errors import Invalid
-from stealguard.protection import _split
+from stealguard.protection import validation_split
 
 
 def protect(out: Path, **changes: Any) -> sg.Release:
@@ -79,7 +79,7 @@ def test_the_test_set_is_not_read(tmp_path: Path) -> None:
 
 def test_validation_is_held_out_of_training() -> None:
     x = torch.arange(100.0).view(-1, 1)
-    (fit_x, _), (held_x, _) = _split(sg.data.Split(x, torch.arange(100)), seed=0)
+    (fit_x, _), (held_x, _) = validation_split(sg.data.Split(x, torch.arange(100)), seed=0)
     assert len(held_x) == 10
     assert torch.cat([fit_x, held_x]).sort(dim=0).values.equal(x)
 

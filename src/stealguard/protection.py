@@ -74,7 +74,7 @@ def protect(
     check_name(net)
     task = sets.task(data)
     shape = tuple(task.train.x.shape[1:])
-    fitting, validation = _split(task.train, seed)
+    fitting, validation = validation_split(task.train, seed)
     model = preset.defense.build(build(net, fitting[0], task.classes, seed=derive(seed, "net")), fitting[0][:2])
     _check_logits(model, fitting[0][:2], task.classes)
     if start is not None:
@@ -172,7 +172,7 @@ def _families(outliers: Any, shape: tuple[int, ...], resize: bool) -> dict[str, 
     return {label: divide(x, label) for label, x in found.items()}
 
 
-def _split(train: sets.Split, seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def validation_split(train: sets.Split, seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """What to fit and what to validate on: a tenth of the training inputs, 5,000 at the most."""
     order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(derive(seed, "validation")))
     size = min(5000, len(order) // 10)

@@ -1,0 +1,158 @@
+"""How a thief fares, by what the outliers are answered with, all else being equal.
+
+    python -m benchmarks.labelling RELEASE ... --pool letters
+
+Each release is one of robust InI; its net and its border stand for all. An input that the net holds to be the task's is
+answered by the net, every other one with the class that a labelling gives it; the thief takes labels. One JSON line a
+release and labelling, with the share of honest answers and the clone's accuracy, both on the validation split: the test
+set is not read. Labellings that are learned are learned from the task's fitting split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stealguard import data, load
+from stealguard.attacks import Knockoff
+from stealguard.boxes import Metered, logits, top_1
+from stealguard.decoys import Decoyed, Decoys, derangement
+from stealguard.nets import reinitialized
+from stealguard.protection import validation_split
+from stealguard.release import Release
+from stealguard.seeds import derive, seeded
+from stealguard.training import Training, correct, fit
+
+BUDGET = 20_000
+
+
+class Bench:
+    """A release's net, its border and its task; what labellings are made from."""
+
+    def __init__(self, release: Release):
+        assert isinstance(release.model, Decoyed), "a release of robust InI"
+        task = data.task(release.recipe["data"])
+        self.model, self.net, self.strictness = release.model, release.model.net, release.defense.strictness
+        self.fitting, self.validation = validation_split(task.train, release.recipe["seed"])
+        self.classes, self.seed = task.classes, derive(release.recipe["seed"], "labelling")
+        self.wrong = derangement(self.classes, self.seed)
+
+    def learned(self, module: nn.Module, epochs: int, rows: int | None = None) -> Labelling:
+        """The classes that a module gives once it has learned to call the task's by wrong names."""
+        x, y = self.fitting
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))[:rows]
+        fit(module, x[order], self.wrong[y[order]], Training(epochs=epochs), seed=self.seed, progress=False)
+        return lambda x: logits(module, x)
+
+
+Labelling = Callable[[Tensor], Tensor]
+"""Inputs (N, ...) -> scores of classes (N, K); the greatest one of a wrong class is answered."""
+
+
+def _random_classes(bench: Bench) -> Labelling:
+    rng = torch.Generator().manual_seed(bench.seed)
+    return lambda x: torch.rand(len(x), bench.classes, generator=rng)
+
+
+def _one_class(bench: Bench) -> Labelling:
+    return lambda x: torch.eye(bench.classes)[:1].expand(len(x), -1)
+
+
+def _next_class(bench: Bench) -> Labelling:
+    return lambda x: top_1(logits(bench.net, x)).roll(1, dims=1)
+
+
+def _least_likely(bench: Bench) -> Labelling:
+    return lambda x: -logits(bench.net, x)
+
+
+def _random_net(bench: Bench) -> Labelling:
+    net = reinitialized(bench.net, seed=bench.seed).eval()
+    pixels = bench.fitting[0][:2000]
+    mean, deviation = logits(net, pixels).mean(dim=0), logits(net, pixels).std(dim=0)
+    return lambda x: (logits(net, x) - mean) / deviation
+
+
+def _random_linear(bench: Bench) -> Labelling:
+    with seeded(bench.seed):
+        decoys = Decoys(bench.fitting[0][:2], bench.classes, bench.seed)
+        nn.init.normal_(decoys.linear.weight)
+    scores = logits(decoys, bench.fitting[0][:2000])
+    return lambda x: (logits(decoys, x) - scores.mean(dim=0)) / scores.std(dim=0)
+
+
+def _early_net(bench: Bench) -> Labelling:
+    return bench.learned(reinitialized(bench.net, seed=bench.seed), epochs=1, rows=150 * 128)
+
+
+def _late_net(bench: Bench) -> Labelling:
+    return bench.learned(reinitialized(bench.net, seed=bench.seed), epochs=3)
+
+
+def _perceptron(bench: Bench) -> Labelling:
+    with seeded(bench.seed):
+        pixels = bench.fitting[0][0].numel()
+        module = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 80), nn.ReLU(), nn.Linear(80, bench.classes))
+    return bench.learned(module, epochs=3)
+
+
+def _decoys(bench: Bench) -> Labelling:
+    assert bench.model.decoys is not None
+    decoys = bench.model.decoys
+    return lambda x: logits(decoys, x)
+
+
+LABELLINGS: dict[str, Callable[[Bench], Labelling]] = {
+    "random classes": _random_classes,
+    "one class": _one_class,
+    "the next class": _next_class,
+    "the least likely class": _least_likely,
+    "a random net": _random_net,
+    "a random linear map": _random_linear,
+    "the net, early in learning wrong names": _early_net,
+    "the net, late": _late_net,
+    "a perceptron that learned wrong names": _perceptron,
+    "a linear map that learned wrong names (decoys)": _decoys,
+}
+
+
+def stolen(bench: Bench, labelling: Labelling | None, pool: Tensor) -> dict[str, float]:
+    """What a thief gets from labels where the border lets outliers of the pool be answered like that."""
+
+    def box(x: Tensor) -> Tensor:
+        v = logits(bench.net, x)
+        honest = top_1(v)
+        if labelling is None:
+            return honest
+        wrong = top_1(labelling(x).masked_fill(honest.bool(), -torch.inf))
+        return torch.where((v.logsumexp(dim=1) >= bench.strictness)[:, None], honest, wrong)
+
+    asked = pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(bench.seed))[:BUDGET]]
+    honest = (box(asked) == top_1(logits(bench.net, asked))).all(dim=1).float().mean().item()
+    thief = reinitialized(bench.net, seed=derive(bench.seed, "thief"))
+    Knockoff(budget=BUDGET)(Metered(box, BUDGET, "labelling"), asked, thief, seed=bench.seed)
+    return {"honest": honest, "clone_accuracy": correct(thief, *bench.validation)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("releases", nargs="+", type=Path)
+    parser.add_argument("--pool", default="letters")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    pool = data.images(given.pool)
+    for folder in given.releases:
+        bench = Bench(load(folder))
+        for name, make in {"honest answers": None, **LABELLINGS}.items():
+            row = stolen(bench, make and make(bench), pool)
+            print(json.dumps({"release": str(folder), "pool": given.pool, "labelling": name, **row}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
