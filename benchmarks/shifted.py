@@ -1,0 +1,37 @@
+"""What honest users get whose inputs are turned, scaled and moved: accuracy on test images, as they are and altered.
+
+    python -m benchmarks.shifted RELEASE ...
+
+One JSON line a release: `plain`; `shifted` by the augmentation `affine` (up to 15 degrees, 15 %, 1.4 pixels of 28); and
+`twice`, by double of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from stealguard import data, load
+from stealguard.augment import affine
+from stealguard.metrics import accuracy
+from stealguard.seeds import derive, seeded
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("releases", nargs="+", type=Path)
+    for folder in parser.parse_args().releases:
+        release = load(folder)
+        x, y = data.task(release.recipe["data"]).test
+        with seeded(derive(0, "shifted")), torch.no_grad():
+            inputs = {"plain": x, "shifted": affine(x), "twice": affine(x, angle=0.52, scale=0.3, shift=0.2)}
+        found = {name: accuracy(release.box(z.clamp(0, 1)), y) for name, z in inputs.items()}
+        told = {"data": release.recipe["data"], "defense": release.recipe["defense"]["name"]}
+        print(json.dumps({"release": str(folder), **told, "seed": release.recipe["seed"], **found}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
