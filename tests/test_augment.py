@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stealguard.augment import AUGMENTATIONS, affine, crop
+from stealguard.augment import AUGMENTATIONS, affine, crop, half_affine
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -20,6 +20,13 @@ def test_shape_range_and_seed(name: str, shape: tuple[int, ...]) -> None:
     assert one.min() >= 0
     assert one.max() <= 1 + 1e-6
     assert (name == "none") == torch.equal(one, x)
+
+
+def test_half_of_the_images_are_moved_and_no_table_is() -> None:
+    x, table = torch.rand(7, 1, 28, 28), torch.rand(7, 16)
+    moved = half_affine(x)
+    assert [torch.equal(a, b) for a, b in zip(moved, x, strict=True)] == 3 * [False] + 4 * [True]
+    assert torch.equal(half_affine(table), table)
 
 
 def test_crop_moves_whole_images() -> None:

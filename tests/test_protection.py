@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 import stealguard as sg
 from samples import mlp, noise, task
+from stealguard.data import roles
 from stealguard.data.roles import divide
 from stealguard.defenses import AdaptiveMisinformation
 from stealguard.errors import Invalid
@@ -82,6 +84,33 @@ def test_validation_is_held_out_of_training() -> None:
     (fit_x, _), (held_x, _) = validation_split(sg.data.Split(x, torch.arange(100)), seed=0)
     assert len(held_x) == 10
     assert torch.cat([fit_x, held_x]).sort(dim=0).values.equal(x)
+
+
+def test_who_names_nothing_gets_robust_ini_and_the_outliers_of_the_tasks_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "some.npz", x=noise(60).numpy())
+    monkeypatch.setitem(roles.STAND_INS, (1, 28, 28), [f"npz:{tmp_path / 'some.npz'}"])
+    recipe = sg.protect("lenet5", task(200), epochs=1, out=tmp_path / "a", progress=False).recipe
+    assert recipe["defense"]["name"] == "ini-robust"
+    assert recipe["training"]["augment"] == "half-affine"
+    assert [one["rows"] for one in recipe["outliers"]] == [40]
+    undefended = sg.protect("lenet5", task(200), defense="none", epochs=1, out=tmp_path / "b", progress=False)
+    assert undefended.recipe["outliers"] == []
+
+
+def test_no_outliers_are_made_up_for_another_shape(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match=r"`outliers` should be given, since no set has inputs of shape \(16,\)"):
+        sg.protect(mlp(), task(200, (16,), 3), out=tmp_path / "a", progress=False)
+    assert not list(tmp_path.iterdir())
+    assert all(name in sg.data.SETS for names in roles.STAND_INS.values() for name in names)
+
+
+def test_a_table_is_protected_as_images_are(tmp_path: Path) -> None:
+    made = sg.protect(
+        mlp(), task(200, (16,), 3), outliers=[noise(60, (16,))], epochs=1, out=tmp_path / "a", progress=False
+    )
+    assert sg.load(made.folder, net=mlp()).box(noise(4, (16,))).shape == (4, 3)
 
 
 def test_a_third_of_each_outlier_set_is_never_trained_on() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,6 +58,11 @@ def require(ok: bool, parameter: str, rule: str, found: object) -> None:
     """Raise `Invalid` unless `ok`."""
     if not ok:
         raise Invalid(parameter, rule, found)
+
+
+def require_weight(weight: float, parameter: str) -> None:
+    """Raise `Invalid` unless a loss can be weighed so: by a finite number of at least 0."""
+    require(weight >= 0 and math.isfinite(weight), parameter, "a finite number of at least 0", weight)
 
 
 def pick(table: dict[str, Any], name: str, parameter: str) -> Any:

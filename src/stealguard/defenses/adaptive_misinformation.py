@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stealguard.boxes import Boxed
-from stealguard.errors import require
+from stealguard.errors import require, require_weight
 from stealguard.nets import sibling
 from stealguard.types import Batch, BlackBox, Cost, Defense, Objective
 
@@ -61,8 +61,7 @@ class AdaptiveMisinformation(Defense):
     def __post_init__(self) -> None:
         require(0 <= self.tau <= 1, "tau", "in [0, 1]", self.tau)
         require(self.nu > 0 and math.isfinite(self.nu), "nu", "a positive number", self.nu)
-        ok = self.exposure >= 0 and math.isfinite(self.exposure)
-        require(ok, "exposure", "a finite number of at least 0", self.exposure)
+        require_weight(self.exposure, "exposure")
 
     @property
     def needs_outliers(self) -> bool:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from stealguard.boxes import logits
 from stealguard.checks import check_inputs
-from stealguard.errors import require
+from stealguard.errors import require, require_weight
 from stealguard.hashing import projection, uniforms
 from stealguard.nets import seed_from
 from stealguard.seeds import derive
@@ -102,7 +102,7 @@ class CIP(Defense):
         return cls(weight=0.1, m_in=-25.0, m_out=-7.0)
 
     def __post_init__(self) -> None:
-        require(self.weight >= 0 and math.isfinite(self.weight), "weight", "a finite number of at least 0", self.weight)
+        require_weight(self.weight, "weight")
         require(self.m_in <= self.m_out, "m_in", "at most `m_out`", self.m_in)
         ok = len(self.quantiles) == 2 and 0 <= self.quantiles[0] <= self.quantiles[1] <= 1
         require(ok, "quantiles", "two rising numbers in [0, 1]", self.quantiles)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.errors import require
+from stealguard.errors import require, require_weight
 from stealguard.hashing import projection
 from stealguard.nets import seed_from, sibling
 from stealguard.seeds import derive
@@ -79,8 +79,7 @@ class EDM(Defense):
     width: float = 0.05
 
     def __post_init__(self) -> None:
-        ok = self.diversity >= 0 and math.isfinite(self.diversity)
-        require(ok, "diversity", "a finite number of at least 0", self.diversity)
+        require_weight(self.diversity, "diversity")
         require(self.members >= 2, "members", "at least 2", self.members)
         require(self.width > 0 and math.isfinite(self.width), "width", "a positive number", self.width)
 

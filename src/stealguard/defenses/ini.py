@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from stealguard.combine import COMBINES
 from stealguard.decoys import Decoyed, Decoys
-from stealguard.errors import pick, require
+from stealguard.errors import pick, require, require_weight
 from stealguard.losses import induction
 from stealguard.nets import build, reinitialized, seed_from
 from stealguard.seeds import derive
@@ -45,8 +45,7 @@ class InI(Defense):
 
     def __post_init__(self) -> None:
         for name in ("gamma", "delta", "epsilon"):
-            weight = getattr(self, name)
-            require(weight >= 0 and math.isfinite(weight), name, "a finite number of at least 0", weight)
+            require_weight(getattr(self, name), name)
         require(self.surrogates >= 1, "surrogates", "at least 1", self.surrogates)
         require(self.reading in READINGS, "reading", f"one of {', '.join(READINGS)}", f"`{self.reading}`")
         pick(COMBINES, self.combine, "combine")

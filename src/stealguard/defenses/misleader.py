@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stealguard.augment import affine
-from stealguard.errors import require
+from stealguard.errors import require, require_weight
 from stealguard.losses import kl
 from stealguard.nets import sibling
 from stealguard.types import Batch, Cost, Defense, Objective
@@ -84,8 +84,7 @@ class Misleader(Defense):
     temperatures: tuple[float, ...] = (6.0, 4.0, 2.0)
 
     def __post_init__(self) -> None:
-        ok = self.extraction >= 0 and math.isfinite(self.extraction)
-        require(ok, "extraction", "a finite number of at least 0", self.extraction)
+        require_weight(self.extraction, "extraction")
         require(0 <= self.distillation <= 1, "distillation", "in [0, 1]", self.distillation)
         ok = len(self.temperatures) >= 1 and all(t > 0 and math.isfinite(t) for t in self.temperatures)
         require(ok, "temperatures", "at least one positive number", self.temperatures)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.errors import require
+from stealguard.errors import require, require_weight
 from stealguard.losses import kl
 from stealguard.nets import sibling
 from stealguard.types import Batch, Cost, Defense, Objective
@@ -43,7 +43,7 @@ class NastyTeacher(Defense):
     tau: float = 4.0
 
     def __post_init__(self) -> None:
-        require(self.omega >= 0 and math.isfinite(self.omega), "omega", "a finite number of at least 0", self.omega)
+        require_weight(self.omega, "omega")
         require(self.tau > 0 and math.isfinite(self.tau), "tau", "a positive number", self.tau)
 
     @property
