@@ -1,0 +1,44 @@
+"""JSON lines of one release each -> a Markdown table of their means in %, with half a 95 % t-interval over releases.
+
+python -m benchmarks.means docs/results/labelling.jsonl --by labelling --of honest clone_accuracy
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from stealguard.report.statistics import Spread
+
+
+def table(path: Path, by: Sequence[str], of: Sequence[str]) -> str:
+    """A line for each value of the columns `by`, in order of appearance."""
+    found: dict[tuple[str, ...], list[dict[str, float]]] = defaultdict(list)
+    for row in map(json.loads, path.read_text().splitlines()):
+        found[tuple(str(row[name]) for name in by)].append(row)
+    lines = [[*by, *of], [*["---"] * len(by), *["--:"] * len(of)]]
+    for key, rows in found.items():
+        lines.append([*key, *(_percent([row[name] for row in rows]) for name in of)])
+    return "\n".join(f"| {' | '.join(line).replace('_', ' ')} |" for line in lines)
+
+
+def _percent(values: Sequence[float]) -> str:
+    spread = Spread.of(values)
+    assert spread is not None, "no key is without rows"
+    return f"{100 * spread.mean:.1f}" + (f" ± {100 * spread.half:.1f}" if spread.half is not None else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--by", nargs="+", required=True)
+    parser.add_argument("--of", nargs="+", required=True)
+    given = parser.parse_args()
+    print(table(given.path, given.by, given.of))
+
+
+if __name__ == "__main__":
+    main()
