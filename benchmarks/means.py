@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from stealguard.report.naming import number
 from stealguard.report.statistics import Spread
 
 
@@ -21,14 +22,8 @@ def table(path: Path, by: Sequence[str], of: Sequence[str]) -> str:
         found[tuple(str(row[name]) for name in by)].append(row)
     lines = [[*by, *of], [*["---"] * len(by), *["--:"] * len(of)]]
     for key, rows in found.items():
-        lines.append([*key, *(_percent([row[name] for row in rows]) for name in of)])
+        lines.append([*key, *(number(Spread.of([row[name] for row in rows])) for name in of)])
     return "\n".join(f"| {' | '.join(line).replace('_', ' ')} |" for line in lines)
-
-
-def _percent(values: Sequence[float]) -> str:
-    spread = Spread.of(values)
-    assert spread is not None, "no key is without rows"
-    return f"{100 * spread.mean:.1f}" + (f" ± {100 * spread.half:.1f}" if spread.half is not None else "")
 
 
 def main() -> None:

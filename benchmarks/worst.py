@@ -15,8 +15,7 @@ from pathlib import Path
 
 from stealguard.report import summary
 from stealguard.report.cells import Cell, Group
-from stealguard.report.naming import titles
-from stealguard.report.statistics import Spread
+from stealguard.report.naming import number, titles
 from stealguard.rows import Row, read
 
 Kind = tuple[str, str, int, int]  # an attack with its settings, a pool, owned samples and the budget
@@ -33,7 +32,7 @@ def table(groups: Sequence[Group]) -> str:
     kinds = _kinds(groups)
     head = ["attack", "pool", "budget", "no theft", *(group.label for group in groups)]
     lines = [head, ["---", "---", *["--:"] * (len(head) - 2)]]
-    lines.append(["benign accuracy", "", "", "", *(_percent(group.benign) for group in groups)])
+    lines.append(["benign accuracy", "", "", "", *(number(group.benign) for group in groups)])
     for (attack, pool, own, budget), cells in kinds.items():
         worst = [max(of, key=lambda cell: cell.reached) if (of := cells.get(i)) else None for i in range(len(groups))]
         alone = [cell.no_theft for cell in worst if cell and cell.no_theft is not None]
@@ -44,13 +43,13 @@ def table(groups: Sequence[Group]) -> str:
 
 
 def _kinds(groups: Sequence[Group]) -> dict[Kind, dict[int, list[Cell]]]:
-    """By kind of theft and then by the number of the group, the cells that some thief has finished."""
+    """By kind of theft and then by the column of the group, the cells that some thief has finished."""
     names = titles(line for group in groups for line in group.cells)
     kinds: dict[Kind, dict[int, list[Cell]]] = defaultdict(lambda: defaultdict(list))
-    for number, group in enumerate(groups):
+    for column, group in enumerate(groups):
         for line, cell in group.cells.items():
             if cell.clone:
-                kinds[names[line], line.pool, line.own, line.budget][number].append(cell)
+                kinds[names[line], line.pool, line.own, line.budget][column].append(cell)
     return kinds
 
 
@@ -58,13 +57,7 @@ def _told(cell: Cell | None) -> str:
     if cell is None:
         return "-"
     how = ", ".join(filter(None, [cell.line.labels, cell.line.answers]))
-    return f"{_percent(cell.clone)} ({how})"
-
-
-def _percent(spread: Spread | None) -> str:
-    if spread is None:
-        return "-"
-    return f"{100 * spread.mean:.1f}" + (f" ± {100 * spread.half:.1f}" if spread.half is not None else "")
+    return f"{number(cell.clone)} ({how})"
 
 
 def main() -> None:
