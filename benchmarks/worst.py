@@ -44,12 +44,12 @@ def table(groups: Sequence[Group]) -> str:
 
 def _kinds(groups: Sequence[Group]) -> dict[Kind, dict[int, list[Cell]]]:
     """By kind of theft and then by the column of the group, the cells that some thief has finished."""
-    names = titles(line for group in groups for line in group.cells)
+    names = titles(line._replace(answers="") for group in groups for line in group.cells)
     kinds: dict[Kind, dict[int, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for column, group in enumerate(groups):
         for line, cell in group.cells.items():
             if cell.clone:
-                kinds[names[line], line.pool, line.own, line.budget][column].append(cell)
+                kinds[names[line._replace(answers="")], line.pool, line.own, line.budget][column].append(cell)
     return kinds
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+from benchmarks import means, worst
+
 from stealguard import cli
 from stealguard.report import render
 from stealguard.rows import read
 
 HOME = Path(__file__).parent.parent
 README = (HOME / "README.md").read_text()
+NOTEBOOK = (HOME / "docs/research/README.md").read_text()
 
 
 def test_the_table_is_computed_from_committed_rows() -> None:
@@ -20,6 +24,26 @@ def test_the_table_is_computed_from_committed_rows() -> None:
 def test_the_table_of_rivals_is_computed_from_committed_rows() -> None:
     rivals = (HOME / "docs/rivals.md").read_text()
     assert render(read(HOME / "docs/results/rivals.jsonl"), "markdown") in rivals
+
+
+@pytest.mark.parametrize("rows", ["robust", "robust-fashion", "robust-ablation", "robust-strictness", "robust-further"])
+def test_the_notebooks_tables_of_thefts_are_computed_from_committed_rows(rows: str) -> None:
+    assert worst.tables(read(HOME / f"docs/results/{rows}.jsonl")) in NOTEBOOK
+
+
+@pytest.mark.parametrize(
+    ("rows", "by", "of"),
+    [
+        ("labelling", ["labelling"], ["honest", "clone_accuracy"]),
+        ("shifted", ["data", "defense"], ["plain", "shifted", "twice"]),
+    ],
+)
+def test_the_notebooks_other_tables_are_means_of_committed_rows(rows: str, by: list[str], of: list[str]) -> None:
+    assert means.table(HOME / f"docs/results/{rows}.jsonl", by, of) in NOTEBOOK
+
+
+def test_the_readme_shows_the_notebooks_first_table() -> None:
+    assert worst.tables(read(HOME / "docs/results/robust.jsonl")) in README
 
 
 def test_whatever_it_points_to_is_there() -> None:
