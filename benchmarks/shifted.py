@@ -29,8 +29,9 @@ def main() -> None:
         with seeded(derive(0, "shifted")), torch.no_grad():
             inputs = {"plain": x, "shifted": affine(x), "twice": affine(x, angle=0.52, scale=0.3, shift=0.2)}
         found = {name: accuracy(release.box(z.clamp(0, 1)), y) for name, z in inputs.items()}
-        told = {"data": release.recipe["data"], "defense": release.recipe["defense"]["name"]}
-        print(json.dumps({"release": str(folder), **told, "seed": release.recipe["seed"], **found}), flush=True)
+        recipe = release.recipe
+        told = {"data": recipe["data"], "defense": recipe["defense"]["name"], **recipe["training"]}
+        print(json.dumps({"release": str(folder), **told, "seed": recipe["seed"], **found}), flush=True)
 
 
 if __name__ == "__main__":
