@@ -95,6 +95,9 @@ def test_who_names_nothing_gets_robust_ini_and_the_outliers_of_the_tasks_shape(
     assert recipe["defense"]["name"] == "ini-robust"
     assert recipe["training"]["augment"] == "half-affine"
     assert [one["rows"] for one in recipe["outliers"]] == [40]
+    alike = sg.protect("lenet5", task(200), defense=sg.InI.robust(), epochs=1, out=tmp_path / "c", progress=False)
+    assert alike.recipe["training"] == recipe["training"]
+    assert alike.recipe["weights_sha256"] == recipe["weights_sha256"]
     undefended = sg.protect("lenet5", task(200), defense="none", epochs=1, out=tmp_path / "b", progress=False)
     assert undefended.recipe["outliers"] == []
 

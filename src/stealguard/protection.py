@@ -55,7 +55,7 @@ def protect(
             defense that needs some, `stealguard.data.roles.STAND_INS` of the task's shape if None. The last third of
             each is never trained on, so that an audit can query the family with unseen inputs.
         defense: a preset's name or a defense.
-        training: how to train; the preset's way if None.
+        training: how to train; the way of the preset, or of the defense's kind, if None.
         epochs: overrides the training's.
         seed: the whole run follows from it.
         start: already trained weights to begin with: a release folder or a module, of the net's architecture or of
@@ -161,7 +161,12 @@ def _word(given: str | Path | nn.Module) -> str:
 
 
 def _preset(defense: str | Defense, training: Training | None, epochs: int | None) -> Preset:
-    known = pick(PRESETS, defense, "defense") if isinstance(defense, str) else Preset(defense, PRESETS["ini"].training)
+    """That of the name; for a defense, itself with the training of the preset of its kind."""
+    if isinstance(defense, str):
+        known = pick(PRESETS, defense, "defense")
+    else:
+        name, _ = describe(DEFENSES, defense)
+        known = Preset(defense, PRESETS[name].training if name in PRESETS else Training())
     training = training or known.training
     return Preset(known.defense, training if epochs is None else replace(training, epochs=epochs))
 
