@@ -119,7 +119,8 @@ class RobustInI(Defense):
     Args:
         strictness: the strength: the logarithm of how much likelier outliers are held to be than in training, where
             one input in two is. Every unit costs honest users accuracy on unusual inputs, and a thief more.
-        decoys: whether outliers are answered with decoys. Without, the answer to them is uniform: an honest "unknown".
+        decoys: whether outliers are answered with decoys. Without, the answer to them is all but uniform, an honest
+            "unknown"; its most probable class is still the net's, so labels alone give it away.
     """
 
     strictness: float = 1.0
