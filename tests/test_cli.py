@@ -49,7 +49,7 @@ def stealguard(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 def protect(stealguard: Run, sets: Path) -> Run:
     return lambda out, *more: stealguard(
         "protect", "lenet5", f"npz:{sets}/task.npz", "--outliers", f"npz:{sets}/outliers.npz", "--out", out,
-        "--epochs", 1, "--train", "batch=32", "--threads", 1, *more,
+        "--defense", "ini", "--epochs", 1, "--train", "batch=32", "--threads", 1, *more,
     )  # fmt: skip
 
 
@@ -123,13 +123,15 @@ def test_protect_says_where_and_how_well(protect: Run, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["protect", "lenet", "mnist", "--out", "x"], "did you mean `lenet5`"),
-        (["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x"], "`outliers` should be given"),
         (
             ["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--outliers", "npz:{sets}/small.npz"],
             "resized with `resize`",
         ),
         (["protect", "lenet5", "npz:nowhere.npz", "--out", "x"], "nowhere.npz"),
-        (["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--set", "gama=1"], "did you mean `gamma`"),
+        (
+            ["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--set", "strictnes=1"],
+            "did you mean `strictness`",
+        ),
         (
             ["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--set", "gamma"],
             "`set` should be KEY=VALUE. Found `gamma`",

@@ -52,7 +52,7 @@ def test_it_answers_the_task_rightly_and_outliers_wrongly() -> None:
     sg.fit(model, x, y, sg.Training(epochs=30, batch=32), seed=0, outliers=outliers, progress=False,
            objective=defense.objective(model, x, seed=0))  # fmt: skip
     box, unseen = Boxed(model, (16,)), noise(300, (16,), seed=10)
-    assert (box(x).argmax(dim=1) == y).float().mean() > 0.95
+    assert (box(x).argmax(dim=1) == y).float().mean() > 0.9
     honest = Boxed(net, (16,))(unseen).argmax(dim=1)
     assert (box(unseen).argmax(dim=1) != honest).float().mean() > 0.9
     with torch.no_grad():
