@@ -26,7 +26,7 @@ def test_the_table_of_rivals_is_computed_from_committed_rows() -> None:
     assert render(read(HOME / "docs/results/rivals.jsonl"), "markdown") in rivals
 
 
-@pytest.mark.parametrize("rows", ["robust", "robust-fashion", "robust-ablation", "robust-further"])
+@pytest.mark.parametrize("rows", ["robust", "robust-fashion", "robust-ablation", "robust-strictness", "robust-further"])
 def test_the_notebooks_tables_of_thefts_are_computed_from_committed_rows(rows: str) -> None:
     assert worst.tables(read(HOME / f"docs/results/{rows}.jsonl")) in NOTEBOOK
 
