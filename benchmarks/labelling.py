@@ -4,8 +4,8 @@
 
 Each release is one of robust InI; its net and its border stand for all. An input that the net holds to be the task's is
 answered by the net, every other one with the class that a labelling gives it; the thief takes labels. One JSON line a
-release and labelling, with the share of honest answers and the clone's accuracy, both on the validation split: the test
-set is not read. Labellings that are learned are learned from the task's fitting split.
+release and labelling, with the share of the pool that is answered honestly and the clone's accuracy on the validation
+split: the test set is not read. Labellings that are learned are learned from the task's fitting split.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ class Bench:
         self.classes, self.seed = task.classes, derive(release.recipe["seed"], "labelling")
         self.wrong = derangement(self.classes, self.seed)
 
+    def standardized(self, module: nn.Module) -> Labelling:
+        """The classes of a random module, its scores standardized over task inputs."""
+        scores = logits(module, self.fitting[0][:2000])
+        mean, deviation = scores.mean(dim=0), scores.std(dim=0)
+        return lambda x: (logits(module, x) - mean) / deviation
+
     def learned(self, module: nn.Module, epochs: int, rows: int | None = None) -> Labelling:
         """The classes that a module gives once it has learned to call the task's by wrong names."""
         x, y = self.fitting
@@ -72,18 +78,14 @@ def _least_likely(bench: Bench) -> Labelling:
 
 
 def _random_net(bench: Bench) -> Labelling:
-    net = reinitialized(bench.net, seed=bench.seed).eval()
-    pixels = bench.fitting[0][:2000]
-    mean, deviation = logits(net, pixels).mean(dim=0), logits(net, pixels).std(dim=0)
-    return lambda x: (logits(net, x) - mean) / deviation
+    return bench.standardized(reinitialized(bench.net, seed=bench.seed))
 
 
 def _random_linear(bench: Bench) -> Labelling:
     with seeded(bench.seed):
         decoys = Decoys(bench.fitting[0][:2], bench.classes, bench.seed)
         nn.init.normal_(decoys.linear.weight)
-    scores = logits(decoys, bench.fitting[0][:2000])
-    return lambda x: (logits(decoys, x) - scores.mean(dim=0)) / scores.std(dim=0)
+    return bench.standardized(decoys)
 
 
 def _early_net(bench: Bench) -> Labelling:
