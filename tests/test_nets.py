@@ -16,6 +16,7 @@ from stealguard.nets import NETS, build, reinitialized
 WEIGHTS = {  # for 3 channels of 32 pixels and ten classes, as the papers and their programs count them
     "lenet5": 62_006,
     "resnet18": 11_173_962,
+    "resnet20": 272_474,  # with projections as shortcuts; 269,722 with padded identities
     "resnet34": 21_282_122,
     "resnet50": 23_520_842,
     "vgg16": 14_728_266,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stealguard.errors import Invalid, pick, require
 from stealguard.nets.lenet import lenet5
-from stealguard.nets.resnet import resnet18, resnet34, resnet50
+from stealguard.nets.resnet import resnet18, resnet20, resnet34, resnet50
 from stealguard.nets.vgg import vgg16
 from stealguard.nets.wide_resnet import wrn16_4, wrn28_10
 from stealguard.seeds import derive, seeded
@@ -21,6 +21,7 @@ from stealguard.seeds import derive, seeded
 NETS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "lenet5": lenet5,
     "resnet18": resnet18,
+    "resnet20": resnet20,
     "resnet34": resnet34,
     "resnet50": resnet50,
     "vgg16": vgg16,

@@ -19,6 +19,11 @@ class Residual(nn.Module):
         return F.relu(self.body(x) + self.shortcut(x))
 
 
+def resnet20(channels: int, size: int, classes: int) -> nn.Module:
+    """Three basic blocks in each of three stages of 16, 32, 64 channels: 270,000 weights, the paper's for CIFAR."""
+    return _resnet(_basic, (3, 3, 3), channels, classes, width=16)
+
+
 def resnet18(channels: int, size: int, classes: int) -> nn.Module:
     """Two basic blocks in each of four stages of 64, 128, 256, 512 channels."""
     return _resnet(_basic, (2, 2, 2, 2), channels, classes)
@@ -34,13 +39,15 @@ def resnet50(channels: int, size: int, classes: int) -> nn.Module:
     return _resnet(_bottleneck, (3, 4, 6, 3), channels, classes, expansion=4)
 
 
-def _resnet(block, depths: Sequence[int], channels: int, classes: int, expansion: int = 1) -> nn.Module:  # type: ignore[no-untyped-def]
-    layers: list[nn.Module] = [*_conv(channels, 64, 3), nn.ReLU()]
-    wide = 64
+def _resnet(  # type: ignore[no-untyped-def]
+    block, depths: Sequence[int], channels: int, classes: int, *, width: int = 64, expansion: int = 1
+) -> nn.Module:
+    layers: list[nn.Module] = [*_conv(channels, width, 3), nn.ReLU()]
+    wide = width
     for stage, depth in enumerate(depths):
         for i in range(depth):
-            layers.append(block(wide, 64 << stage, stride=2 if stage > 0 and i == 0 else 1))
-            wide = (64 << stage) * expansion
+            layers.append(block(wide, width << stage, stride=2 if stage > 0 and i == 0 else 1))
+            wide = (width << stage) * expansion
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(wide, classes))
 
 
