@@ -49,6 +49,18 @@ def test_each_part_learns_from_its_own_losses() -> None:
     }  # fmt: skip
 
 
+def test_a_member_learns_as_fast_as_it_would_alone() -> None:
+    """Its gradient is that of its own loss, however many members there are."""
+    model, defense = Misleader(extraction=0).build(mlp(), noise(2, (16,))).double(), Misleader(extraction=0)
+    member = model.members[0]
+    terms = member_terms(member, model.thieves[0], model.teacher(BATCH.x).detach(), BATCH, BATCH.x, 6.0)
+    losses = defense._losses(model, BATCH)
+    weights = list(member.parameters())
+    alone = torch.autograd.grad(0.7 * terms.task + 0.3 * terms.distillation, weights)
+    together = torch.autograd.grad(losses["task"] + losses["distillation"], weights)
+    torch.testing.assert_close(together, alone)
+
+
 def test_it_answers_the_mean_of_its_members() -> None:
     model, x = Misleader().build(mlp(), noise(2, (16,))), noise(9, (16,))
     mean = torch.stack([Boxed(member, (16,))(x) for member in model.members]).mean(dim=0)
