@@ -1,9 +1,9 @@
-"""What honest users get whose inputs are turned, scaled and moved: accuracy on test images, as they are and altered.
+"""What honest users get: accuracy on the validation split, and on test images as they are, turned, scaled and moved.
 
     python -m benchmarks.shifted RELEASE ...
 
-One JSON line a release: `plain`; `shifted` by the augmentation `affine` (up to 15 degrees, 15 %, 1.4 pixels of 28); and
-`twice`, by double of each.
+One JSON line a release: `validation`; `plain`, the test images; `shifted` by the augmentation `affine` (up to 15
+degrees, 15 %, 1.4 pixels of 28); and `twice`, by double of each.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def main() -> None:
             inputs = {"plain": x, "shifted": affine(x), "twice": affine(x, angle=0.52, scale=0.3, shift=0.2)}
         found = {name: accuracy(release.box(z.clamp(0, 1)), y) for name, z in inputs.items()}
         recipe = release.recipe
-        told = {"data": recipe["data"], "defense": recipe["defense"]["name"], **recipe["training"]}
+        start = "scratch" if recipe["start"] is None else "trained"
+        told = {"data": recipe["data"], "defense": recipe["defense"]["name"], "start": start, **recipe["training"]}
+        found["validation"] = recipe["history"][-1]["validation"]
         print(json.dumps({"release": str(folder), **told, "seed": recipe["seed"], **found}), flush=True)
 
 

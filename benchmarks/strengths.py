@@ -3,8 +3,8 @@
     python -m benchmarks.strengths RELEASE ... --points 1
 
 Releases of several seeds and tasks count together: a setting is within the points if it is so on each. A guard is put
-on undefended releases; a defense that is trained (Adaptive Misinformation) needs releases of its own. The test set is
-not read.
+on undefended releases; a defense that is trained (Adaptive Misinformation, HODA) needs releases of its own. The test
+set is not read. Of HODA it tells the greatest distance of honest clients, of a hundred validation inputs each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ import torch
 
 from stealguard import data, load
 from stealguard.boxes import Boxed
-from stealguard.defenses import CIP, DCP, GRAD2, MAD, AdaptiveMisinformation, ModelGuardS, ModelGuardW, ReverseSigmoid
+from stealguard.defenses import (
+    CIP,
+    DCP,
+    GRAD2,
+    HODA,
+    MAD,
+    AdaptiveMisinformation,
+    ModelGuardS,
+    ModelGuardW,
+    ReverseSigmoid,
+)  # fmt: skip
+from stealguard.defenses.hoda import Staged, pearson_distance
 from stealguard.metrics import accuracy
 from stealguard.protection import validation_split
 from stealguard.release import Release
@@ -47,6 +58,17 @@ def losses(release: Release, settings: Sequence[Defense]) -> Iterator[float]:
         yield 100 * (unguarded - accuracy(defense.guard(plain, release.model)(x), y))
 
 
+def greatest_distance(release: Release, defense: HODA, clients: int = 1_000) -> float:
+    """Of the histograms of honest clients, each of validation inputs that are drawn at random, from the normal one."""
+    assert isinstance(release.model, Staged)
+    _, (x, _) = validation_split(data.task(release.recipe["data"]).train, release.recipe["seed"])
+    hardness = release.model.hardness(x, release.model(x).argmax(dim=1))
+    rng = torch.Generator().manual_seed(0)
+    draws = [hardness[torch.randperm(len(x), generator=rng)[: defense.queries]] for _ in range(clients)]
+    normal = release.model.normal[: int((release.model.taken > 0).sum()) + 1]
+    return max(pearson_distance(draw.bincount(minlength=len(normal)), normal) for draw in draws)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("releases", nargs="+", type=Path)
@@ -62,6 +84,10 @@ def main() -> None:
         within = [s for s, loss in zip(settings, worst, strict=True) if loss <= given.points]
         told = ", ".join(f"{loss:.2f}" for loss in worst)
         print(f"{name}: {within[-1] if within else 'none'}; points lost at worst: {told}", flush=True)
+    for release in releases:
+        if isinstance(release.defense, HODA):
+            print(f"hoda, {release.recipe['data']}, seed {release.recipe['seed']}: greatest distance of honest clients",
+                  f"{greatest_distance(release, release.defense):.4f}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
