@@ -39,7 +39,7 @@ class Training:
         lr, momentum, weight_decay: SGD's.
         schedule: `cosine` to 0, `warm-cosine` (which rises over the first twentieth), `step` (a tenth at each third) or
             `constant`.
-        augment: a name in `AUGMENTATIONS`, for task inputs.
+        augment: a name in `AUGMENTATIONS`: what task inputs and outliers go through.
         keep: the weights after the `last` epoch, or those `best` on the validation split.
     """
 
@@ -134,7 +134,8 @@ def _epoch(
         rate = training.lr * SCHEDULES[training.schedule](step / (training.epochs * len(order)))
         run.optimizer.param_groups[0]["lr"] = rate
         others = None if outliers is None else outliers[torch.randint(len(outliers), (size,))].to(device)
-        batch = Batch(augment(x[rows].to(device)), y[rows].to(device), others)
+        moved = None if others is None else augment.outliers(others)
+        batch = Batch(augment.task(x[rows].to(device)), y[rows].to(device), moved)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             losses = objective(model, batch)
         _check_finite(losses, step)
