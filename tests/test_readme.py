@@ -26,7 +26,13 @@ def test_the_table_of_rivals_is_computed_from_committed_rows() -> None:
     assert render(read(HOME / "docs/results/rivals.jsonl"), "markdown") in rivals
 
 
-@pytest.mark.parametrize("rows", ["robust", "robust-fashion", "robust-ablation", "robust-strictness", "robust-further"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "robust", "robust-fashion", "robust-ablation", "robust-families", "robust-strictness", "robust-further",
+        "robust-much", "robust-warm", "robust-cifar10",
+    ],
+)  # fmt: skip
 def test_the_notebooks_tables_of_thefts_are_computed_from_committed_rows(rows: str) -> None:
     assert worst.tables(read(HOME / f"docs/results/{rows}.jsonl")) in NOTEBOOK
 
@@ -35,7 +41,7 @@ def test_the_notebooks_tables_of_thefts_are_computed_from_committed_rows(rows: s
     ("rows", "by", "of"),
     [
         ("labelling", ["labelling"], ["honest", "clone_accuracy"]),
-        ("shifted", ["data", "defense", "augment"], ["plain", "shifted", "twice"]),
+        ("shifted", ["data", "defense", "start", "augment"], ["validation", "plain", "shifted", "twice"]),
     ],
 )
 def test_the_notebooks_other_tables_are_means_of_committed_rows(rows: str, by: list[str], of: list[str]) -> None:
