@@ -113,12 +113,12 @@ class Misleader(Defense):
             member_terms(member, thief, teacher.detach(), batch, asked, temperature)
             for member, thief, temperature in zip(model.members, model.thieves, self.temperatures, strict=True)
         ]
-        each = Terms(*(torch.stack(values).sum() for values in zip(*terms, strict=True)))
+        summed = Terms(*(torch.stack(values).sum() for values in zip(*terms, strict=True)))
         return {
-            "task": (1 - self.distillation) * each.task,
-            "distillation": self.distillation * each.distillation,
-            "extraction": self.extraction * each.extraction,
-            "theft": each.theft,
+            "task": (1 - self.distillation) * summed.task,
+            "distillation": self.distillation * summed.distillation,
+            "extraction": self.extraction * summed.extraction,
+            "theft": summed.theft,
             "teacher": F.cross_entropy(teacher, batch.y),
         }
 
