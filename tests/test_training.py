@@ -175,6 +175,21 @@ def test_keep_best_ends_with_the_best_validated_weights() -> None:
     assert correct(model, *held) == max(record["validation"] for record in history)
 
 
+def test_outliers_go_through_what_task_inputs_go_through() -> None:
+    """Or a black border would mark the task, and honest inputs, which have none, would be taken for outliers."""
+    black: list[float] = []
+
+    def objective(model: nn.Module, batch: sg.types.Batch) -> dict[str, Tensor]:
+        assert batch.outliers is not None
+        black.extend((part == 0).float().mean().item() for part in (batch.x, batch.outliers))
+        return {"task": nn.functional.cross_entropy(model(batch.x), batch.y)}
+
+    white = torch.ones(64, 1, 8, 8)
+    fit(small(), white, torch.zeros(64).long(), replace(QUICK, augment="crop"), seed=0, objective=objective,
+        outliers=white, progress=False)  # fmt: skip
+    assert min(black) > 0.2
+
+
 def test_outliers_come_a_batch_a_step() -> None:
     sizes = []
 

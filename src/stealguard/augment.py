@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,21 +54,12 @@ def half_affine(x: Tensor) -> Tensor:
     return torch.cat([affine(x[:moved]), x[moved:]])
 
 
-class Augmentation(NamedTuple):
-    """What is done to task inputs, and what to outliers beside them.
-
-    Where *every* task input is altered, outliers are too: a black border that all of the task and no outlier has would
-    be what a net tells the two by, and honest inputs, which have none, would be taken for outliers.
-    """
-
-    task: Callable[[Tensor], Tensor]
-    outliers: Callable[[Tensor], Tensor]
-
-
-AUGMENTATIONS: dict[str, Augmentation] = {
-    "none": Augmentation(none, none),
-    "crop": Augmentation(crop, crop),
-    "crop-flip": Augmentation(crop_flip, crop_flip),
-    "affine": Augmentation(affine, affine),
-    "half-affine": Augmentation(half_affine, none),
+# Outliers go through what task inputs go through: a black border that all of the task and no outlier has would be what a
+# net tells the two by, and honest inputs, which have none, would be taken for outliers.
+AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": none,
+    "crop": crop,
+    "crop-flip": crop_flip,
+    "affine": affine,
+    "half-affine": half_affine,
 }

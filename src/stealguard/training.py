@@ -133,9 +133,9 @@ def _epoch(
     for step, rows in enumerate(order, start=done):
         rate = training.lr * SCHEDULES[training.schedule](step / (training.epochs * len(order)))
         run.optimizer.param_groups[0]["lr"] = rate
-        others = None if outliers is None else outliers[torch.randint(len(outliers), (size,))].to(device)
-        moved = None if others is None else augment.outliers(others)
-        batch = Batch(augment.task(x[rows].to(device)), y[rows].to(device), moved)
+        drawn = None if outliers is None else outliers[torch.randint(len(outliers), (size,))]
+        others = None if drawn is None else augment(drawn.to(device))
+        batch = Batch(augment(x[rows].to(device)), y[rows].to(device), others)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             losses = objective(model, batch)
         _check_finite(losses, step)

@@ -47,7 +47,7 @@ def letters(n: int = 60_000, seed: int = 0, tick: Tick = silent) -> Arrays:
     return {"x": render(groups, n, np.random.default_rng(derive(seed, "letters")), tick)}
 
 
-def glyphs(n: int = 20_000, seed: int = 0, tick: Tick = silent) -> Arrays:
+def glyphs(n: int = 100_000, seed: int = 0, tick: Tick = silent) -> Arrays:
     """`n` images (n, 1, 28, 28) of characters that are neither Latin nor digits, each script and kind as often."""
     groups: dict[str, list[Glyph]] = {}
     for font in GLYPH_FONTS:

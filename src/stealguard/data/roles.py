@@ -16,7 +16,7 @@ from stealguard.seeds import derive
 HELD_OUT = 1 / 3  # of every outlier set: never trained on, so that an audit can query the family with unseen inputs
 
 
-STAND_INS = {(1, 28, 28): ["glyphs", "strokes", "textures"], (3, 32, 32): ["stamps", "wallpapers"]}
+STAND_INS = {(1, 28, 28): ["glyphs", "textures"], (3, 32, 32): ["stamps", "wallpapers"]}
 
 
 def stand_ins(shape: tuple[int, ...]) -> list[str]:

@@ -166,10 +166,10 @@ SETS: dict[str, SetSpec] = {
     "glyphs": SetSpec(
         about="non-Latin characters and symbols in other fonts of matplotlib than those of `letters`",
         shape=(1, 28, 28),
-        sizes=(20_000,),
+        sizes=(100_000,),
         classes=0,
         licence="fonts: Bitstream Vera and STIX licences",
-        sources=made("glyphs", rendered.glyphs, 20_000),
+        sources=made("glyphs", rendered.glyphs, 100_000),
     ),
     "strokes": SetSpec(
         about="pen strokes that mean nothing: lines, curves and arcs, joined or not",
