@@ -54,8 +54,8 @@ def half_affine(x: Tensor) -> Tensor:
     return torch.cat([affine(x[:moved]), x[moved:]])
 
 
-# Outliers go through what task inputs go through: a black border that all of the task and no outlier has would be what a
-# net tells the two by, and honest inputs, which have none, would be taken for outliers.
+# Outliers go through what task inputs go through: a black border that all of the task and no outlier has would be what
+# a net tells the two by, and honest inputs, which have none, would be taken for outliers.
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": none,
     "crop": crop,

@@ -49,12 +49,16 @@ def letters(n: int = 60_000, seed: int = 0, tick: Tick = silent) -> Arrays:
 
 def glyphs(n: int = 100_000, seed: int = 0, tick: Tick = silent) -> Arrays:
     """`n` images (n, 1, 28, 28) of characters that are neither Latin nor digits, each script and kind as often."""
+    return {"x": render(list(scripts().values()), n, np.random.default_rng(derive(seed, "glyphs")), tick)}
+
+
+def scripts() -> dict[str, list[Glyph]]:
+    """The glyphs of every script and kind of symbol that has at least 40, by its name."""
     groups: dict[str, list[Glyph]] = {}
     for font in GLYPH_FONTS:
         for character in foreign(font):
             groups.setdefault(kind(character), []).append(Glyph(font, character))
-    common = [group for _, group in sorted(groups.items()) if len(group) >= 40]
-    return {"x": render(common, n, np.random.default_rng(derive(seed, "glyphs")), tick)}
+    return {name: group for name, group in sorted(groups.items()) if len(group) >= 40}
 
 
 def kind(character: str) -> str:
