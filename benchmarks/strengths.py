@@ -65,7 +65,7 @@ def greatest_distance(release: Release, defense: HODA, clients: int = 1_000) -> 
     hardness = release.model.hardness(x, release.model(x).argmax(dim=1))
     rng = torch.Generator().manual_seed(0)
     draws = [hardness[torch.randperm(len(x), generator=rng)[: defense.queries]] for _ in range(clients)]
-    normal = release.model.normal[: int((release.model.taken > 0).sum()) + 1]
+    normal = release.model.histogram
     return max(pearson_distance(draw.bincount(minlength=len(normal)), normal) for draw in draws)
 
 

@@ -42,6 +42,16 @@ class Staged(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
+    @property
+    def past(self) -> Tensor:
+        """The weights of the past nets that are kept, oldest first, (stages so far, weights)."""
+        return self.weights[: int((self.taken > 0).sum())]
+
+    @property
+    def histogram(self) -> Tensor:
+        """How many task inputs have each hardness that there is so far, (stages so far + 1,)."""
+        return self.normal[: len(self.past) + 1]
+
     @torch.no_grad()
     def look(self, x: Tensor) -> None:
         """One more step of training is about to be made, on task inputs x."""
@@ -58,12 +68,11 @@ class Staged(nn.Module):
     @torch.no_grad()
     def hardness(self, x: Tensor, labels: Tensor) -> Tensor:
         """For each of x, (N,): how many of the past nets there were before its label became what it is now, (N,)."""
-        past = self.weights[: int((self.taken > 0).sum())]
         lasting, since = torch.zeros_like(labels), torch.ones_like(labels, dtype=torch.bool)
-        for weights in past.flip(0):
+        for weights in self.past.flip(0):
             since &= functional_call(self.net, self._named(weights), (x,)).argmax(dim=1) == labels
             lasting += since
-        return len(past) - lasting
+        return len(self.past) - lasting
 
     def _take(self) -> bool:
         if (self.taken > 0).all():
@@ -74,7 +83,7 @@ class Staged(nn.Module):
             self.spacing *= 2
             if int(self.step) % int(self.spacing):
                 return True
-        place = int((self.taken > 0).sum())
+        place = len(self.past)
         self.weights[place], self.taken[place] = self._now(), self.step
         return True
 
@@ -161,13 +170,13 @@ class Hardness(Watch):
     def found_out(self, x: Tensor, answers: Tensor) -> int | None:
         device = self._model.weights.device
         degrees = self._model.hardness(x.to(device), answers.argmax(dim=1).to(device)).cpu()
-        start, bins = 0, int((self._model.taken > 0).sum()) + 1
+        start, normal = 0, self._model.histogram.cpu()
         while start < len(x):
             part = degrees[start : start + self._settings.queries - int(self._counts.sum())]
             self._counts += part.bincount(minlength=len(self._counts))
             start += len(part)
             if int(self._counts.sum()) == self._settings.queries:
-                distance = pearson_distance(self._counts[:bins], self._model.normal[:bins].cpu())
+                distance = pearson_distance(self._counts[: len(normal)], normal)
                 if distance > self._settings.delta:
                     return start - 1
                 self._counts.zero_()
