@@ -29,8 +29,8 @@ def test_the_table_of_rivals_is_computed_from_committed_rows() -> None:
 @pytest.mark.parametrize(
     "rows",
     [
-        "robust", "robust-fashion", "robust-ablation", "robust-families", "robust-strictness", "robust-further",
-        "robust-much", "robust-warm", "robust-cifar10",
+        "robust", "robust-fashion", "robust-ablation", "robust-less-textures", "robust-further", "robust-much",
+        "robust-warm", "robust-cifar10",
     ],
 )  # fmt: skip
 def test_the_notebooks_tables_of_thefts_are_computed_from_committed_rows(rows: str) -> None:
@@ -41,7 +41,9 @@ def test_the_notebooks_tables_of_thefts_are_computed_from_committed_rows(rows: s
     ("rows", "by", "of"),
     [
         ("labelling", ["labelling"], ["honest", "clone_accuracy"]),
-        ("shifted", ["data", "defense", "start", "augment"], ["validation", "plain", "shifted", "twice"]),
+        ("border", ["setting"], ["validation", "shifted", "seen", "glyphs", "strokes"]),
+        ("classes", ["class"], ["honest", "clone_accuracy"]),
+        ("shifted", ["data", "defense", "start", "augment", "epochs"], ["validation", "plain", "shifted", "twice"]),
     ],
 )
 def test_the_notebooks_other_tables_are_means_of_committed_rows(rows: str, by: list[str], of: list[str]) -> None:
