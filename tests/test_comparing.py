@@ -23,6 +23,7 @@ import yaml
 import stealguard as sg
 from grids import environment, tiny, write_sets
 from stealguard import comparing, defenses, presets
+from stealguard.defenses import RobustInI
 from stealguard.errors import Invalid, StealguardError
 from stealguard.rows import Row, Store
 from stealguard.types import BlackBox, Defense
@@ -265,11 +266,25 @@ class TestGuards:
         with pytest.raises(Invalid, match=r"`out` should be a folder that does not exist yet"):
             sg.guarded(plain, Uniform(), tmp_path / "made")
 
-    def test_what_has_a_training_of_its_own_is_refused(self, folder: Path, tmp_path: Path) -> None:
+    def test_a_trained_defense_takes_other_settings_of_its_answers(self, sets: Path, tmp_path: Path) -> None:
+        how: dict[str, Any] = {"outliers": f"npz:{sets}/outliers.npz", "epochs": 1, "progress": False}
+        task, milder, stricter = f"npz:{sets}/task.npz", RobustInI(strictness=-3.0), RobustInI(strictness=9.0)
+        release = sg.protect("lenet5", task, out=tmp_path / "milder", defense=milder, **how)
+        trained = sg.protect("lenet5", task, out=tmp_path / "stricter", defense=stricter, **how)
+        made = sg.guarded(release, stricter, tmp_path / "made")
+        assert made.recipe["weights_sha256"] == trained.recipe["weights_sha256"] == release.recipe["weights_sha256"]
+        assert made.recipe["defense"] == trained.recipe["defense"]
+        x = torch.rand(8, *release.shape)
+        for same in (made.box, sg.load(tmp_path / "made").box):
+            assert torch.equal(same(x), trained.box(x))
+        assert not torch.allclose(release.box(x), trained.box(x), atol=0.1), "what it was made from is as it was"
+
+    def test_what_would_have_trained_otherwise_is_refused(self, folder: Path, tmp_path: Path) -> None:
         release = sg.load(folder)
-        with pytest.raises(Invalid, match=r"`release` should be without a training of its own, .* Found `ini`"):
+        message = r"`defense` should be of the training that the release had, InI\(.*\); .* Found Defense\(\)"
+        with pytest.raises(Invalid, match=message):
             sg.guarded(release, Uniform(), tmp_path / "out")
-        with pytest.raises(Invalid, match=r"`defense` should be without a training of its own, .* Found `ini`"):
+        with pytest.raises(Invalid, match=r"training that the release had, Defense\(\); .* Found InI\(.*"):
             sg.guarded(sg.Release(folder, release.recipe, release.model, Defense()), sg.InI(), tmp_path / "out")
         assert not (tmp_path / "out").exists()
 

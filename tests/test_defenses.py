@@ -99,6 +99,35 @@ def test_training_that_was_interrupted_ends_in_the_same_bits(name: str, tmp_path
         torch.testing.assert_close(resumed[key], value, rtol=0, atol=0, equal_nan=True)
 
 
+ANSWERING = {  # other values of each setting that training does not read
+    "ini-robust": {"strictness": -2.0},
+    "adaptive-misinformation": {"tau": 0.9, "nu": 10.0},
+    "cip": {"quantiles": (0.2, 0.4)},
+    "memguard": {"eps": 0.3, "steps": 5},
+    "hoda": {"delta": 0.3, "queries": 7},
+}
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_training_reads_nothing_that_is_said_to_be_read_by_answers_alone(name: str) -> None:
+    kind, x, y, z = DEFENSES[name], *blobs(64, (16,), 3), noise(64, (16,))
+    assert set(ANSWERING.get(name, {})) == set(kind.answering)
+    usual = kind()
+    other = replace(usual, **ANSWERING.get(name, {}))
+    assert other.basis == usual.basis == usual.basis.basis
+
+    def trained(defense: sg.Defense) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = defense.build(mlp(), noise(2, (16,)))
+        sg.fit(model, x, y, sg.Training(epochs=2, batch=16, lr=0.01), seed=0, outliers=z, progress=False,
+               objective=defense.objective(model, x, seed=0), combine=COMBINES[defense.combine])  # fmt: skip
+        return model.state_dict()
+
+    basis = trained(usual.basis)
+    for key, value in trained(other).items():
+        torch.testing.assert_close(basis[key], value, rtol=0, atol=0, equal_nan=True)
+
+
 class TestInI:
     def terms(self, defense: sg.InI, **batch: object) -> dict[str, torch.Tensor]:
         model = model_for((1, 28, 28), 10)

@@ -156,6 +156,15 @@ class TestKeys:
     def test_a_name_is_no_part_of_them(self) -> None:
         assert self.keys(defenses=["none", {"ini": {"name": "ours"}}]) == self.keys()
 
+    def test_settings_that_training_does_not_read_share_a_victim(self) -> None:
+        swept = read(small(defenses=[{"ini-robust": {"strictness": [0.0, 1.0, 2.0]}}]))
+        mild, usual, strict = swept.victims
+        assert usual.base is None
+        assert mild.base is not None
+        assert mild.base.key == strict.base.key == usual.key  # type: ignore[union-attr]
+        made = [cell.victim.key for cell in comparing.cells(swept) if cell.block is None]
+        assert made == [usual.key, mild.key, strict.key], "first the one that is trained"
+
     def test_other_contents_under_the_same_name_are(self, tmp_path: Path) -> None:
         def keys() -> set[str]:
             return {cell.key for cell in comparing.cells(read(tiny(tmp_path)))}

@@ -181,14 +181,15 @@ def audit(
 
 @app.command
 def guard(release: Path, defense: str, *, out: Path, set_: Settings = None, overwrite: bool = False) -> None:
-    """Put another guard before an undefended release's weights, without training.
+    """Put another guard before a release's weights, or answer more strictly with them, without training.
 
     Parameters
     ----------
     release
-        The release folder, of a net that was trained as an undefended one is.
+        The release folder.
     defense
-        The name of a defense that is a guard alone.
+        For a net that was trained as an undefended one is, the name of a defense that is a guard alone; for one with a
+        defense trained into it, that defense, with other settings of those that training does not read.
     out
         The release folder to write.
     set_

@@ -19,7 +19,7 @@ seeds: [0, 1, 2]
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -36,7 +36,7 @@ from stealguard.files import fingerprint, sha256
 from stealguard.nets import check_name
 from stealguard.presets import PRESETS
 from stealguard.rows import LABELS
-from stealguard.settings import changed, describe
+from stealguard.settings import changed, create, describe
 from stealguard.suites import NOTHING, SUITES, Block, suite
 from stealguard.thefts import OWN
 from stealguard.training import Training
@@ -86,14 +86,12 @@ class Grid:
             kind, settings = describe(DEFENSES, defense)
             outliers = list(self.outliers[data])
             contents = [self.contents[each] for each in (data, *outliers)]
-            yield Victim(
-                name, data, net, outliers, contents, self.resize, kind, settings, asdict(training), seed, defense.trains
-            )
+            yield Victim(name, data, net, outliers, contents, self.resize, kind, settings, asdict(training), seed)
 
 
 @dataclass(frozen=True)
 class Victim:
-    """One release to be made, as JSON data: all that it follows from, what tables call it, and if training is its own.
+    """One release to be made, as JSON data: all that it follows from, and what tables call it.
 
     `contents` are hashes of the sets whose names do not say what is in them, and the names of those that do.
     """
@@ -108,7 +106,6 @@ class Victim:
     settings: dict[str, Any]
     training: dict[str, Any]
     seed: int
-    trains: bool
 
     @property
     def setting(self) -> str:
@@ -127,10 +124,12 @@ class Victim:
 
     @property
     def base(self) -> Victim | None:
-        """The undefended victim whose weights it shares, where its defense is a guard alone."""
-        if self.trains or self.defense == "none":
+        """The victim whose weights it shares, where its defense is not trained with the settings that it has."""
+        defense = create(DEFENSES, self.defense, self.settings, "defense")
+        if defense.basis == defense:
             return None
-        return Victim(**asdict(self) | {"name": "none", "defense": "none", "settings": {}})
+        name, settings = describe(DEFENSES, defense.basis)
+        return replace(self, name=name, defense=name, settings=settings)
 
 
 def _plain(name: str) -> str:

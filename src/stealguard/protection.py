@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -125,27 +126,31 @@ def protect(
 
 
 def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: bool = False) -> Release:
-    """The same weights behind another guard: the release that `protect` gives with `defense`, without training again.
+    """The same weights with other answers: the release that `protect` gives with `defense`, without training again.
 
     Args:
-        release: one whose training was an undefended net's.
-        defense: a guard alone: one that changes what is answered, not what is trained.
+        release: whose weights they are.
+        defense: one of the same `basis`: any guard for an undefended net, and for a net with a defense trained into
+            it the same defense, with other settings of those that training does not read.
         out: the folder to write.
         overwrite: replace a release that is already there.
 
     Raises:
-        Invalid: either of the two has a training of its own, or `out` is taken.
+        Invalid: `defense` would have trained other weights, or `out` is taken.
     """
-    for parameter, one in (("release", release.defense), ("defense", defense)):
-        rule = "without a training of its own, for which there is `protect`"
-        require(not one.trains, parameter, rule, f"`{describe(DEFENSES, one)[0]}`")
+    trained, wanted = release.defense.basis, defense.basis
+    rule = f"of the training that the release had, {trained}; for others there is `protect`"
+    require(wanted == trained, "defense", rule, wanted)
     folder = _free(out, overwrite)
     name, settings = describe(DEFENSES, defense)
     sealed = ("format", "weights_sha256", "sha256")
     recipe = {key: value for key, value in release.recipe.items() if key not in sealed}
     recipe["defense"] = {"name": name, "settings": settings}
-    releases.write(folder.with_name(folder.name + ".partial"), folder, release.model, recipe)
-    return releases.Release(folder, releases.read_recipe(folder), release.model, defense)
+    like = torch.zeros(2, *release.shape, device=next(release.model.parameters()).device)
+    model = defense.build(copy.deepcopy(release.defense.plain(release.model)), like)
+    model.load_state_dict(release.model.state_dict())
+    releases.write(folder.with_name(folder.name + ".partial"), folder, model, recipe)
+    return releases.Release(folder, releases.read_recipe(folder), model.eval(), defense)
 
 
 def _free(out: str | Path, overwrite: bool) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -57,15 +57,21 @@ class Defense:
     combine: ClassVar[str] = "total"
     """The name in `COMBINES` of how the objective's losses become one gradient."""
 
+    answering: ClassVar[tuple[str, ...]] = ()
+    """The settings that training does not read: with others of these the same weights answer otherwise."""
+
     @property
     def needs_outliers(self) -> bool:
         """Whether the objective reads `Batch.outliers`."""
         return False
 
     @property
-    def trains(self) -> bool:
-        """Whether training differs from an undefended net's; if not, the guard fits any net that is already trained."""
-        return any(getattr(type(self), part) is not getattr(Defense, part) for part in ("build", "objective"))
+    def basis(self) -> Defense:
+        """The defense whose training gives the same weights: one for all that differ in their answers alone."""
+        if all(getattr(type(self), part) is getattr(Defense, part) for part in ("build", "objective")):
+            return Defense()
+        usual = type(self)()
+        return replace(self, **{name: getattr(usual, name) for name in self.answering})
 
     @property
     def distortion_limit(self) -> float:

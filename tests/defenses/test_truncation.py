@@ -62,6 +62,6 @@ def test_settings_are_checked(make, rule: str) -> None:
 
 
 def test_no_training_differs() -> None:
-    assert not TopK().trains
+    assert TopK().basis == Defense()
     assert told(TopK()).shape == told(Rounding()).shape == (2, 4)
     assert TopK().build(net := mlp(), noise(2, (16,))) is net

@@ -54,6 +54,8 @@ class AdaptiveMisinformation(Defense):
         exposure: lambda, the weight of outlier exposure, at least 0.
     """
 
+    answering = ("tau", "nu")
+
     tau: float = 0.5
     nu: float = 1000.0
     exposure: float = 1.0

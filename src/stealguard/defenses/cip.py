@@ -91,6 +91,8 @@ class CIP(Defense):
         quantiles: the strength: of task inputs' energies, rising, above which an answer is poisoned weakly, strongly.
     """
 
+    answering = ("quantiles",)
+
     weight: float = 0.01
     m_in: float = -10.0
     m_out: float = -4.0

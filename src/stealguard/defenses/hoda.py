@@ -125,6 +125,8 @@ class HODA(Defense):
         stages: places for past nets, of which half to all are in use.
     """
 
+    answering = ("delta", "queries")
+
     delta: float = 0.01
     queries: int = 100
     stages: int = 10

@@ -123,6 +123,8 @@ class RobustInI(Defense):
             "unknown"; its most probable class is still the net's, so labels alone give it away.
     """
 
+    answering = ("strictness",)
+
     strictness: float = 1.0
     decoys: bool = True
 

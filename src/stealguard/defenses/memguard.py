@@ -110,6 +110,8 @@ class MemGuard(Defense):
         steps: for each c3, counted from e = 0 on, at least 1: 300 in the authors' program.
     """
 
+    answering = ("eps", "steps")
+
     eps: float = 1.0
     share: float = 0.1
     steps: int = 300
