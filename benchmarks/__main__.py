@@ -7,6 +7,7 @@ with the least and the greatest beside it. One thread unless told otherwise.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import subprocess
 import sys
@@ -31,12 +32,16 @@ STEPS = [("lenet5", (1, 28, 28), 128), ("resnet18", (1, 28, 28), 32), ("resnet18
 
 
 def step(rounds: int) -> None:
-    """One training step of InI: first-order against double backward with cloned gradients, and against a plain step."""
+    """A training step of InI: first-order against double backward with cloned gradients, and against a plain step.
+
+    And a plain step with weights as torch lays them out, against channels last, which is how nets are built here.
+    """
     for name, shape, size in STEPS:
         seconds = interleaved(_steps(name, shape, size), rounds)
         where = f"{name}, {shape[0]} x {shape[1]} x {shape[2]}, batch {size} + {size}"
         print(f"{where:36}  double backward / InI  {ratio(seconds, 'double backward', 'InI')}")
         print(f"{'':36}  InI / plain step       {ratio(seconds, 'InI', 'plain')}")
+        print(f"{'':36}  contiguous / plain     {ratio(seconds, 'contiguous', 'plain')}")
 
 
 def _steps(name: str, shape: tuple[int, ...], size: int) -> dict[str, Contender]:
@@ -59,7 +64,12 @@ def _steps(name: str, shape: tuple[int, ...], size: int) -> dict[str, Contender]
     def plain() -> None:
         total(list(task_loss(victim, batch).values()), parameters)
 
-    return {"InI": ini, "double backward": reference, "plain": plain}
+    laid_out = copy.deepcopy(victim).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    def contiguous() -> None:
+        total(list(task_loss(laid_out, batch).values()), list(laid_out.parameters()))
+
+    return {"InI": ini, "double backward": reference, "plain": plain, "contiguous": contiguous}
 
 
 def inference(rounds: int) -> None:

@@ -26,7 +26,9 @@ def _authors(epochs: int, augment: str = "none") -> Preset:
 
 PRESETS: dict[str, Preset] = {
     **{name: Preset(kind(), Training()) for name, kind in DEFENSES.items()},
-    "ini-robust": Preset(RobustInI(), Training(epochs=16, schedule="warm-cosine", augment="half-affine")),
+    "ini-robust": Preset(
+        RobustInI(), Training(epochs=32, weight_decay=1e-3, schedule="warm-cosine", augment="half-affine")
+    ),
     "ini-official-mnist": _authors(50),
     "ini-official-fashion-mnist": _authors(50),
     "ini-official-cifar10": _authors(150, "crop-flip"),
