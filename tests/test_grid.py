@@ -14,6 +14,7 @@ import yaml
 from grids import environment, tiny, write_sets
 from samples import noise
 from stealguard import comparing
+from stealguard.defenses import RobustInI
 from stealguard.errors import Invalid, StealguardError
 from stealguard.grid import Grid, attack_of, attacks_of, read
 
@@ -157,7 +158,7 @@ class TestKeys:
         assert self.keys(defenses=["none", {"ini": {"name": "ours"}}]) == self.keys()
 
     def test_settings_that_training_does_not_read_share_a_victim(self) -> None:
-        swept = read(small(defenses=[{"ini-robust": {"strictness": [0.0, 1.0, 2.0]}}]))
+        swept = read(small(defenses=[{"ini-robust": {"strictness": [0.0, RobustInI.strictness, 9.0]}}]))
         mild, usual, strict = swept.victims
         assert usual.base is None
         assert mild.base is not None

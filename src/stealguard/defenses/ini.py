@@ -125,7 +125,7 @@ class RobustInI(Defense):
 
     answering = ("strictness",)
 
-    strictness: float = 1.0
+    strictness: float = 1.25
     decoys: bool = True
 
     def __post_init__(self) -> None:
