@@ -107,11 +107,11 @@ def test_compare_writes_rows_and_page_and_tells_what_failed(stealguard: Run, set
     assert (tmp_path / "out" / "report.html").read_text().startswith("<!doctype html>")
 
 
-def test_guard_refuses_what_has_a_training_of_its_own(stealguard: Run, protect: Run, tmp_path: Path) -> None:
+def test_guard_refuses_what_would_have_been_trained_otherwise(stealguard: Run, protect: Run, tmp_path: Path) -> None:
     assert protect(tmp_path / "a").returncode == 0
     done = stealguard("guard", tmp_path / "a", "none", "--out", tmp_path / "b")
     assert done.returncode == 2
-    assert "`release` should be without a training of its own" in done.stderr
+    assert "`defense` should be of the release's training" in done.stderr
 
 
 def test_protect_says_where_and_how_well(protect: Run, tmp_path: Path) -> None:

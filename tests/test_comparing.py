@@ -281,10 +281,10 @@ class TestGuards:
 
     def test_what_would_have_trained_otherwise_is_refused(self, folder: Path, tmp_path: Path) -> None:
         release = sg.load(folder)
-        message = r"`defense` should be of the training that the release had, InI\(.*\); .* Found Defense\(\)"
+        message = r"`defense` should be of the release's training, InI\(.*\)'s; .* `uniform`, of an undefended net's"
         with pytest.raises(Invalid, match=message):
             sg.guarded(release, Uniform(), tmp_path / "out")
-        with pytest.raises(Invalid, match=r"training that the release had, Defense\(\); .* Found InI\(.*"):
+        with pytest.raises(Invalid, match=r"training, an undefended net's; .* Found `ini`, of InI\(.*\)'s"):
             sg.guarded(sg.Release(folder, release.recipe, release.model, Defense()), sg.InI(), tmp_path / "out")
         assert not (tmp_path / "out").exists()
 

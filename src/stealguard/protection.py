@@ -138,11 +138,11 @@ def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: b
     Raises:
         Invalid: `defense` would have trained other weights, or `out` is taken.
     """
-    trained, wanted = release.defense.basis, defense.basis
-    rule = f"of the training that the release had, {trained}; for others there is `protect`"
-    require(wanted == trained, "defense", rule, wanted)
-    folder = _free(out, overwrite)
     name, settings = describe(DEFENSES, defense)
+    rule = f"of the release's training, {_trained(release.defense)}; for others there is `protect`"
+    same = defense.basis == release.defense.basis
+    require(same, "defense", rule, f"`{name}`, of {_trained(defense)}")
+    folder = _free(out, overwrite)
     sealed = ("format", "weights_sha256", "sha256")
     recipe = {key: value for key, value in release.recipe.items() if key not in sealed}
     recipe["defense"] = {"name": name, "settings": settings}
@@ -151,6 +151,11 @@ def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: b
     model.load_state_dict(release.model.state_dict())
     releases.write(folder.with_name(folder.name + ".partial"), folder, model, recipe)
     return releases.Release(folder, releases.read_recipe(folder), model.eval(), defense)
+
+
+def _trained(defense: Defense) -> str:
+    """Whose training a defense has, in words."""
+    return "an undefended net's" if defense.basis == Defense() else f"{defense.basis}'s"
 
 
 def _free(out: str | Path, overwrite: bool) -> Path:
