@@ -29,7 +29,7 @@ def test_the_table_of_rivals_is_computed_from_committed_rows() -> None:
 @pytest.mark.parametrize(
     "rows",
     [
-        "robust", "robust-fashion", "robust-ablation", "robust-less-textures", "robust-further", "robust-much",
+        "robust", "robust-fashion", "robust-strictness", "robust-ablation", "robust-less-textures", "robust-further", "robust-much",
         "robust-warm", "robust-cifar10",
     ],
 )  # fmt: skip
