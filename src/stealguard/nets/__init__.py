@@ -74,7 +74,7 @@ def _named(name: str, like: Tensor, classes: int) -> nn.Module:
     rule = f"a module of your own for such inputs: `{name}` takes images of 1 or 3 channels and 28 or 32 pixels"
     require(fits, "net", rule, f"inputs of shape {tuple(like.shape[1:])}")
     std, mean = torch.std_mean(like, dim=(0, 2, 3))
-    # Channels last: a convolution reads neighbors in one piece, and a step of LeNet-5 takes two thirds of the time.
+    # Channels last: a convolution reads neighbors in one piece, and a training step takes less time (docs/speed.md).
     body = factory(like.shape[1], like.shape[2], classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Normalized(body, mean, std.clamp_min(1e-3))
 
