@@ -20,6 +20,7 @@ from benchmarks.grid import grid
 from benchmarks.jacobian import jacobian
 from benchmarks.measure import Contender, heading, interleaved, ratio
 from benchmarks.report import report
+from torch import nn
 
 from stealguard.boxes import Boxed
 from stealguard.combine import pcgrad, total
@@ -61,15 +62,12 @@ def _steps(name: str, shape: tuple[int, ...], size: int) -> dict[str, Contender]
         losses = double_backward.losses(victim, surrogate, *batch, InI.reading, weights)
         double_backward.pcgrad(losses, parameters, orders)
 
-    def plain() -> None:
-        total(list(task_loss(victim, batch).values()), parameters)
+    def plain(net: nn.Module) -> Contender:
+        weights = list(net.parameters())
+        return lambda: total(list(task_loss(net, batch).values()), weights)
 
-    laid_out = copy.deepcopy(victim).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-
-    def contiguous() -> None:
-        total(list(task_loss(laid_out, batch).values()), list(laid_out.parameters()))
-
-    return {"InI": ini, "double backward": reference, "plain": plain, "contiguous": contiguous}
+    contiguous = copy.deepcopy(victim).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return {"InI": ini, "double backward": reference, "plain": plain(victim), "contiguous": plain(contiguous)}
 
 
 def inference(rounds: int) -> None:

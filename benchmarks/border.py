@@ -36,6 +36,7 @@ from stealguard.types import Batch
 
 KEPT = "GREEK", "CYRILLIC", "ARMENIAN", "COPTIC"
 ACCURACY = 0.983
+RECIPE = presets.PRESETS["ini-robust"].training
 STRICTNESSES = torch.arange(-6, 8.01, 0.25).tolist()
 
 
@@ -45,9 +46,9 @@ class Setting:
 
     images: int = 100_000
     moved: Literal["task", "both"] = "both"
-    epochs: int = 32
+    epochs: int = RECIPE.epochs
     width: int = 1
-    weight_decay: float = 1e-3
+    weight_decay: float = RECIPE.weight_decay
 
 
 SETTINGS = {  # each of the first five has one thing more than the one before
@@ -71,8 +72,7 @@ def drawn(kept: bool, n: int) -> Tensor:
 def trained(setting: Setting, x: Tensor, y: Tensor, outliers: Tensor, seed: int) -> Decoyed:
     defense = RobustInI()
     with seeded(derive(seed, "net")):
-        body = lenet5(1, 28, 10, setting.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        net = Normalized(body, x.mean().view(1), x.std().view(1))
+        net = Normalized(lenet5(1, 28, 10, setting.width), x.mean().view(1), x.std().view(1))
     model = defense.build(net, x[:2])
     assert isinstance(model, Decoyed)
     learn = defense.objective(model, x[:2], seed=seed)
@@ -82,8 +82,7 @@ def trained(setting: Setting, x: Tensor, y: Tensor, outliers: Tensor, seed: int)
         others = half_affine(batch.outliers) if setting.moved == "both" else batch.outliers
         return learn(model, Batch(half_affine(batch.x), batch.y, others))
 
-    usual = presets.PRESETS["ini-robust"].training
-    training = replace(usual, epochs=setting.epochs, weight_decay=setting.weight_decay, augment="none")
+    training = replace(RECIPE, epochs=setting.epochs, weight_decay=setting.weight_decay, augment="none")
     fit(model, x, y, training, seed=derive(seed, "training"), objective=objective, outliers=outliers, title="border")
     return model
 

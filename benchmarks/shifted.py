@@ -26,13 +26,13 @@ def main() -> None:
     parser.add_argument("releases", nargs="+", type=Path)
     for folder in parser.parse_args().releases:
         release = load(folder)
-        task = data.task(release.recipe["data"])
-        _, validation = validation_split(task.train, release.recipe["seed"])
+        recipe = release.recipe
+        task = data.task(recipe["data"])
+        _, validation = validation_split(task.train, recipe["seed"])
         x, y = task.test
         with seeded(derive(0, "shifted")), torch.no_grad():
             inputs = {"plain": x, "shifted": affine(x), "twice": affine(x, angle=0.52, scale=0.3, shift=0.2)}
         found = {name: accuracy(release.box(z.clamp(0, 1)), y) for name, z in inputs.items()}
-        recipe = release.recipe
         start = "scratch" if recipe["start"] is None else "trained"
         told = {"data": recipe["data"], "defense": recipe["defense"]["name"], "start": start, **recipe["training"]}
         found["validation"] = accuracy(release.box(validation[0]), validation[1])

@@ -76,8 +76,8 @@ def main() -> None:
     given = parser.parse_args()
     releases = [load(folder) for folder in given.releases]
     for name, settings in STRENGTHS.items():
-        basis = settings[0].basis
-        fitting = [release for release in releases if release.defense.basis == basis]
+        trained = type(settings[0].basis)
+        fitting = [release for release in releases if type(release.defense) is trained]
         if not fitting:
             continue
         worst = torch.tensor([list(losses(release, settings)) for release in fitting]).amax(dim=0).tolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -146,11 +145,9 @@ def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: b
     sealed = ("format", "weights_sha256", "sha256")
     recipe = {key: value for key, value in release.recipe.items() if key not in sealed}
     recipe["defense"] = {"name": name, "settings": settings}
-    like = torch.zeros(2, *release.shape, device=next(release.model.parameters()).device)
-    model = defense.build(copy.deepcopy(release.defense.plain(release.model)), like)
-    model.load_state_dict(release.model.state_dict())
-    releases.write(folder.with_name(folder.name + ".partial"), folder, model, recipe)
-    return releases.Release(folder, releases.read_recipe(folder), model.eval(), defense)
+    releases.write(folder.with_name(folder.name + ".partial"), folder, release.model, recipe)
+    device = next(release.model.parameters()).device
+    return releases.load(folder, net=release.defense.plain(release.model), device=str(device))
 
 
 def _trained(defense: Defense) -> str:

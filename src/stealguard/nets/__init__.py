@@ -31,7 +31,10 @@ NETS: dict[str, Callable[[int, int, int], nn.Module]] = {
 
 
 class Normalized(nn.Module):
-    """`body` behind a channel-wise affine map of [0, 1] to mean 0 and deviation 1; the statistics are buffers."""
+    """`body` behind a channel-wise affine map of [0, 1] to mean 0 and deviation 1; the statistics are buffers.
+
+    The body's weights are laid out channels last: a convolution reads neighbors in one piece (docs/speed.md).
+    """
 
     mean: Tensor
     std: Tensor
@@ -40,7 +43,7 @@ class Normalized(nn.Module):
         super().__init__()
         self.register_buffer("mean", mean.view(-1, 1, 1).clone())
         self.register_buffer("std", std.view(-1, 1, 1).clone())
-        self.body = body
+        self.body = body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body((x - self.mean) / self.std)  # type: ignore[no-any-return]
@@ -74,9 +77,7 @@ def _named(name: str, like: Tensor, classes: int) -> nn.Module:
     rule = f"a module of your own for such inputs: `{name}` takes images of 1 or 3 channels and 28 or 32 pixels"
     require(fits, "net", rule, f"inputs of shape {tuple(like.shape[1:])}")
     std, mean = torch.std_mean(like, dim=(0, 2, 3))
-    # Channels last: a convolution reads neighbors in one piece, and a training step takes less time (docs/speed.md).
-    body = factory(like.shape[1], like.shape[2], classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Normalized(body, mean, std.clamp_min(1e-3))
+    return Normalized(factory(like.shape[1], like.shape[2], classes), mean, std.clamp_min(1e-3))
 
 
 def _of_user(path: str) -> nn.Module:
