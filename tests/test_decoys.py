@@ -44,9 +44,9 @@ def test_masses_add_up_by_hand() -> None:
     for i in range(len(x)):
         honest = v[i].argmax().item()
         others = [k for k in range(3) if k != honest]
-        mass = v[i].exp()
+        mass = v[i].exp() * v[i].exp().sum()
         for k in others:
-            mass[k] += torch.exp(torch.tensor(0.5)) * d[i, k].exp() / sum(d[i, j].exp() for j in others)
+            mass[k] += torch.exp(torch.tensor(1.0)) * d[i, k].exp() / sum(d[i, j].exp() for j in others)
         torch.testing.assert_close(answers[i], mass / mass.sum())
 
 

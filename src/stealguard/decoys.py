@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 SIDE = 32  # pixels of a side at most, of what decoys are made from
 LENGTH = 10.0  # of an input as decoys are made from it, so that one learning rate suits every task
-SHARPNESS = 3.0  # factor on the decoys' logits: they should look as sure of themselves as honest answers do
+SHARPNESS = 2.0  # factor on the decoys' logits: they should look as sure of themselves as honest answers do
 
 
 class Decoys(nn.Module):
@@ -50,8 +48,10 @@ def derangement(classes: int, seed: int) -> Tensor:
 class Decoyed(nn.Module):
     """A net and its decoys; forward is the logarithm of both's masses, (N, K).
 
-    The net's mass of class k is exp(v_k), that of all decoys together exp(strictness), so that the net's answer stands
-    where it is large, and the decoys' where it is not. A decoy is never the class that the net finds most probable.
+    With M = sum_k exp(v_k), the net's mass of class k is M exp(v_k), in all M squared, and that of all decoys together
+    exp(2 strictness): the net's answer stands where M is large, and the decoys' where it is not. Squares leave less of
+    the loser's answer in the winner's than M and exp(strictness) would, and the two are equal at the same inputs. A
+    decoy is never the class that the net finds most probable.
     """
 
     def __init__(self, net: nn.Module, decoys: nn.Module | None, strictness: float):
@@ -61,6 +61,8 @@ class Decoyed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         v = self.net(x)
         if self.decoys is None:
-            return torch.logaddexp(v, torch.full_like(v, self._strictness - math.log(v.shape[1])))
-        wrong = (SHARPNESS * self.decoys(x)).scatter(1, v.argmax(dim=1, keepdim=True), -torch.inf)
-        return torch.logaddexp(v, self._strictness + wrong.log_softmax(dim=1))
+            wrong = torch.zeros_like(v)
+        else:
+            wrong = (SHARPNESS * self.decoys(x)).scatter(1, v.argmax(dim=1, keepdim=True), -torch.inf)
+        masses = v + v.logsumexp(dim=1, keepdim=True)
+        return torch.logaddexp(masses, 2 * self._strictness + wrong.log_softmax(dim=1))

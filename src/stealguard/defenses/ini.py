@@ -106,7 +106,7 @@ class RobustInI(Defense):
     task learns to be wrong beside it, L_decoy = CE(d(x), w(y)), with w a secret permutation that moves every class.
     What is answered is
 
-        log(exp v_k + exp(strictness) softmax(3 d)_k),   d_h = -inf for h = argmax v:
+        log(M exp v_k + exp(2 strictness) softmax(2 d)_k),   M = sum_k exp v_k,   d_h = -inf for h = argmax v:
 
     v where the net is sure that the input is the task's, the decoys elsewhere.
 
