@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samples import mlp, noise
-from stealguard.decoys import LENGTH, SHARPNESS, SIDE, Decoyed, Decoys, _flat, derangement
+from stealguard.decoys import DOUBT, LENGTH, POWER, SHARPNESS, SIDE, Decoyed, Decoys, _flat, derangement
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 199])
@@ -44,9 +44,10 @@ def test_masses_add_up_by_hand() -> None:
     for i in range(len(x)):
         honest = v[i].argmax().item()
         others = [k for k in range(3) if k != honest]
-        mass = v[i].exp() * v[i].exp().sum()
+        odds = v[i].exp().sum() / torch.tensor(0.5).double().exp()
+        mass = odds**POWER * v[i].exp() / v[i].exp().sum() + DOUBT / 3
         for k in others:
-            mass[k] += torch.exp(torch.tensor(1.0)) * d[i, k].exp() / sum(d[i, j].exp() for j in others)
+            mass[k] += (1 - DOUBT) * d[i, k].exp() / sum(d[i, j].exp() for j in others)
         torch.testing.assert_close(answers[i], mass / mass.sum())
 
 
@@ -58,7 +59,7 @@ def test_at_the_ends_one_of_the_two_answers_alone() -> None:
     torch.testing.assert_close(lenient.softmax(dim=1), honest.softmax(dim=1))
     assert (strict.argmax(dim=1) != honest.argmax(dim=1)).all()
     never = strict.softmax(dim=1).gather(1, honest.argmax(dim=1, keepdim=True))
-    assert never.max() < 1e-20
+    torch.testing.assert_close(never, torch.full((50, 1), DOUBT / 3).double())
 
 
 def test_without_decoys_the_answer_is_uniform() -> None:

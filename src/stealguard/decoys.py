@@ -9,6 +9,8 @@ from torch.nn import functional as F
 SIDE = 32  # pixels of a side at most, of what decoys are made from
 LENGTH = 10.0  # of an input as decoys are made from it, so that one learning rate suits every task
 SHARPNESS = 2.0  # factor on the decoys' logits: they should look as sure of themselves as honest answers do
+DOUBT = 0.1  # share of a decoy's answer that is uniform, and covers what the net thinks
+POWER = 3  # of the odds: how abruptly decoys give way to the net's answer, and how faint a trace of it is left in theirs
 
 
 class Decoys(nn.Module):
@@ -46,12 +48,11 @@ def derangement(classes: int, seed: int) -> Tensor:
 
 
 class Decoyed(nn.Module):
-    """A net and its decoys; forward is the logarithm of both's masses, (N, K).
+    """A net and its decoys; forward is logarithms of the masses that they give to each class, (N, K).
 
-    With M = sum_k exp(v_k), the net's mass of class k is M exp(v_k), in all M squared, and that of all decoys together
-    exp(2 strictness): the net's answer stands where M is large, and the decoys' where it is not. Squares leave less of
-    the loser's answer in the winner's than M and exp(strictness) would, and the two are equal at the same inputs. A
-    decoy is never the class that the net finds most probable.
+    With r = sum_k exp(v_k) / exp(strictness), how much likelier an input is of the task than is asked for, the net's
+    mass of a class is r^POWER softmax(v)_k, and that of all decoys together 1: the net's answer stands where r is
+    large, and the decoys' where it is not. A decoy is never the class that the net finds most probable.
     """
 
     def __init__(self, net: nn.Module, decoys: nn.Module | None, strictness: float):
@@ -60,9 +61,13 @@ class Decoyed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         v = self.net(x)
+        total = v.logsumexp(dim=1, keepdim=True)
+        return torch.logaddexp(v - total + POWER * (total - self._strictness), self._wrong(x, v).log())
+
+    def _wrong(self, x: Tensor, v: Tensor) -> Tensor:
+        """The decoys' own answer (N, K); uniform where there are none."""
+        unsure = torch.full_like(v, 1 / v.shape[1])
         if self.decoys is None:
-            wrong = torch.zeros_like(v)
-        else:
-            wrong = (SHARPNESS * self.decoys(x)).scatter(1, v.argmax(dim=1, keepdim=True), -torch.inf)
-        masses = v + v.logsumexp(dim=1, keepdim=True)
-        return torch.logaddexp(masses, 2 * self._strictness + wrong.log_softmax(dim=1))
+            return unsure
+        wrong = (SHARPNESS * self.decoys(x)).scatter(1, v.argmax(dim=1, keepdim=True), -torch.inf)
+        return (1 - DOUBT) * wrong.softmax(dim=1) + DOUBT * unsure

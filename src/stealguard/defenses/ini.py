@@ -106,7 +106,9 @@ class RobustInI(Defense):
     task learns to be wrong beside it, L_decoy = CE(d(x), w(y)), with w a secret permutation that moves every class.
     What is answered is
 
-        log(M exp v_k + exp(2 strictness) softmax(2 d)_k),   M = sum_k exp v_k,   d_h = -inf for h = argmax v:
+        log(r^3 softmax(v)_k + 0.9 softmax(2 d)_k + 0.1 / K),   r = sum_k exp(v_k - strictness),
+
+    with d_h = -inf for h = argmax v:
 
     v where the net is sure that the input is the task's, the decoys elsewhere.
 
