@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from benchmarks import double_backward
@@ -27,6 +28,7 @@ from stealguard.combine import pcgrad, total
 from stealguard.defenses import InI
 from stealguard.nets import build, reinitialized
 from stealguard.presets import PRESETS
+from stealguard.training import fit
 from stealguard.types import Batch, task_loss
 
 STEPS = [("lenet5", (1, 28, 28), 128), ("resnet18", (1, 28, 28), 32), ("resnet18", (3, 32, 32), 32)]
@@ -70,6 +72,24 @@ def _steps(name: str, shape: tuple[int, ...], size: int) -> dict[str, Contender]
     return {"InI": ini, "double backward": reference, "plain": plain(victim), "contiguous": plain(contiguous)}
 
 
+def protect(rounds: int) -> None:
+    """An epoch of robust InI's training against an undefended net's, with all that both do between their steps."""
+    seconds = interleaved({name: _epoch(name) for name in ("none", "ini-robust")}, rounds)
+    print(f"{'lenet5, 12,800 inputs':36}  robust InI / none      {ratio(seconds, 'ini-robust', 'none')}")
+
+
+def _epoch(preset: str) -> Contender:
+    generator = torch.Generator().manual_seed(0)
+    x, z = torch.rand(2, 12_800, 1, 28, 28, generator=generator)
+    y = torch.randint(10, (len(x),), generator=generator)
+    defense, training = PRESETS[preset]
+    model = defense.build(build("lenet5", x, 10, seed=0), x[:2])
+    objective = defense.objective(model, x[:2], seed=0)
+    outliers = z if defense.needs_outliers else None
+    one = replace(training, epochs=1)
+    return lambda: fit(model, x, y, one, seed=0, objective=objective, outliers=outliers, progress=False)
+
+
 def inference(rounds: int) -> None:
     """Answers of a defended net against those of a plain one, as they are served."""
     for size, repeats in ((1, 400), (64, 60)):
@@ -94,8 +114,8 @@ def startup(rounds: int) -> None:
 
 
 BENCHES = {
-    "step": step, "inference": inference, "startup": startup, "jacobian": jacobian, "defenses": defenses,
-    "report": report, "grid": grid,
+    "step": step, "protect": protect, "inference": inference, "startup": startup, "jacobian": jacobian,
+    "defenses": defenses, "report": report, "grid": grid,
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ SIDE = 32  # pixels of a side at most, of what decoys are made from
 LENGTH = 10.0  # of an input as decoys are made from it, so that one learning rate suits every task
 SHARPNESS = 2.0  # factor on the decoys' logits: they should look as sure of themselves as honest answers do
 DOUBT = 0.1  # share of a decoy's answer that is uniform, and covers what the net thinks
-POWER = 3  # of the odds: how abruptly decoys give way to the net's answer, and how faint a trace of it is left in theirs
+POWER = 3  # of the odds: how abruptly decoys give way to the net's answer, and how little of it shows in theirs
 
 
 class Decoys(nn.Module):
