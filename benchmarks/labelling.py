@@ -104,7 +104,6 @@ def _perceptron(bench: Bench) -> Labelling:
 
 
 def _decoys(bench: Bench) -> Labelling:
-    assert bench.model.decoys is not None
     decoys = bench.model.decoys
     return lambda x: logits(decoys, x)
 

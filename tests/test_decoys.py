@@ -62,7 +62,8 @@ def test_at_the_ends_one_of_the_two_answers_alone() -> None:
     torch.testing.assert_close(never, torch.full((50, 1), DOUBT / 3).double())
 
 
-def test_without_decoys_the_answer_is_uniform() -> None:
+def test_all_doubt_is_uniform() -> None:
     net, x = mlp().double(), noise(50, (16,)).double()
     with torch.no_grad():
-        torch.testing.assert_close(Decoyed(net, None, 60.0)(x).softmax(dim=1), torch.full((50, 3), 1 / 3).double())
+        answers = Decoyed(net, filled(x, 3), 60.0, doubt=1.0)(x).softmax(dim=1)
+    torch.testing.assert_close(answers, torch.full((50, 3), 1 / 3).double())

@@ -100,7 +100,7 @@ def test_training_that_was_interrupted_ends_in_the_same_bits(name: str, tmp_path
 
 
 ANSWERING = {  # other values of each setting that training does not read
-    "ini-robust": {"strictness": -2.0},
+    "ini-robust": {"strictness": -2.0, "decoys": False},
     "adaptive-misinformation": {"tau": 0.9, "nu": 10.0},
     "cip": {"quantiles": (0.2, 0.4)},
     "memguard": {"eps": 0.3, "steps": 5},

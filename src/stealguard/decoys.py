@@ -9,7 +9,7 @@ from torch.nn import functional as F
 SIDE = 32  # pixels of a side at most, of what decoys are made from
 LENGTH = 10.0  # of an input as decoys are made from it, so that one learning rate suits every task
 SHARPNESS = 2.0  # factor on the decoys' logits: they should look as sure of themselves as honest answers do
-DOUBT = 0.1  # share of a decoy's answer that is uniform, and covers what the net thinks
+DOUBT = 0.1  # so much that what the net thinks of an outlier is covered, and little enough that decoys still teach
 POWER = 3  # of the odds: how abruptly decoys give way to the net's answer, and how little of it shows in theirs
 
 
@@ -52,22 +52,17 @@ class Decoyed(nn.Module):
 
     With r = sum_k exp(v_k) / exp(strictness), how much likelier an input is of the task than is asked for, the net's
     mass of a class is r^POWER softmax(v)_k, and that of all decoys together 1: the net's answer stands where r is
-    large, and the decoys' where it is not. A decoy is never the class that the net finds most probable.
+    large, and the decoys' where it is not. A decoy is never the class that the net finds most probable; `doubt`, in
+    (0, 1], is the share of the decoys' mass that all classes have alike.
     """
 
-    def __init__(self, net: nn.Module, decoys: nn.Module | None, strictness: float):
+    def __init__(self, net: nn.Module, decoys: nn.Module, strictness: float, doubt: float = DOUBT):
         super().__init__()
-        self.net, self.decoys, self._strictness = net, decoys, strictness
+        self.net, self.decoys, self._strictness, self._doubt = net, decoys, strictness, doubt
 
     def forward(self, x: Tensor) -> Tensor:
         v = self.net(x)
+        decoys = (SHARPNESS * self.decoys(x)).scatter(1, v.argmax(dim=1, keepdim=True), -torch.inf)
+        wrong = (1 - self._doubt) * decoys.softmax(dim=1) + self._doubt / v.shape[1]
         total = v.logsumexp(dim=1, keepdim=True)
-        return torch.logaddexp(v - total + POWER * (total - self._strictness), self._wrong(x, v).log())
-
-    def _wrong(self, x: Tensor, v: Tensor) -> Tensor:
-        """The decoys' own answer (N, K); uniform where there are none."""
-        unsure = torch.full_like(v, 1 / v.shape[1])
-        if self.decoys is None:
-            return unsure
-        wrong = (SHARPNESS * self.decoys(x)).scatter(1, v.argmax(dim=1, keepdim=True), -torch.inf)
-        return (1 - DOUBT) * wrong.softmax(dim=1) + DOUBT * unsure
+        return torch.logaddexp(v - total + POWER * (total - self._strictness), wrong.log())

@@ -16,7 +16,6 @@ from stealguard.types import Batch
 
 def test_it_is_inis_and_has_a_preset() -> None:
     assert sg.InI.robust() == sg.PRESETS["ini-robust"].defense == RobustInI()
-    assert not RobustInI(decoys=False).cost.trained
 
 
 @pytest.mark.parametrize("strictness", [float("nan"), float("inf")])
@@ -29,7 +28,6 @@ def test_the_losses_by_hand() -> None:
     defense = RobustInI()
     model = defense.build(mlp(), noise(2, (16,))).double()
     assert isinstance(model, Decoyed)
-    assert model.decoys is not None
     torch.nn.init.normal_(model.decoys.linear.weight)
     x, z, y = noise(8, (16,)).double(), noise(5, (16,), seed=4).double(), torch.arange(8) % 3
     losses = defense.objective(model, x, seed=0)(model, Batch(x, y, z))
@@ -40,7 +38,6 @@ def test_the_losses_by_hand() -> None:
     assert list(losses) == ["task", "induction", "decoys"]
     for loss, by_hand in zip(losses.values(), (task, induction, wrong), strict=True):
         torch.testing.assert_close(loss, by_hand)
-    assert list(RobustInI(decoys=False).objective(model, x, seed=0)(model, Batch(x, y, z)))[:2] == ["task", "induction"]
 
 
 def test_it_answers_the_task_rightly_and_outliers_wrongly() -> None:

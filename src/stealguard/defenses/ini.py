@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stealguard.combine import COMBINES
-from stealguard.decoys import Decoyed, Decoys
+from stealguard.decoys import DOUBT, Decoyed, Decoys
 from stealguard.errors import pick, require, require_weight
 from stealguard.losses import induction
 from stealguard.nets import build, reinitialized, seed_from
@@ -108,9 +108,8 @@ class RobustInI(Defense):
 
         log(r^3 softmax(v)_k + 0.9 softmax(2 d)_k + 0.1 / K),   r = sum_k exp(v_k - strictness),
 
-    with d_h = -inf for h = argmax v:
-
-    v where the net is sure that the input is the task's, the decoys elsewhere.
+    where d leaves out the class that v finds most probable. So v answers where the net is sure that the input is the
+    task's, and decoys answer elsewhere.
 
     Why a *linear* d: a thief learns what is simplest first. Decoys are simple and of a piece, on the pixels themselves,
     and a linear classifier calls nine of ten task inputs by w's wrong name; so the thief's first lesson is wrong on the
@@ -121,11 +120,11 @@ class RobustInI(Defense):
     Args:
         strictness: the strength: the logarithm of how much likelier outliers are held to be than in training, where
             one input in two is. Every unit costs honest users accuracy on unusual inputs, and a thief more.
-        decoys: whether outliers are answered with decoys. Without, the answer to them is all but uniform, an honest
-            "unknown"; its most probable class is still the net's, so labels alone give it away.
+        decoys: whether outliers are answered with decoys. Without, they are answered all but uniformly, an honest
+            "unknown"; the most probable class is still the net's, so labels alone give it away.
     """
 
-    answering = ("strictness",)
+    answering = ("strictness", "decoys")
 
     strictness: float = 1.25
     decoys: bool = True
@@ -139,13 +138,13 @@ class RobustInI(Defense):
 
     @property
     def cost(self) -> Cost:
-        return Cost(trained="a linear classifier" if self.decoys else "")
+        return Cost(trained="a linear classifier")
 
     def build(self, net: nn.Module, like: Tensor) -> nn.Module:
         with torch.no_grad():
             classes = net.eval()(like).shape[1]
-        decoys = Decoys(like, classes, derive(seed_from(net), "decoys")) if self.decoys else None
-        return Decoyed(net, decoys, self.strictness)
+        decoys = Decoys(like, classes, derive(seed_from(net), "decoys"))
+        return Decoyed(net, decoys, self.strictness, DOUBT if self.decoys else 1.0)
 
     def plain(self, model: nn.Module) -> nn.Module:
         assert isinstance(model, Decoyed)
@@ -161,7 +160,8 @@ class RobustInI(Defense):
         assert z is not None, "fit hands outliers to whoever needs them"
         v = F.pad(model.net(torch.cat([x, z])), (0, 1))
         outlier = torch.full((len(z),), v.shape[1] - 1, device=v.device)
-        terms = {"task": F.cross_entropy(v[: len(x)], y), "induction": F.cross_entropy(v[len(x) :], outlier)}
-        if model.decoys is not None:
-            terms["decoys"] = F.cross_entropy(model.decoys(x), model.decoys.wrong[y])  # type: ignore[index]
-        return terms
+        return {
+            "task": F.cross_entropy(v[: len(x)], y),
+            "induction": F.cross_entropy(v[len(x) :], outlier),
+            "decoys": F.cross_entropy(model.decoys(x), model.decoys.wrong[y]),  # type: ignore[index]
+        }
