@@ -64,5 +64,5 @@ class Decoyed(nn.Module):
         v = self.net(x)
         decoys = (SHARPNESS * self.decoys(x)).scatter(1, v.argmax(dim=1, keepdim=True), -torch.inf)
         wrong = (1 - self._doubt) * decoys.softmax(dim=1) + self._doubt / v.shape[1]
-        total = v.logsumexp(dim=1, keepdim=True)
-        return torch.logaddexp(v - total + POWER * (total - self._strictness), wrong.log())
+        honest = v + ((POWER - 1) * v.logsumexp(dim=1, keepdim=True) - POWER * self._strictness)
+        return torch.logaddexp(honest, wrong.log())
