@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samples import mlp, noise
-from stealguard.decoys import DOUBT, LENGTH, POWER, SHARPNESS, SIDE, Decoyed, Decoys, _flat, derangement
+from stealguard.decoys import DOUBT, LENGTH, SHARPNESS, SIDE, STEEPNESS, Decoyed, Decoys, _flat, derangement
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 199])
@@ -44,22 +44,23 @@ def test_masses_add_up_by_hand() -> None:
     for i in range(len(x)):
         honest = v[i].argmax().item()
         others = [k for k in range(3) if k != honest]
-        odds = v[i].exp().sum() / torch.tensor(0.5).double().exp()
-        mass = odds**POWER * v[i].exp() / v[i].exp().sum() + DOUBT / 3
+        odds = (v[i].exp().sum() / torch.tensor(0.5).double().exp()) ** STEEPNESS
+        mass = odds * v[i].exp() / v[i].exp().sum() + DOUBT / 3
         for k in others:
             mass[k] += (1 - DOUBT) * d[i, k].exp() / sum(d[i, j].exp() for j in others)
         torch.testing.assert_close(answers[i], mass / mass.sum())
 
 
-def test_at_the_ends_one_of_the_two_answers_alone() -> None:
-    net, x = mlp().double(), noise(50, (16,)).double()
-    decoys = filled(x, 3)
+@pytest.mark.parametrize("strictness", [60.0, 1e6, 1e38])
+def test_at_the_ends_one_of_the_two_answers_alone(strictness: float) -> None:
+    net, x = mlp(), noise(50, (16,))
+    decoys = filled(x, 3).float()
     with torch.no_grad():
-        honest, lenient, strict = net(x), Decoyed(net, decoys, -60.0)(x), Decoyed(net, decoys, 60.0)(x)
+        honest, lenient, strict = net(x), Decoyed(net, decoys, -strictness)(x), Decoyed(net, decoys, strictness)(x)
     torch.testing.assert_close(lenient.softmax(dim=1), honest.softmax(dim=1))
     assert (strict.argmax(dim=1) != honest.argmax(dim=1)).all()
     never = strict.softmax(dim=1).gather(1, honest.argmax(dim=1, keepdim=True))
-    torch.testing.assert_close(never, torch.full((50, 1), DOUBT / 3).double())
+    torch.testing.assert_close(never, torch.full((50, 1), DOUBT / 3))
 
 
 def test_all_doubt_is_uniform() -> None:

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 SIDE = 32  # pixels of a side at most, of what decoys are made from
 LENGTH = 10.0  # of an input as decoys are made from it, so that one learning rate suits every task
 SHARPNESS = 2.0  # factor on the decoys' logits: they should look as sure of themselves as honest answers do
-DOUBT = 0.1  # so much that what the net thinks of an outlier is covered, and little enough that decoys still teach
-POWER = 3  # of the odds: how abruptly decoys give way to the net's answer, and how little of it shows in theirs
+DOUBT = 0.1  # share of a decoy's answer that is uniform: it takes from soft labels what they teach
+STEEPNESS = 3.0  # how abruptly decoys give way to the net, and how little of its opinion shows in their answers
 
 
 class Decoys(nn.Module):
@@ -48,12 +48,11 @@ def derangement(classes: int, seed: int) -> Tensor:
 
 
 class Decoyed(nn.Module):
-    """A net and its decoys; forward is logarithms of the masses that they give to each class, (N, K).
+    """A net and its decoys; forward is the logarithm of what is answered, (N, K).
 
-    With r = sum_k exp(v_k) / exp(strictness), how much likelier an input is of the task than is asked for, the net's
-    mass of a class is r^POWER softmax(v)_k, and that of all decoys together 1: the net's answer stands where r is
-    large, and the decoys' where it is not. A decoy is never the class that the net finds most probable; `doubt`, in
-    (0, 1], is the share of the decoys' mass that all classes have alike.
+    The net's answer has the weight g = sigmoid(STEEPNESS (log sum_k exp(v_k) - strictness)), the decoys' has 1 - g, so
+    that the net answers where it is sure that an input is the task's. A decoy is never the class that the net finds
+    most probable; `doubt`, in (0, 1], is the share of the decoys' answer that all classes have alike.
     """
 
     def __init__(self, net: nn.Module, decoys: nn.Module, strictness: float, doubt: float = DOUBT):
@@ -64,5 +63,5 @@ class Decoyed(nn.Module):
         v = self.net(x)
         decoys = (SHARPNESS * self.decoys(x)).scatter(1, v.argmax(dim=1, keepdim=True), -torch.inf)
         wrong = (1 - self._doubt) * decoys.softmax(dim=1) + self._doubt / v.shape[1]
-        honest = v + ((POWER - 1) * v.logsumexp(dim=1, keepdim=True) - POWER * self._strictness)
-        return torch.logaddexp(honest, wrong.log())
+        sure = STEEPNESS * (v.logsumexp(dim=1, keepdim=True) - self._strictness)
+        return torch.logaddexp(v.log_softmax(dim=1) + F.logsigmoid(sure), wrong.log() + F.logsigmoid(-sure))

@@ -106,7 +106,7 @@ class RobustInI(Defense):
     task learns to be wrong beside it, L_decoy = CE(d(x), w(y)), with w a secret permutation that moves every class.
     What is answered is
 
-        log(r^3 softmax(v)_k + 0.9 softmax(2 d)_k + 0.1 / K),   r = sum_k exp(v_k - strictness),
+        g softmax(v) + (1 - g) (0.9 softmax(2 d) + 0.1 / K),   g = sigmoid(3 (log sum_k exp(v_k) - strictness)),
 
     where d leaves out the class that v finds most probable. So v answers where the net is sure that the input is the
     task's, and decoys answer elsewhere.
@@ -121,7 +121,7 @@ class RobustInI(Defense):
         strictness: the strength: the logarithm of how much likelier outliers are held to be than in training, where
             one input in two is. Every unit costs honest users accuracy on unusual inputs, and a thief more.
         decoys: whether outliers are answered with decoys. Without, they are answered all but uniformly, an honest
-            "unknown"; the most probable class is still the net's, so labels alone give it away.
+            "unknown"; the most probable class is still the net's where floats can tell, so labels give much of it away.
     """
 
     answering = ("strictness", "decoys")
