@@ -63,5 +63,6 @@ class Decoyed(nn.Module):
         v = self.net(x)
         decoys = (SHARPNESS * self.decoys(x)).scatter(1, v.argmax(dim=1, keepdim=True), -torch.inf)
         wrong = (1 - self._doubt) * decoys.softmax(dim=1) + self._doubt / v.shape[1]
-        sure = STEEPNESS * (v.logsumexp(dim=1, keepdim=True) - self._strictness)
-        return torch.logaddexp(v.log_softmax(dim=1) + F.logsigmoid(sure), wrong.log() + F.logsigmoid(-sure))
+        odds = v.logsumexp(dim=1, keepdim=True)
+        sure = STEEPNESS * (odds - self._strictness)
+        return torch.logaddexp(v - odds + F.logsigmoid(sure), wrong.log() + F.logsigmoid(-sure))
