@@ -22,7 +22,7 @@ lint: $(VENV)/tests
 bench: $(VENV)/tests
 	$(BIN)/python -m benchmarks
 
-wheel: $(VENV)/installed  ## build it, install it where nothing else is, and run the demo there
+wheel: $(VENV)/installed  ## build it, install it where nothing else is, and run a short demo there
 	sh tests/wheel.sh
 
 clean:

@@ -280,20 +280,22 @@ def report(
 
 
 @app.command
-def demo(*, out: Path = Path("runs/demo"), threads: int | None = None) -> None:
+def demo(*, out: Path = Path("runs/demo"), epochs: int = 16, threads: int | None = None) -> None:
     """MNIST, an undefended LeNet-5 beside a defended one, both stolen, ending in a page to open: a few minutes.
 
     Parameters
     ----------
     out
         Where releases and page go; what is already there is not done again.
+    epochs
+        Passes over the task data, for either net: half of the usual ones, so that one waits for minutes.
     threads
         Processor threads.
     """
     from stealguard.demo import run
 
     _use_threads(threads)
-    print(f"Open {run(out).resolve().as_uri()}")
+    print(f"Open {run(out, epochs).resolve().as_uri()}")
 
 
 @data_app.command(name="list")

@@ -12,14 +12,13 @@ from stealguard.protection import protect
 from stealguard.release import Release, load
 
 DATA = "mnist"
-EPOCHS = 16  # half of the usual, so that one waits for minutes
 BUDGETS = {"glyphs": 5_000, "letters": 20_000}  # of the defender's own family a third is unseen; letters are whole
 
 
-def run(out: Path) -> Path:
+def run(out: Path, epochs: int) -> Path:
     """Protect, audit and report into `out`, skipping what is already there; returns the page."""
-    plain = _release(out / "undefended", defense="none")
-    defended = _release(out / "robust", defense="ini-robust")
+    plain = _release(out / "undefended", defense="none", epochs=epochs)
+    defended = _release(out / "robust", defense="ini-robust", epochs=epochs)
     rows = [
         row
         for release in (plain, defended)
@@ -33,4 +32,4 @@ def run(out: Path) -> Path:
 
 
 def _release(folder: Path, **how: Any) -> Release:
-    return load(folder) if folder.exists() else protect("lenet5", DATA, out=folder, epochs=EPOCHS, resume=True, **how)
+    return load(folder) if folder.exists() else protect("lenet5", DATA, out=folder, resume=True, **how)
