@@ -30,7 +30,7 @@ def test_the_table_of_rivals_is_computed_from_committed_rows() -> None:
     "rows",
     [
         "robust", "robust-fashion", "robust-strictness", "robust-ablation", "robust-less-textures", "robust-further",
-        "robust-fashion-further", "robust-much", "robust-warm", "robust-cifar10",
+        "robust-fashion-further", "robust-much", "robust-warm", "robust-cifar10", "robust-owners",
     ],
 )  # fmt: skip
 def test_the_notebooks_tables_of_thefts_are_computed_from_committed_rows(rows: str) -> None:
