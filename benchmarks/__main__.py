@@ -24,13 +24,14 @@ from benchmarks.report import report
 from torch import nn
 
 from stealguard import data
-from stealguard.boxes import Boxed
-from stealguard.combine import pcgrad, total
+from stealguard.boxes.base import Boxed
 from stealguard.defenses import InI
 from stealguard.nets import build, reinitialized
-from stealguard.presets import PRESETS
-from stealguard.training import fit
-from stealguard.types import Batch, task_loss
+from stealguard.releases.presets import PRESETS
+from stealguard.training.combine import pcgrad, total
+from stealguard.training.loop import fit
+from stealguard.training.losses import task_loss
+from stealguard.types import Batch
 
 STEPS = [("lenet5", (1, 28, 28), 128), ("resnet18", (1, 28, 28), 32), ("resnet18", (3, 32, 32), 32)]
 

@@ -19,19 +19,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stealguard import data, presets
-from stealguard.augment import affine, half_affine
-from stealguard.boxes import logits
+from stealguard import data
+from stealguard.boxes.base import logits
 from stealguard.data import rendered
 from stealguard.data.roles import divide
-from stealguard.decoys import Decoyed
 from stealguard.defenses import RobustInI
+from stealguard.defenses.decoys import Decoyed
 from stealguard.nets import Normalized
 from stealguard.nets.lenet import lenet5
 from stealguard.progress import silent
-from stealguard.protection import validation_split
+from stealguard.releases import presets
+from stealguard.releases.protection import validation_split
 from stealguard.seeds import derive, seeded
-from stealguard.training import fit
+from stealguard.training.augment import affine, half_affine
+from stealguard.training.loop import fit
 from stealguard.types import Batch
 
 KEPT = "GREEK", "CYRILLIC", "ARMENIAN", "COPTIC"

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from stealguard import data, load
 from stealguard.attacks import Knockoff
-from stealguard.boxes import Metered, logits
-from stealguard.decoys import Decoyed
+from stealguard.boxes.base import Metered, logits
+from stealguard.defenses.decoys import Decoyed
 from stealguard.nets import reinitialized
-from stealguard.protection import validation_split
-from stealguard.release import Release
+from stealguard.releases.protection import validation_split
+from stealguard.releases.release import Release
 from stealguard.seeds import derive
-from stealguard.training import correct
+from stealguard.training.loop import correct
 
 BUDGET = 20_000
 
@@ -35,13 +35,13 @@ def by_class(release: Release, pool: Tensor) -> Iterator[dict[str, float]]:
     assert isinstance(model, Decoyed), "a release of robust InI"
     asked = pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:BUDGET]]
     answered, believed = release.box(asked).argmax(dim=1), logits(model.net, asked).argmax(dim=1)
-    thief = reinitialized(model.net, seed=seed)
-    Knockoff(budget=BUDGET)(Metered(release.box, BUDGET, "classes"), asked, thief, seed=seed)
+    clone = reinitialized(model.net, seed=seed)
+    Knockoff(budget=BUDGET)(Metered(release.box, BUDGET, "classes"), asked, clone, seed=seed)
     task = data.task(release.recipe["data"])
     _, (x, y) = validation_split(task.train, release.recipe["seed"])
     for k in range(task.classes):
         honest = ((answered == k) & (believed == k)).float().mean().item()
-        yield {"class": k, "honest": honest, "clone_accuracy": correct(thief, x[y == k], y[y == k])}
+        yield {"class": k, "honest": honest, "clone_accuracy": correct(clone, x[y == k], y[y == k])}
 
 
 def main() -> None:

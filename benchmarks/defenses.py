@@ -10,13 +10,13 @@ from benchmarks import mad_jacobian, modelguard_lp
 from benchmarks.measure import Contender, interleaved, ratio
 from torch import Tensor, nn
 
-from stealguard.boxes import Boxed
-from stealguard.clients import forgetful
+from stealguard.boxes.accounts import forgetful
+from stealguard.boxes.base import Boxed
 from stealguard.defenses import DEFENSES, MAD, InI
+from stealguard.defenses.base import Defense
 from stealguard.defenses.modelguard import SMALLEST, least_likely
 from stealguard.nets import build, reinitialized
 from stealguard.seeds import derive
-from stealguard.types import Defense
 
 SHAPE, CLASSES, EPS = (1, 28, 28), 10, 1.0
 MADS = {

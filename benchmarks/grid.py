@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stealguard.comparing import compare
-from stealguard.release import RECIPE
-from stealguard.rows import Row
+from stealguard.comparing.run import compare
+from stealguard.releases.release import RECIPE
+from stealguard.results.row import Row
 
 WORKERS = 2
 GRID: dict[str, Any] = {  # 4 victims and 36 blocks of thefts: 40 cells

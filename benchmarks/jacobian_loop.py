@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def jacobian(thief: nn.Module, x: Tensor, score: str) -> Tensor:
+def jacobian(clone: nn.Module, x: Tensor, score: str) -> Tensor:
     """The whole Jacobian (K, *shape) of one input (1, *shape), a backward pass for each class."""
     here = x.clone().requires_grad_()
-    logits = thief(here)
+    logits = clone(here)
     scores = logits if score == "logit" else F.softmax(logits, dim=1)
     rows = []
     for of_class in scores[0]:
@@ -21,12 +21,12 @@ def jacobian(thief: nn.Module, x: Tensor, score: str) -> Tensor:
     return torch.stack(rows)
 
 
-def jacobian_step(thief: nn.Module, x: Tensor, labels: Tensor, step: float, score: str = "probability") -> Tensor:
+def jacobian_step(clone: nn.Module, x: Tensor, labels: Tensor, step: float, score: str = "probability") -> Tensor:
     """clip(x + step sgn J[label]) for inputs (N, *shape) and labels (N,), one after the other."""
-    thief.eval()
+    clone.eval()
     moved = [
-        sample + step * jacobian(thief, sample[None], score)[label].sign()
+        sample + step * jacobian(clone, sample[None], score)[label].sign()
         for sample, label in zip(x, labels.tolist(), strict=True)
     ]
-    thief.zero_grad()
+    clone.zero_grad()
     return torch.stack(moved).clamp(0, 1)

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from stealguard import data, load
 from stealguard.attacks import Knockoff
-from stealguard.boxes import Metered, logits, top_1
-from stealguard.decoys import Decoyed, Decoys, derangement
+from stealguard.boxes.base import Metered, logits, top_1
+from stealguard.defenses.decoys import Decoyed, Decoys, derangement
 from stealguard.nets import reinitialized
-from stealguard.protection import validation_split
-from stealguard.release import Release
+from stealguard.releases.protection import validation_split
+from stealguard.releases.release import Release
 from stealguard.seeds import derive, seeded
-from stealguard.training import Training, correct, fit
+from stealguard.training.loop import Training, correct, fit
 
 BUDGET = 20_000
 
@@ -135,9 +135,9 @@ def stolen(bench: Bench, labelling: Labelling | None, pool: Tensor) -> dict[str,
 
     asked = pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(bench.seed))[:BUDGET]]
     honest = (box(asked) == top_1(logits(bench.net, asked))).all(dim=1).float().mean().item()
-    thief = reinitialized(bench.net, seed=derive(bench.seed, "thief"))
-    Knockoff(budget=BUDGET)(Metered(box, BUDGET, "labelling"), asked, thief, seed=bench.seed)
-    return {"honest": honest, "clone_accuracy": correct(thief, *bench.validation)}
+    clone = reinitialized(bench.net, seed=derive(bench.seed, "clone"))
+    Knockoff(budget=BUDGET)(Metered(box, BUDGET, "labelling"), asked, clone, seed=bench.seed)
+    return {"honest": honest, "clone_accuracy": correct(clone, *bench.validation)}
 
 
 def main() -> None:

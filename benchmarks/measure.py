@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from stealguard.provenance import hardware
+from stealguard.results.provenance import hardware
 
 Contender = Callable[[], object]
 

@@ -10,7 +10,7 @@ from benchmarks.measure import interleaved
 from tests.report.made_up import grid
 
 from stealguard.report import write_html
-from stealguard.rows import Store, read
+from stealguard.results.row import Store, read
 
 
 def report(rounds: int) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from stealguard import data, load
-from stealguard.augment import affine
-from stealguard.metrics import accuracy
-from stealguard.protection import validation_split
+from stealguard.releases.protection import validation_split
+from stealguard.results.metrics import accuracy
 from stealguard.seeds import derive, seeded
+from stealguard.training.augment import affine
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from stealguard import data, load
-from stealguard.boxes import Boxed
+from stealguard.boxes.base import Boxed
 from stealguard.defenses import (
     CIP,
     DCP,
@@ -28,11 +28,11 @@ from stealguard.defenses import (
     ModelGuardW,
     ReverseSigmoid,
 )  # fmt: skip
+from stealguard.defenses.base import Defense
 from stealguard.defenses.hoda import Staged, pearson_distance
-from stealguard.metrics import accuracy
-from stealguard.protection import validation_split
-from stealguard.release import Release
-from stealguard.types import Defense
+from stealguard.releases.protection import validation_split
+from stealguard.releases.release import Release
+from stealguard.results.metrics import accuracy
 
 BUDGETS = (0.2, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.1, 1.2, 1.5, 2.0)
 BETAS = (0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 1.9)

@@ -16,7 +16,7 @@ from pathlib import Path
 from stealguard.report import summary
 from stealguard.report.cells import Cell, Group
 from stealguard.report.naming import number, titles
-from stealguard.rows import Row, read
+from stealguard.results.row import Row, read
 
 Kind = tuple[str, str, int, int]  # an attack with its settings, a pool, owned samples and the budget
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from benchmarks import means, worst
 
-from stealguard import cli
+from stealguard.cli import main as cli
 from stealguard.report import render
-from stealguard.rows import read
+from stealguard.results.row import read
 
 HOME = Path(__file__).parent.parent
 README = (HOME / "README.md").read_text()
@@ -80,7 +80,7 @@ def test_the_commands_it_names_exist() -> None:
 
 
 def test_every_attack_and_treatment_is_named() -> None:
-    from stealguard.answers import TREATMENTS
     from stealguard.attacks import ATTACKS
+    from stealguard.attacks.treatments import TREATMENTS
 
     assert {name for name in (*ATTACKS, *TREATMENTS) if f"`{name}`" not in README} == set()

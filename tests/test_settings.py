@@ -8,7 +8,7 @@ import stealguard as sg
 from stealguard.attacks import ATTACKS, Knockoff
 from stealguard.defenses import DEFENSES
 from stealguard.errors import Invalid
-from stealguard.presets import PRESETS
+from stealguard.releases.presets import PRESETS
 from stealguard.settings import changed, create, describe
 
 

@@ -17,44 +17,47 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stealguard import attacks, boxes, combine, data, defenses, losses, metrics, nets, report, surrogate
+    from stealguard import attacks, boxes, combine, data, defenses, losses, nets, report, surrogate
+    from stealguard.attacks.base import Attack
     from stealguard.auditing import audit
     from stealguard.comparing import compare
+    from stealguard.defenses.base import Defense
     from stealguard.defenses.ini import InI
     from stealguard.errors import StealguardError
-    from stealguard.presets import PRESETS
-    from stealguard.protection import guarded, protect
-    from stealguard.release import Release, load
+    from stealguard.releases import PRESETS, Release, guarded, load, protect
+    from stealguard.results import metrics
     from stealguard.training import Training, fit
-    from stealguard.types import Attack, BlackBox, Defense
+    from stealguard.types import BlackBox
 
 _HOMES = {
-    "protect": "protection",
-    "guarded": "protection",
+    "protect": "releases",
+    "guarded": "releases",
+    "load": "releases",
+    "Release": "releases",
+    "PRESETS": "releases",
     "audit": "auditing",
     "compare": "comparing",
-    "load": "release",
-    "Release": "release",
     "InI": "defenses.ini",
-    "Defense": "types",
-    "Attack": "types",
+    "Defense": "defenses.base",
+    "Attack": "attacks.base",
     "BlackBox": "types",
     "Training": "training",
     "fit": "training",
-    "PRESETS": "presets",
     "StealguardError": "errors",
+    "metrics": "results",
 }
 # No module is named like a public function: importing the module would put itself in the function's place.
-_ROOMS = ("attacks", "boxes", "combine", "data", "defenses", "losses", "metrics", "nets", "report", "surrogate")
+_PACKAGES = ("attacks", "boxes", "combine", "data", "defenses", "losses", "nets", "report", "surrogate")
 
-__all__ = ["__version__", *_HOMES, *_ROOMS]
+__all__ = ["__version__", *_HOMES, *_PACKAGES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in _PACKAGES:
         return import_module(f"stealguard.{name}")
     if name in _HOMES:
-        return getattr(import_module(f"stealguard.{_HOMES[name]}"), name)
+        home = import_module(f"stealguard.{_HOMES[name]}")
+        return import_module(f"{home.__name__}.{name}") if name == "metrics" else getattr(home, name)
     raise AttributeError(f"module `stealguard` has no attribute `{name}`")
 
 

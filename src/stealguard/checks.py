@@ -8,8 +8,12 @@ from torch import Tensor
 from stealguard.errors import require
 
 
-def check_inputs(x: Tensor, name: str, shape: tuple[int, ...] | None = None) -> None:
-    """Inputs are a floating tensor (N, *shape), N at least 1, finite and in [0, 1]."""
+def check_inputs(x: Tensor, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
+    """Inputs are a floating tensor (N, *shape), N at least 1, finite and in [0, 1]; returned in float32.
+
+    Raises:
+        Invalid: a rule is broken; names the parameter, the rule and the value found.
+    """
     require(isinstance(x, Tensor), name, "a tensor", type(x).__name__)
     require(x.is_floating_point(), name, "of a floating dtype", x.dtype)
     if shape is not None:
@@ -19,6 +23,7 @@ def check_inputs(x: Tensor, name: str, shape: tuple[int, ...] | None = None) -> 
     low, high = (v.item() for v in torch.aminmax(x))
     require(low == low and high == high, name, "free of NaN", f"{int(x.isnan().sum())} NaN")
     require(low >= 0 and high <= 1, name, "in [0, 1]", f"values from {low:g} to {high:g}")
+    return x.to(torch.float32)
 
 
 def check_labels(y: Tensor, n: int, classes: int, name: str) -> None:

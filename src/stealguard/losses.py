@@ -1,44 +1,5 @@
-"""Pure functions of tensors. Logits and log-probabilities are (N, K), a row an input."""
+"""The names of `stealguard.training.losses`, under the path that they had in version 0.1.0."""
 
-from __future__ import annotations
+from stealguard.training.losses import center, induction, inner, kl, mean_abs, norm, task_loss
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
-
-def center(logits: Tensor) -> Tensor:
-    """Logits (N, K) less their row mean: the one representative that softmax cannot tell from the others."""
-    return logits - logits.mean(dim=1, keepdim=True)
-
-
-def induction(logits: Tensor, surrogate_logits: Tensor) -> Tensor:
-    """Mean |s - center(log softmax(v))|: answers from which the surrogate has nothing to learn (InI, induction).
-
-    Args:
-        logits: the victim's, (N, K), on outliers.
-        surrogate_logits: the surrogate's on the same inputs, (N, K).
-    """
-    return F.l1_loss(center(F.log_softmax(logits, dim=1)), surrogate_logits)
-
-
-def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q), from log-probabilities (N, K), averaged over the N rows."""
-    return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
-
-
-def inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """The inner product of two vectors that are kept as lists of tensors of equal shapes."""
-    return torch.stack([torch.dot(i.reshape(-1), j.reshape(-1)) for i, j in zip(a, b, strict=True)]).sum()
-
-
-def norm(a: Sequence[Tensor]) -> Tensor:
-    """The Euclidean norm of a vector that is kept as a list of tensors."""
-    return torch.stack([t.norm() for t in a]).norm()
-
-
-def mean_abs(a: Sequence[Tensor]) -> Tensor:
-    """Mean absolute entry of a vector that is kept as a list of tensors."""
-    return torch.stack([t.abs().sum() for t in a]).sum() / sum(t.numel() for t in a)
+__all__ = ["center", "induction", "inner", "kl", "mean_abs", "norm", "task_loss"]

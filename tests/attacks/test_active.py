@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from samples import mlp, noise
 from stealguard.attacks import ActiveThief
 from stealguard.attacks.active import STRATEGIES
-from stealguard.boxes import Metered
+from stealguard.attacks.selection import boundary_distance, class_gradients, entropy, k_center
+from stealguard.boxes.base import Metered
 from stealguard.errors import Invalid
-from stealguard.selection import boundary_distance, class_gradients, entropy, k_center
-from stealguard.training import Training
+from stealguard.training.loop import Training
 
 
 class TestEntropy:

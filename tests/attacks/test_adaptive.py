@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from samples import mlp, noise
 from stealguard.attacks import AdaptiveKnockoff
 from stealguard.attacks.adaptive import Bandit, Scale, certainty, diversity, loss
-from stealguard.boxes import Metered
+from stealguard.attacks.selection import k_means
+from stealguard.boxes.base import Metered
 from stealguard.errors import Invalid
-from stealguard.selection import k_means
-from stealguard.training import Training
+from stealguard.training.loop import Training
 
 ALL = torch.ones(2, dtype=torch.bool)
 ONE = Training(epochs=1, batch=16)
@@ -125,9 +125,9 @@ def test_every_input_is_asked_at_most_once_and_the_budget_spent(rewards: Any, bu
 
 
 def test_a_last_query_alone_is_no_trouble_for_batch_norm() -> None:
-    thief = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    clone = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     metered = Metered(Box(), 33)
-    AdaptiveKnockoff(33, batch=32, groups=1, online=ONE, training=ONE)(metered, noise(40, (16,)), thief, seed=0)
+    AdaptiveKnockoff(33, batch=32, groups=1, online=ONE, training=ONE)(metered, noise(40, (16,)), clone, seed=0)
     assert metered.spent == 33
 
 

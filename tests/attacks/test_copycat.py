@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from samples import noise
 from stealguard.attacks import CopycatCNN
 from stealguard.attacks.copycat import hard
-from stealguard.boxes import Labels, Metered
-from stealguard.training import Training
+from stealguard.boxes.base import Labels, Metered
+from stealguard.training.loop import Training
 
 
 def box(x: Tensor) -> Tensor:
@@ -18,9 +18,9 @@ def box(x: Tensor) -> Tensor:
 
 def steal(asked: Metered) -> nn.Linear:
     torch.manual_seed(0)
-    thief = nn.Linear(16, 3)
-    CopycatCNN(budget=50, training=Training(epochs=2, batch=16))(asked, noise(60, (16,)), thief, seed=0)
-    return thief
+    clone = nn.Linear(16, 3)
+    CopycatCNN(budget=50, training=Training(epochs=2, batch=16))(asked, noise(60, (16,)), clone, seed=0)
+    return clone
 
 
 def test_probabilities_teach_it_no_more_than_labels() -> None:
@@ -36,7 +36,7 @@ def test_answers_become_labels_and_no_answer_stays_none() -> None:
 
 def test_labels_of_a_linear_victim_are_learned() -> None:
     pool, fresh = noise(2000, (16,)), noise(500, (16,), seed=9)
-    thief = nn.Linear(16, 3)
+    clone = nn.Linear(16, 3)
     attack = CopycatCNN(budget=2000, training=Training(epochs=30, lr=0.5))
-    clone = attack(Metered(box, 2000), pool, thief, seed=0)
+    clone = attack(Metered(box, 2000), pool, clone, seed=0)
     assert (clone(fresh).argmax(1) == box(fresh).argmax(1)).double().mean() > 0.95

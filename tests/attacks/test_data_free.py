@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samples import blobs, mlp, noise
-from stealguard.alternating import Alternating, Game, Replay, evenness, kl, l1, labels_only
 from stealguard.attacks import DFME, DFMSHL, MAZE, DisGUIDE
-from stealguard.attacks.disguide import Vote, disagreement
-from stealguard.boxes import Boxed, Labels, Metered
+from stealguard.attacks.data_free.alternating import Alternating, Game, Replay, evenness, kl, l1, labels_only
+from stealguard.attacks.data_free.disguide import Vote, disagreement
+from stealguard.boxes.base import Boxed, Labels, Metered
 from stealguard.errors import Invalid, NonFiniteLoss, NotApplicable
 
 FAST = Alternating(batch=32, lr=0.5, generator_lr=1e-3, latent=16, width=8)
@@ -40,13 +40,13 @@ def linear_victim(classes: int = 3) -> nn.Module:
     return net
 
 
-def clone() -> nn.Module:
+def untrained() -> nn.Module:
     torch.manual_seed(6)
     return nn.Linear(16, 3)
 
 
-def same(victim: nn.Module, thief: nn.Module, x: Tensor) -> float:
-    return (victim(x).argmax(1) == thief(x).argmax(1)).double().mean().item()
+def same(victim: nn.Module, clone: nn.Module, x: Tensor) -> float:
+    return (victim(x).argmax(1) == clone(x).argmax(1)).double().mean().item()
 
 
 class TestGaps:
@@ -89,7 +89,7 @@ class TestGaps:
         assert disagreement(torch.full((2, 5, 3), 1 / 3)).item() == 0
 
     def test_a_vote_is_the_mean_of_probabilities(self) -> None:
-        one, two = clone(), linear_victim()
+        one, two = untrained(), linear_victim()
         x = noise(7, (16,))
         expected = (one(x).softmax(dim=1) + two(x).softmax(dim=1)) / 2
         torch.testing.assert_close(Vote([one, two])(x).softmax(dim=1), expected)
@@ -178,10 +178,10 @@ class TestBudgets:
 
     def test_same_questions_and_clone_from_a_seed_whatever_the_global_one(self, attack: Any) -> None:
         def run(seed: int, other: int) -> tuple[Tensor, Tensor]:
-            box, thief = Box(300), mlp_from(1)
+            box, clone = Box(300), mlp_from(1)
             torch.manual_seed(other)
-            replace(attack, budget=300)(box, POOL, thief, seed=seed)
-            return torch.cat(box.seen), thief(noise(9, (16,))).detach()
+            replace(attack, budget=300)(box, POOL, clone, seed=seed)
+            return torch.cat(box.seen), clone(noise(9, (16,))).detach()
 
         one, again, other = run(0, 3), run(0, 4), run(1, 3)
         assert torch.equal(one[0], again[0])
@@ -193,10 +193,10 @@ class TestBudgets:
             def __call__(self, x: Tensor) -> Tensor:
                 return super().__call__(x) * (torch.arange(len(x)) % 2 == 0)[:, None]
 
-        thief = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
-        out = replace(attack, budget=101)(Doubtful(101), POOL, thief, seed=0)(noise(4, (16,)))
+        clone = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+        out = replace(attack, budget=101)(Doubtful(101), POOL, clone, seed=0)(noise(4, (16,)))
         assert out.isfinite().all()
-        assert not thief.training
+        assert not clone.training
 
     def test_a_diverging_loss_is_named(self, attack: Any) -> None:
         wild = replace(attack, budget=5000, training=replace(FAST, lr=1e30))
@@ -240,11 +240,11 @@ class TestLabelsAlone:
     @pytest.mark.parametrize("attack", ATTACKS[:2], ids=lambda a: type(a).__name__)
     @pytest.mark.parametrize("budget", [3, 50, 1000])
     def test_differences_of_labels_are_refused_after_one_batch(self, attack: Any, budget: int) -> None:
-        box, thief = Box(budget, labels=True), mlp_from(0)
+        box, clone = Box(budget, labels=True), mlp_from(0)
         with pytest.raises(NotApplicable, match="labels alone"):
-            replace(attack, budget=budget)(box, POOL, thief, seed=0)
+            replace(attack, budget=budget)(box, POOL, clone, seed=0)
         assert len(box.seen) == 1
-        assert torch.equal(thief(noise(2, (16,))), mlp_from(0)(noise(2, (16,))))
+        assert torch.equal(clone(noise(2, (16,))), mlp_from(0)(noise(2, (16,))))
 
     def test_without_a_generators_steps_they_will_do(self) -> None:
         box = Box(100, labels=True)
@@ -255,20 +255,20 @@ class TestLabelsAlone:
 class TestLearning:
     @ALL
     def test_a_linear_box_is_learned(self, attack: Any) -> None:
-        victim, thief = linear_victim(), clone()
-        assert same(victim, thief, noise(2000, (16,), seed=9)) < 0.4
-        replace(attack, budget=12_000)(Metered(Boxed(victim, (16,)), 12_000), POOL, thief, seed=0)
-        assert same(victim, thief, noise(2000, (16,), seed=9)) > 0.9
+        victim, clone = linear_victim(), untrained()
+        assert same(victim, clone, noise(2000, (16,), seed=9)) < 0.4
+        replace(attack, budget=12_000)(Metered(Boxed(victim, (16,)), 12_000), POOL, clone, seed=0)
+        assert same(victim, clone, noise(2000, (16,), seed=9)) > 0.9
 
     @ON_LABELS
     def test_from_labels_too(self, attack: Any) -> None:
-        victim, thief = linear_victim(), clone()
-        replace(attack, budget=8000)(Metered(Labels(Boxed(victim, (16,))), 8000), POOL, thief, seed=0)
-        assert same(victim, thief, noise(2000, (16,), seed=9)) > 0.85
+        victim, clone = linear_victim(), untrained()
+        replace(attack, budget=8000)(Metered(Labels(Boxed(victim, (16,))), 8000), POOL, clone, seed=0)
+        assert same(victim, clone, noise(2000, (16,), seed=9)) > 0.85
 
     def test_a_voting_pair_is_one_net(self) -> None:
         victim, attack = linear_victim(), DisGUIDE(budget=4000, vote=True, training=FAST)
-        pair = attack(Metered(Boxed(victim, (16,)), 4000), POOL, clone(), seed=0)
+        pair = attack(Metered(Boxed(victim, (16,)), 4000), POOL, untrained(), seed=0)
         assert isinstance(pair, Vote)
         assert same(victim, pair, noise(2000, (16,), seed=9)) > 0.9
 
@@ -292,9 +292,9 @@ class TestLearning:
             victim.bias[0] += 6
         shares = {}
         for weight in (0.0, 5.0):
-            box, thief = Box(3000), clone()
+            box, clone = Box(3000), untrained()
             box._metered = Metered(Boxed(victim, (16,)), 3000)
-            DisGUIDE(3000, diversity=weight, training=FAST)(box, POOL, thief, seed=0)
+            DisGUIDE(3000, diversity=weight, training=FAST)(box, POOL, clone, seed=0)
             late = torch.cat(box.seen)[-1000:]
             shares[weight] = evenness(Boxed(victim, (16,))(late)).item()
         assert shares[5.0] > shares[0.0]
@@ -369,8 +369,8 @@ def test_images_are_learned_without_one(labels: bool) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    thief = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
+    clone = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
     plain = Boxed(victim, (1, 28, 28))
     box = Metered(Labels(plain) if labels else plain, 15_000)
-    DisGUIDE(15_000, replay_steps=1)(box, torch.zeros(1, 1, 28, 28), thief, seed=0)
-    assert same(victim, thief, x) > (0.6 if labels else 0.8)
+    DisGUIDE(15_000, replay_steps=1)(box, torch.zeros(1, 1, 28, 28), clone, seed=0)
+    assert same(victim, clone, x) > (0.6 if labels else 0.8)

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from samples import noise
 from stealguard.attacks import BlackboxDissector
-from stealguard.boxes import Labels, Metered
-from stealguard.erasing import class_activation, draw_pixels, erase, patches
+from stealguard.attacks.erasing import class_activation, draw_pixels, erase, patches
+from stealguard.boxes.base import Labels, Metered
 from stealguard.errors import Invalid, NotApplicable
 from stealguard.nets import build
 from stealguard.nets.resnet import Residual
-from stealguard.training import Training
+from stealguard.training.loop import Training
 
 ONE = Training(epochs=1, batch=16)
 GRAY = (1, 8, 8)
@@ -276,9 +276,9 @@ class TestRounds:
 
     def test_distillation_changes_the_clone_and_no_question_of_the_first_round(self) -> None:
         def learned(share: float) -> tuple[Tensor, Tensor]:
-            box, thief = Box(), linear()
-            replace(QUICK, budget=20, distilled=share)(Metered(Labels(box), 20), noise(80, GRAY), thief, seed=0)
-            return box.seen[0], thief(noise(4, GRAY)).detach()
+            box, clone = Box(), linear()
+            replace(QUICK, budget=20, distilled=share)(Metered(Labels(box), 20), noise(80, GRAY), clone, seed=0)
+            return box.seen[0], clone(noise(4, GRAY)).detach()
 
         (plain, alone), (same, softened) = learned(0.0), learned(1.0)
         assert torch.equal(plain, same)
@@ -287,11 +287,11 @@ class TestRounds:
 
 def test_labels_of_a_linear_victim_are_learned() -> None:
     torch.manual_seed(1)
-    victim, thief, pool = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), linear(), noise(3000, GRAY)
+    victim, clone, pool = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), linear(), noise(3000, GRAY)
     attack = BlackboxDissector(2000, totals=(500,), training=Training(epochs=20, lr=0.1))
-    attack(Metered(Labels(lambda x: victim(x).softmax(1).detach()), 2000), pool, thief, seed=0)
+    attack(Metered(Labels(lambda x: victim(x).softmax(1).detach()), 2000), pool, clone, seed=0)
     fresh = noise(1000, GRAY, seed=9)
-    assert (thief(fresh).argmax(1) == victim(fresh).argmax(1)).double().mean() > 0.9
+    assert (clone(fresh).argmax(1) == victim(fresh).argmax(1)).double().mean() > 0.9
 
 
 def test_the_papers_settings() -> None:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from samples import mlp, noise
 from stealguard.attacks import JBDA, JBDATR
 from stealguard.attacks.jacobian import jacobian_step
-from stealguard.boxes import Metered
+from stealguard.boxes.base import Metered
 from stealguard.errors import Invalid
 from stealguard.nets import build
 from stealguard.nets.resnet import Residual
-from stealguard.training import Training
+from stealguard.training.loop import Training
 
 ONE = Training(epochs=1, batch=16)
 
@@ -62,33 +62,33 @@ def steal(attack: JBDA | JBDATR, pool: Tensor, budget: int | None = None, box: A
 @pytest.mark.parametrize("step", [0.1, -0.3])
 def test_the_batched_step_is_the_loop(net: str, score: Any, step: float) -> None:
     torch.manual_seed(0)
-    thief, x = NETS[net]().double(), noise(12).double()
+    clone, x = NETS[net]().double(), noise(12).double()
     labels = torch.arange(12) % 5
     torch.testing.assert_close(
-        jacobian_step(thief, x, labels, step, score), jacobian_loop.jacobian_step(thief, x, labels, step, score)
+        jacobian_step(clone, x, labels, step, score), jacobian_loop.jacobian_step(clone, x, labels, step, score)
     )
 
 
 def test_a_step_of_a_linear_net_goes_along_its_weights() -> None:
-    thief, x = nn.Linear(16, 3), 0.3 + 0.4 * noise(6, (16,))
+    clone, x = nn.Linear(16, 3), 0.3 + 0.4 * noise(6, (16,))
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    moved = jacobian_step(thief, x, labels, 0.1, "logit")
-    torch.testing.assert_close(moved, x + 0.1 * thief.weight.detach()[labels].sign())
+    moved = jacobian_step(clone, x, labels, 0.1, "logit")
+    torch.testing.assert_close(moved, x + 0.1 * clone.weight.detach()[labels].sign())
 
 
 def test_a_step_stays_inside_and_leaves_no_gradients() -> None:
-    thief, x = mlp(), noise(6, (16,))
-    moved = jacobian_step(thief, x, torch.zeros(6, dtype=torch.long), 0.9)
+    clone, x = mlp(), noise(6, (16,))
+    moved = jacobian_step(clone, x, torch.zeros(6, dtype=torch.long), 0.9)
     assert 0 <= moved.min() <= moved.max() <= 1
     assert not moved.requires_grad
-    assert all(p.grad is None for p in thief.parameters())
+    assert all(p.grad is None for p in clone.parameters())
 
 
 def test_a_sure_clone_still_shows_the_way() -> None:
-    thief, x = nn.Linear(4, 2), noise(3, (4,))
-    nn.init.constant_(thief.weight[:1].detach(), 500.0)  # softmax is one-hot in float32: its own gradient is 0
-    nn.init.constant_(thief.weight[1:].detach(), -500.0)
-    assert not torch.equal(jacobian_step(thief, x, torch.zeros(3, dtype=torch.long), 0.1), x)
+    clone, x = nn.Linear(4, 2), noise(3, (4,))
+    nn.init.constant_(clone.weight[:1].detach(), 500.0)  # softmax is one-hot in float32: its own gradient is 0
+    nn.init.constant_(clone.weight[1:].detach(), -500.0)
+    assert not torch.equal(jacobian_step(clone, x, torch.zeros(3, dtype=torch.long), 0.1), x)
 
 
 class TestRounds:
@@ -120,27 +120,27 @@ class TestRounds:
 
         def learned(least: int) -> float:
             torch.manual_seed(0)
-            thief, box = nn.Linear(16, 5), Asked()
-            clone = JBDA(seeds=30, rounds=0, training=ONE, least=least)(Metered(box, 30), pool, thief, seed=0)
+            clone, box = nn.Linear(16, 5), Asked()
+            clone = JBDA(seeds=30, rounds=0, training=ONE, least=least)(Metered(box, 30), pool, clone, seed=0)
             return (clone(pool).argmax(1) == box(pool).argmax(1)).double().mean().item()
 
         assert learned(0) < learned(500)
 
     def test_the_step_turns_with_the_period(self) -> None:
-        thief, x, answers = mlp(), 0.3 + 0.4 * noise(4, (16,)), torch.eye(3)[[0, 1, 2, 0]]
-        moves = [next(JBDA(period=2).augmented(thief, x, answers, number)) - x for number in range(4)]
+        clone, x, answers = mlp(), 0.3 + 0.4 * noise(4, (16,)), torch.eye(3)[[0, 1, 2, 0]]
+        moves = [next(JBDA(period=2).augmented(clone, x, answers, number)) - x for number in range(4)]
         torch.testing.assert_close(moves[1], moves[0])
         torch.testing.assert_close(moves[2], -moves[0])
         torch.testing.assert_close(moves[3], moves[2])
 
     def test_a_step_toward_the_label_raises_it(self) -> None:
-        thief, x, answers = nn.Linear(16, 3), 0.3 + 0.4 * noise(4, (16,)), torch.eye(3)[[0, 1, 2, 0]]
+        clone, x, answers = nn.Linear(16, 3), 0.3 + 0.4 * noise(4, (16,)), torch.eye(3)[[0, 1, 2, 0]]
 
         def chosen(z: Tensor) -> Tensor:
-            return (thief(z).softmax(1) * answers).sum(1)
+            return (clone(z).softmax(1) * answers).sum(1)
 
-        assert (chosen(next(JBDA().augmented(thief, x, answers, 0))) > chosen(x)).all()
-        assert (chosen(next(JBDA(step=-0.1).augmented(thief, x, answers, 0))) < chosen(x)).all()
+        assert (chosen(next(JBDA().augmented(clone, x, answers, 0))) > chosen(x)).all()
+        assert (chosen(next(JBDA(step=-0.1).augmented(clone, x, answers, 0))) < chosen(x)).all()
 
 
 class TestRandomTargets:
@@ -157,10 +157,10 @@ class TestRandomTargets:
         assert torch.cdist(asked[5:].flatten(1), asked[:5].flatten(1), p=torch.inf).amin(dim=1).max() <= 0.1 + 1e-6
 
     def test_with_two_classes_the_target_is_the_other(self) -> None:
-        thief, x, answers = nn.Linear(16, 2), 0.3 + 0.4 * noise(4, (16,)), torch.eye(2)[[0, 1, 1, 0]]
+        clone, x, answers = nn.Linear(16, 2), 0.3 + 0.4 * noise(4, (16,)), torch.eye(2)[[0, 1, 1, 0]]
         attack = JBDATR(targets=2, steps=4)
-        away = thief.weight.detach()[1 - answers.argmax(1)] - thief.weight.detach()[answers.argmax(1)]
-        for moved in attack.augmented(thief, x, answers, 0):
+        away = clone.weight.detach()[1 - answers.argmax(1)] - clone.weight.detach()[answers.argmax(1)]
+        for moved in attack.augmented(clone, x, answers, 0):
             torch.testing.assert_close(moved, x + 0.1 * away.sign())
 
     def test_modelguard_has_more_seeds(self) -> None:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from samples import mlp, noise
 from stealguard.attacks import MARICH
 from stealguard.attacks.marich import _centers, _mismatch
-from stealguard.boxes import Boxed, Labels, Metered
+from stealguard.attacks.selection import entropy, entropy_gradients, k_means, near_all, near_each
+from stealguard.attacks.transfer import Transfer
+from stealguard.boxes.base import Boxed, Labels, Metered
 from stealguard.errors import Invalid
-from stealguard.selection import entropy, entropy_gradients, k_means, near_all, near_each
-from stealguard.training import Training
-from stealguard.transfer import Transfer
+from stealguard.training.loop import Training
 
 ONE = Training(epochs=1, batch=16)
 
@@ -116,15 +116,15 @@ class Box:
 
 
 def test_mismatch_is_the_divergence_and_for_labels_the_cross_entropy() -> None:
-    thief, x = mlp().double(), noise(30, (16,)).double()
+    clone, x = mlp().double(), noise(30, (16,)).double()
     for box in (Box(), Labels(Box())):
         stolen = Transfer(30)
         p = stolen.ask(Metered(box, 30), x)
-        log_q = thief(x).detach().log_softmax(dim=1)
+        log_q = clone(x).detach().log_softmax(dim=1)
         slow = torch.stack(
             [sum(a * (a.log() - b) for a, b in zip(*row, strict=True) if a > 0) for row in zip(p, log_q, strict=True)]
         )  # type: ignore[misc]
-        torch.testing.assert_close(_mismatch(thief, stolen), slow)
+        torch.testing.assert_close(_mismatch(clone, stolen), slow)
 
 
 def steal(attack: MARICH, pool: Tensor, budget: int = 0, classes: int = 3) -> tuple[Metered, list[Tensor]]:
@@ -172,15 +172,15 @@ class TestRounds:
         attack = MARICH(60, rounds=1, initial=0.5, gammas=(1.0, 1.0), training=ONE)
         box = Box()
         torch.manual_seed(0)
-        thief = mlp()
+        clone = mlp()
         before: list[Tensor] = []
 
         def spying(x: Tensor) -> Tensor:
             if box.seen:  # the second question: what did the clone think of the pool?
-                before.append(entropy(Boxed(thief, (16,))(pool)))
+                before.append(entropy(Boxed(clone, (16,))(pool)))
             return box(x)
 
-        attack(Metered(spying, 60), pool, thief, seed=0)
+        attack(Metered(spying, 60), pool, clone, seed=0)
         first, second = box.seen
         rest = torch.tensor([not (row == first).all(dim=1).any() for row in pool])
         expected = pool[rest][before[0][rest].topk(30).indices]
@@ -211,12 +211,12 @@ class TestRounds:
 
 def test_a_linear_victim_is_learned() -> None:
     torch.manual_seed(1)
-    victim, thief, pool = nn.Linear(16, 3), nn.Linear(16, 3), noise(4000, (16,))
+    victim, clone, pool = nn.Linear(16, 3), nn.Linear(16, 3), noise(4000, (16,))
     MARICH(1000, rounds=4, training=Training(epochs=20, lr=0.5))(
-        Metered(Boxed(victim, (16,)), 1000), pool, thief, seed=0
+        Metered(Boxed(victim, (16,)), 1000), pool, clone, seed=0
     )
     fresh = noise(500, (16,), seed=9)
-    torch.testing.assert_close(thief(fresh).softmax(1).detach(), victim(fresh).softmax(1).detach(), atol=0.03, rtol=0)
+    torch.testing.assert_close(clone(fresh).softmax(1).detach(), victim(fresh).softmax(1).detach(), atol=0.03, rtol=0)
 
 
 @pytest.mark.parametrize(

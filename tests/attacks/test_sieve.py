@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from samples import noise
 from stealguard.attacks import Knockoff, Sieve
-from stealguard.boxes import Metered
-from stealguard.training import Training
+from stealguard.boxes.base import Metered
+from stealguard.training.loop import Training
 
 LONG = Training(epochs=40, batch=64, lr=0.3)
 
@@ -26,14 +26,14 @@ def box(x: Tensor) -> Tensor:
 
 def clone(attack: Knockoff | Sieve) -> nn.Module:
     torch.manual_seed(0)
-    thief = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
-    return attack(Metered(box, 4000), noise(4000, (16,)), thief, seed=0)
+    clone = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
+    return attack(Metered(box, 4000), noise(4000, (16,)), clone, seed=0)
 
 
-def right(thief: nn.Module) -> float:
+def right(clone: nn.Module) -> float:
     x = noise(1000, (16,), seed=9)
     x[:, 2] = 0.2 + x[:, 2] / 10  # the task's inputs, just where no answer is honest any more
-    return (thief(x).argmax(dim=1) == task(x)).float().mean().item()
+    return (clone(x).argmax(dim=1) == task(x)).float().mean().item()
 
 
 def test_it_learns_what_is_hidden_among_linear_decoys() -> None:
@@ -48,8 +48,8 @@ def test_where_everything_is_foreseen_it_is_knockoff() -> None:
     far = noise(300, (16,))
     far = far[(far[:, 0] - far[:, 1]).abs() > 0.3]
     torch.manual_seed(0)
-    thief = nn.Linear(16, 2)
-    start = thief.weight.clone()
-    Sieve(budget=len(far), training=LONG, sieve=LONG)(Metered(linear, len(far)), far, thief, seed=0)
-    assert not torch.equal(thief.weight, start)
-    assert (thief(far).argmax(dim=1) == linear(far).argmax(dim=1)).float().mean() > 0.95
+    clone = nn.Linear(16, 2)
+    start = clone.weight.clone()
+    Sieve(budget=len(far), training=LONG, sieve=LONG)(Metered(linear, len(far)), far, clone, seed=0)
+    assert not torch.equal(clone.weight, start)
+    assert (clone(far).argmax(dim=1) == linear(far).argmax(dim=1)).float().mean() > 0.95

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stealguard.data import cropped
+from stealguard.data.generated import cropped
 from stealguard.data.sources import Site, Unavailable
 from stealguard.errors import FetchError
 

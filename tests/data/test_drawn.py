@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from stealguard.data.drawn import strokes, textures
 from stealguard.data.formats import Arrays
+from stealguard.data.generated.drawn import strokes, textures
 
 Make = Callable[..., Arrays]
 

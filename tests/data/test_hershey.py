@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stealguard import data
-from stealguard.data.hershey import FONTS, drawing, glyphs, letters
+from stealguard.data.generated.hershey import FONTS, drawing, glyphs, letters
 from stealguard.progress import silent
 
 # A space without strokes, an exclamation mark of two, and a stroke that is wrapped in the middle of a pair.

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from stealguard import data
-from stealguard.data import SETS, rendered
-from stealguard.data.rendered import GLYPH_FONTS, LETTER_FONTS, drawing, foreign, glyphs, letters
+from stealguard.data import SETS
+from stealguard.data.generated import rendered
+from stealguard.data.generated.rendered import GLYPH_FONTS, LETTER_FONTS, drawing, foreign, glyphs, letters
 from stealguard.data.sets import made
 
 

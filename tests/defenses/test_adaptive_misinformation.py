@@ -7,7 +7,7 @@ import torch
 
 import stealguard as sg
 from samples import blobs, mlp, noise
-from stealguard.boxes import Boxed
+from stealguard.boxes.base import Boxed
 from stealguard.defenses import AdaptiveMisinformation
 from stealguard.defenses.adaptive_misinformation import mixing_share, reverse_cross_entropy
 from stealguard.errors import Invalid

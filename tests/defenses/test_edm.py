@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import stealguard as sg
 from samples import blobs, mlp, noise
-from stealguard.boxes import Boxed
+from stealguard.boxes.base import Boxed
 from stealguard.defenses import EDM
 from stealguard.defenses.edm import coherence
 from stealguard.errors import Invalid

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samples import mlp, noise
-from stealguard.boxes import logits
+from stealguard.boxes.base import logits
 from stealguard.defenses import GRAD2
+from stealguard.defenses.base import Cost
 from stealguard.defenses.grad2 import slope_along_ones
 from stealguard.errors import Invalid
 from stealguard.nets import build, reinitialized
 from stealguard.seeds import derive
 from stealguard.simplex import steepest
-from stealguard.types import Cost
 
 
 def step(net: nn.Module, x: Tensor, y: Tensor, weights: list[nn.Parameter]) -> Tensor:

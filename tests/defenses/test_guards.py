@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from samples import mlp, noise
-from stealguard.boxes import check_answers
+from stealguard.boxes.base import check_answers
 from stealguard.defenses import DCP, DEFENSES, GRAD2, MAD, ModelGuardS, TopK
-from stealguard.types import Defense
+from stealguard.defenses.base import Defense
 
 GUARDS = [kind() for kind in DEFENSES.values() if kind.guard is not Defense.guard]
 OTHER_SETTINGS = [

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import stealguard as sg
 from samples import blobs, mlp, noise
-from stealguard.boxes import Boxed, ask
-from stealguard.clients import Remembering
+from stealguard.boxes.accounts import Remembering
+from stealguard.boxes.base import Boxed, ask
 from stealguard.defenses import HODA
 from stealguard.defenses.hoda import Staged, pearson_distance
 from stealguard.errors import Invalid, Refused

@@ -7,9 +7,9 @@ import torch
 
 import stealguard as sg
 from samples import blobs, mlp, noise
-from stealguard.boxes import Boxed
-from stealguard.decoys import Decoyed
+from stealguard.boxes.base import Boxed
 from stealguard.defenses import RobustInI
+from stealguard.defenses.decoys import Decoyed
 from stealguard.errors import Invalid
 from stealguard.types import Batch
 

@@ -8,13 +8,13 @@ from benchmarks import mad_jacobian
 from torch import Tensor, nn
 
 from samples import mlp, noise
-from stealguard.boxes import logits
+from stealguard.boxes.base import logits
 from stealguard.defenses import MAD
+from stealguard.defenses.base import Cost
 from stealguard.defenses.mad import _enumerated, _grown, _top_first, farthest_keeping_top
 from stealguard.errors import Invalid
 from stealguard.nets import reinitialized
 from stealguard.seeds import derive
-from stealguard.types import Cost
 
 
 def rows(n: int, classes: int, scale: float = 2.0) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samples import mlp, noise
-from stealguard.boxes import Boxed
+from stealguard.boxes.base import Boxed
 from stealguard.defenses import MemGuard
 from stealguard.defenses.memguard import CLOSENESS, KEEPING, ROUNDING, Held, undecided
 from stealguard.errors import Invalid

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from samples import mlp, noise
-from stealguard.boxes import Boxed
+from stealguard.boxes.base import Boxed
 from stealguard.defenses import Misleader
 from stealguard.defenses.misleader import altered, member_terms
 from stealguard.errors import Invalid
@@ -22,13 +22,13 @@ def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_terms_by_hand() -> None:
-    member, thief, teacher = (mlp().double() for _ in range(3))
+    member, clone, teacher = (mlp().double() for _ in range(3))
     asked = noise(6, (16,), seed=5).double()
-    terms = member_terms(member, thief, teacher(BATCH.x), BATCH, asked, 4.0)
+    terms = member_terms(member, clone, teacher(BATCH.x), BATCH, asked, 4.0)
     torch.testing.assert_close(terms.task, F.cross_entropy(member(BATCH.x), BATCH.y))
     soft = [(net(BATCH.x) / 4).softmax(1) for net in (teacher, member)]
     torch.testing.assert_close(terms.distillation, 16 * divergence(*soft))
-    told, learned = member(asked).softmax(1), thief(asked).softmax(1)
+    told, learned = member(asked).softmax(1), clone(asked).softmax(1)
     torch.testing.assert_close(terms.theft, divergence(told, learned))
     torch.testing.assert_close(terms.extraction, -divergence(told, learned))
 
@@ -41,7 +41,7 @@ def gradients(loss: torch.Tensor, net: nn.Module) -> bool:
 def test_each_part_learns_from_its_own_losses() -> None:
     model = Misleader().build(mlp(), noise(2, (16,))).double()
     losses = Misleader()._losses(model, BATCH)
-    parts = {"teacher": model.teacher, "members": model.members, "thieves": model.thieves}
+    parts = {"teacher": model.teacher, "members": model.members, "thieves": model.clones}
     moved = {name: {part for part, net in parts.items() if gradients(loss, net)} for name, loss in losses.items()}
     assert moved == {
         "task": {"members"}, "distillation": {"members"}, "extraction": {"members"}, "theft": {"thieves"},
@@ -53,7 +53,7 @@ def test_a_member_learns_as_fast_as_it_would_alone() -> None:
     """Its gradient is that of its own loss, however many members there are."""
     model, defense = Misleader(extraction=0).build(mlp(), noise(2, (16,))).double(), Misleader(extraction=0)
     member = model.members[0]
-    terms = member_terms(member, model.thieves[0], model.teacher(BATCH.x).detach(), BATCH, BATCH.x, 6.0)
+    terms = member_terms(member, model.clones[0], model.teacher(BATCH.x).detach(), BATCH, BATCH.x, 6.0)
     losses = defense._losses(model, BATCH)
     weights = list(member.parameters())
     alone = torch.autograd.grad(0.7 * terms.task + 0.3 * terms.distillation, weights)

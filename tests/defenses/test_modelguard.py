@@ -11,7 +11,7 @@ from benchmarks.modelguard_lp import solved
 from torch import Tensor, nn
 
 from samples import mlp
-from stealguard.clients import Clients
+from stealguard.boxes.accounts import Clients
 from stealguard.defenses import ModelGuardS, ModelGuardW
 from stealguard.defenses.modelguard import SMALLEST, Quantized, least_likely
 from stealguard.errors import Invalid

@@ -14,8 +14,8 @@ from torch import Tensor
 import stealguard as sg
 from samples import blobs, mlp, noise
 from stealguard.attacks import JBDA
-from stealguard.boxes import Boxed, Metered, ask
-from stealguard.clients import Remembering
+from stealguard.boxes.accounts import Remembering
+from stealguard.boxes.base import Boxed, Metered, ask
 from stealguard.defenses import PRADA
 from stealguard.defenses.prada import Distances
 from stealguard.errors import Invalid, Refused, StealguardError
@@ -126,13 +126,13 @@ def test_memory_is_bounded_and_survives_a_restart() -> None:
 def test_jacobian_augmentation_is_found_out_and_an_honest_client_is_not() -> None:
     (x, y), (test_x, _) = blobs(1500, SHAPE, CLASSES, seed=1), blobs(2000, SHAPE, CLASSES, seed=2)
     torch.manual_seed(0)
-    victim, thief = mlp(), mlp()
+    victim, clone = mlp(), mlp()
     sg.fit(victim, x, y, sg.Training(epochs=10, batch=64), seed=0, progress=False)
     box = Boxed(victim, SHAPE)
     assert sum(len(answers) for _, answers in ask(PRADA().guard(box, victim), test_x)) == 2000
     metered = Metered(PRADA().guard(box, victim), 1600)
     attack = JBDA(budget=1600, seeds=100, least=20, training=sg.Training(epochs=2, batch=64))
-    clone = attack(metered, x[:100], thief, seed=0)
+    clone = attack(metered, x[:100], clone, seed=0)
     assert 100 < metered.spent < 800
     assert metered.left == 0
     assert clone(test_x).shape == (2000, CLASSES)

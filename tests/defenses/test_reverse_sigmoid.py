@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from stealguard.defenses import DCP, ReverseSigmoid
+from stealguard.defenses.base import Defense
 from stealguard.errors import Invalid
-from stealguard.types import Defense
 
 Y = torch.randn(40, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64).mul(3).softmax(dim=1)
 

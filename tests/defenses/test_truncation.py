@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from samples import mlp, noise
-from stealguard.boxes import top_1
+from stealguard.boxes.base import top_1
 from stealguard.defenses import Rounding, TopK
+from stealguard.defenses.base import Defense
 from stealguard.errors import Invalid
-from stealguard.types import Defense
 
 Y = torch.tensor([[0.1, 0.6, 0.3, 0.0], [0.25, 0.25, 0.25, 0.25]])
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from stealguard.rows import Row, key_of
+from stealguard.results.row import Row, key_of
 
 REACHED = {  # clone accuracy of seed 0
     ("undefended", "cifar10-gray", "soft"): 0.968,
@@ -40,14 +40,14 @@ def make_row(**changes: Any) -> Row:
         "attack_settings": '{"budget": 20000, "training": {"epochs": 8, "lr": 0.05}}',
         "pool": "letters",
         "pool_hash": "1c" * 32,
-        "own_family": False,
+        "in_family": False,
         "labels": "soft",
         "answers": "",
         "own": 0,
         "budget": 20_000,
         "queries": 20_000,
         "seed": 0,
-        "thief": "lenet5",
+        "clone": "lenet5",
         "benign_accuracy": 0.975,
         "clone_accuracy": 0.925,
         "agreement": 0.93,
@@ -82,7 +82,7 @@ def audited(seeds: int = 1) -> list[Row]:
         for seed in range(seeds):
             clone = reached + (0, 0.007, -0.004)[seed]
             part = "9d" * 32 if own else "1c" * 32  # what is held out of the family, or all of it
-            changes = RELEASES[release] | {"pool": pool, "pool_hash": part, "own_family": own, "labels": labels}
+            changes = RELEASES[release] | {"pool": pool, "pool_hash": part, "in_family": own, "labels": labels}
             rows.append(make_row(release=release, seed=seed, clone_accuracy=clone, agreement=clone + 0.004, **changes))
     return rows
 

@@ -15,7 +15,7 @@ from stealguard.report.lines import lines_of, most_stealable
 from stealguard.report.naming import cell_text, natural, samples, titles
 from stealguard.report.statistics import Spread
 from stealguard.report.tables import render
-from stealguard.rows import Row
+from stealguard.results.row import Row
 
 
 def test_a_summary_has_a_group_a_release_and_a_cell_a_line() -> None:
@@ -98,7 +98,7 @@ def test_two_releases_of_one_name_are_told_apart() -> None:
 def test_settings_that_differ_make_two_lines_and_show_in_their_titles() -> None:
     both = [{"budget": 9, "training": {"epochs": epochs, "lr": 0.1}} for epochs in (8, 50)]
     rows = [make_row(attack_settings=json.dumps(settings)) for settings in both]
-    rows += [make_row(attack="jbda", thief=thief) for thief in ("vgg16", "lenet5")]
+    rows += [make_row(attack="jbda", clone=clone) for clone in ("vgg16", "lenet5")]
     rows += [make_row(attack="plain", attack_settings="{}")]
     assert sorted(titles(lines_of(summary(rows))).values()) == [
         "jbda (thief=lenet5)",

@@ -12,7 +12,7 @@ from stealguard.report.comparing import Ranking, against, baselines, paired, ran
 from stealguard.report.facts import facts
 from stealguard.report.grouping import summary
 from stealguard.report.statistics import Difference, Spread
-from stealguard.rows import Row
+from stealguard.results.row import Row
 
 
 def stolen(name: str, reached: Sequence[float], **changes: object) -> list[Row]:

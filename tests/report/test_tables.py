@@ -13,7 +13,7 @@ import pytest
 from report.made_up import RELEASES, UNMEASURED, audited, failed_row, grid, make_row, undefended_row
 from stealguard import report
 from stealguard.errors import Invalid
-from stealguard.rows import Row
+from stealguard.results.row import Row
 
 
 def test_the_table_has_lines_down_and_releases_across_and_the_worst_last() -> None:

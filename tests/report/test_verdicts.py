@@ -8,7 +8,7 @@ from report.made_up import audited, failed_row, make_row, plain, undefended_row
 from stealguard.report.comparing import baselines
 from stealguard.report.grouping import summary
 from stealguard.report.verdicts import explain, headline, notes, overall, verdicts
-from stealguard.rows import Row
+from stealguard.results.row import Row
 
 
 def judged(rows: list[Row]) -> tuple[list[str], str, str]:
@@ -30,7 +30,7 @@ def test_a_defense_that_holds_on_its_own_family_alone_holds_in_part() -> None:
 
 
 def test_the_own_family_alone_proves_nothing() -> None:
-    words, overall, _ = judged([undefended_row(), make_row(own_family=True, clone_accuracy=0.1)])
+    words, overall, _ = judged([undefended_row(), make_row(in_family=True, clone_accuracy=0.1)])
     assert (words, overall) == (["protected"], "holds in part")
 
 

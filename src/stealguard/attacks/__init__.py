@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from stealguard.attacks.active import ActiveThief
 from stealguard.attacks.adaptive import AdaptiveKnockoff
+from stealguard.attacks.base import Attack
 from stealguard.attacks.copycat import CopycatCNN
-from stealguard.attacks.dfme import DFME
-from stealguard.attacks.dfms import DFMSHL
-from stealguard.attacks.disguide import DisGUIDE
+from stealguard.attacks.data_free.dfme import DFME
+from stealguard.attacks.data_free.dfms import DFMSHL
+from stealguard.attacks.data_free.disguide import DisGUIDE
+from stealguard.attacks.data_free.maze import MAZE
 from stealguard.attacks.dissector import BlackboxDissector
 from stealguard.attacks.jacobian import JBDA, JBDATR
 from stealguard.attacks.knockoff import Knockoff
 from stealguard.attacks.marich import MARICH
-from stealguard.attacks.maze import MAZE
 from stealguard.attacks.sieve import Sieve
-from stealguard.types import Attack
 
 __all__ = [
     "ATTACKS",

@@ -10,12 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stealguard.boxes import Boxed
+from stealguard.attacks.selection import boundary_distance, entropy, k_center
+from stealguard.attacks.transfer import Transfer
+from stealguard.boxes.base import Boxed
 from stealguard.errors import pick, require
 from stealguard.seeds import derive
-from stealguard.selection import boundary_distance, entropy, k_center
-from stealguard.training import Training, fit
-from stealguard.transfer import Transfer
+from stealguard.training.loop import Training, fit
 from stealguard.types import Asked
 
 Strategy = Literal["uncertainty", "k-center", "dfal", "dfal+k-center", "random"]
@@ -68,7 +68,7 @@ class ActiveThief:
     def needed(self) -> int:
         return self.budget
 
-    def __call__(self, box: Asked, pool: Tensor, thief: nn.Module, *, seed: int) -> nn.Module:
+    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
         size = min(self.budget, box.left, len(pool))
         held, initial, *later = self._parts(size)
         generator = torch.Generator().manual_seed(derive(seed, "queries"))
@@ -77,15 +77,15 @@ class ActiveThief:
         stolen.ask(box, pool[unasked[held : held + initial]])  # first, for a box may refuse what comes later
         judge.ask(box, pool[unasked[:held]])
         unasked = unasked[held + initial :]
-        first = copy.deepcopy(thief.state_dict())
-        self._train(thief, first, stolen, judge, derive(seed, "thief", 0))
+        first = copy.deepcopy(clone.state_dict())
+        self._train(clone, first, stolen, judge, derive(seed, "clone", 0))
         for number, k in enumerate(later, start=1):
-            rows = self._choose(thief, pool, unasked, stolen, k, size)
+            rows = self._choose(clone, pool, unasked, stolen, k, size)
             stolen.ask(box, pool[unasked[rows]])
             rest = torch.ones(len(unasked), dtype=torch.bool).index_fill(0, rows, False)
             unasked = unasked[rest][torch.randperm(len(unasked) - k, generator=generator)]
-            self._train(thief, first, stolen, judge, derive(seed, "thief", number))
-        return thief
+            self._train(clone, first, stolen, judge, derive(seed, "clone", number))
+        return clone
 
     def _parts(self, size: int) -> list[int]:
         """How many queries judge, how many begin (at least one), and how many each later round that has any asks."""
@@ -94,29 +94,29 @@ class ActiveThief:
         ends = [(size - held - initial) * i // self.rounds for i in range(self.rounds + 1)]
         return [held, initial, *(b - a for a, b in pairwise(ends) if b > a)]
 
-    def _train(self, thief: nn.Module, first: dict[str, Tensor], stolen: Transfer, judge: Transfer, seed: int) -> None:
+    def _train(self, clone: nn.Module, first: dict[str, Tensor], stolen: Transfer, judge: Transfer, seed: int) -> None:
         if self.scratch:
-            thief.load_state_dict(first)
+            clone.load_state_dict(first)
         known = None if not len(judge.x) else (judge.x, judge.answers.argmax(dim=1))
         training = self.training if known is None else replace(self.training, keep="best")
-        fit(thief, stolen.x, stolen.answers, training, seed=seed, validation=known, progress=False)
+        fit(clone, stolen.x, stolen.answers, training, seed=seed, validation=known, progress=False)
 
-    def _choose(self, thief: nn.Module, pool: Tensor, unasked: Tensor, stolen: Transfer, k: int, size: int) -> Tensor:
+    def _choose(self, clone: nn.Module, pool: Tensor, unasked: Tensor, stolen: Transfer, k: int, size: int) -> Tensor:
         """Which k of the inputs not yet asked, which stand in random order: rows of `unasked`."""
         if self.strategy == "random":
             return torch.arange(k)
         x = pool[unasked[: max(k, self.candidates or len(unasked))]]
-        clone = Boxed(thief, tuple(pool.shape[1:]))
+        guess = Boxed(clone, tuple(pool.shape[1:]))
         if self.strategy == "uncertainty":
-            return entropy(clone(x)).topk(k).indices.cpu()
+            return entropy(guess(x)).topk(k).indices.cpu()
         near = torch.arange(len(x))
         if self.strategy.startswith("dfal"):
             wanted = k if self.strategy == "dfal" else min(len(x), max(k, size * len(x) // len(unasked)))
-            near = _distance(thief, x).topk(wanted, largest=False).indices.cpu()
+            near = _distance(clone, x).topk(wanted, largest=False).indices.cpu()
         if self.strategy.endswith("k-center"):
-            near = near[k_center(clone(x[near]), clone(stolen.x), k)]
+            near = near[k_center(guess(x[near]), guess(stolen.x), k)]
         return near
 
 
-def _distance(thief: nn.Module, x: Tensor) -> Tensor:
-    return boundary_distance(thief, x.to(next(thief.parameters()).device))
+def _distance(clone: nn.Module, x: Tensor) -> Tensor:
+    return boundary_distance(clone, x.to(next(clone.parameters()).device))

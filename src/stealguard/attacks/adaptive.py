@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from stealguard.boxes import Boxed
+from stealguard.attacks.selection import k_means
+from stealguard.attacks.transfer import Transfer
+from stealguard.boxes.base import Boxed
 from stealguard.errors import pick, require
 from stealguard.seeds import derive
-from stealguard.selection import k_means
-from stealguard.training import Training, fit
-from stealguard.transfer import Transfer
+from stealguard.training.loop import Training, fit
 from stealguard.types import Asked
 
 
@@ -103,19 +103,19 @@ class AdaptiveKnockoff:
     def needed(self) -> int:
         return self.budget
 
-    def __call__(self, box: Asked, pool: Tensor, thief: nn.Module, *, seed: int) -> nn.Module:
-        first = copy.deepcopy(thief.state_dict())
-        stolen = self._ask(box, pool, thief, seed)
-        thief.load_state_dict(first)
-        fit(thief, stolen.x, stolen.answers, self.training, seed=derive(seed, "thief"), progress=False)
-        return thief
+    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
+        first = copy.deepcopy(clone.state_dict())
+        stolen = self._ask(box, pool, clone, seed)
+        clone.load_state_dict(first)
+        fit(clone, stolen.x, stolen.answers, self.training, seed=derive(seed, "clone"), progress=False)
+        return clone
 
-    def _ask(self, box: Asked, pool: Tensor, thief: nn.Module, seed: int) -> Transfer:
+    def _ask(self, box: Asked, pool: Tensor, clone: nn.Module, seed: int) -> Transfer:
         """Let the bandit spend the budget; the thief learns along, so that its loss can be a reward."""
         generator = torch.Generator().manual_seed(derive(seed, "queries"))
         queues = self._queues(pool, seed, generator)
         bandit, scale = Bandit(len(queues), self.window), Scale(len(self.rewards))
-        stolen, clone = Transfer(min(self.budget, len(pool))), Boxed(thief, tuple(pool.shape[1:]))
+        stolen, guess = Transfer(min(self.budget, len(pool))), Boxed(clone, tuple(pool.shape[1:]))
         while room := min(box.left, self.budget - len(stolen.x), sum(map(len, queues))):
             policy = bandit.policy(torch.tensor([bool(queue) for queue in queues]))
             actions = policy.multinomial(min(self.batch, room), replacement=True, generator=generator).tolist()
@@ -126,13 +126,13 @@ class AdaptiveKnockoff:
             if len(answers) < len(x):
                 break
             usual = usual.mean(dim=0) if len(usual) else torch.zeros_like(answers[0])
-            predicted = clone(x)
+            predicted = guess(x)
             paid = scale(torch.stack([REWARDS[name](answers, usual, predicted) for name in self.rewards]))
             for (action, _), reward in zip(drawn, paid.tolist(), strict=True):
                 bandit.learn(action, reward, policy)
             new = slice(-max(2, len(x)), None)  # of one input alone, batch-norm cannot learn
             seed_now = derive(seed, "online", len(stolen.x))
-            fit(thief, stolen.x[new], stolen.answers[new], self.online, seed=seed_now, progress=False)
+            fit(clone, stolen.x[new], stolen.answers[new], self.online, seed=seed_now, progress=False)
         return stolen
 
     def _queues(self, pool: Tensor, seed: int, generator: torch.Generator) -> list[list[int]]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from stealguard.boxes import top_1
+from stealguard.attacks.transfer import random_queries
+from stealguard.boxes.base import top_1
 from stealguard.errors import require
 from stealguard.seeds import derive
-from stealguard.training import Training, fit
-from stealguard.transfer import random_queries
+from stealguard.training.loop import Training, fit
 from stealguard.types import Asked
 
 
@@ -36,10 +36,10 @@ class CopycatCNN:
     def needed(self) -> int:
         return self.budget
 
-    def __call__(self, box: Asked, pool: Tensor, thief: nn.Module, *, seed: int) -> nn.Module:
+    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
         stolen = random_queries(box, pool, self.budget, seed=seed)
-        fit(thief, stolen.x, hard(stolen.answers), self.training, seed=derive(seed, "thief"), progress=False)
-        return thief
+        fit(clone, stolen.x, hard(stolen.answers), self.training, seed=derive(seed, "clone"), progress=False)
+        return clone
 
 
 def hard(answers: Tensor) -> Tensor:

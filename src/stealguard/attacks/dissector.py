@@ -10,12 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stealguard.erasing import class_activation, draw_pixels, erase, patches
+from stealguard.attacks.erasing import class_activation, draw_pixels, erase, patches
+from stealguard.attacks.selection import INPUTS
+from stealguard.attacks.transfer import Transfer
 from stealguard.errors import NotApplicable, require
 from stealguard.seeds import derive, seeded
-from stealguard.selection import INPUTS
-from stealguard.training import Training, fit
-from stealguard.transfer import Transfer
+from stealguard.training.loop import Training, fit
 from stealguard.types import Asked
 
 
@@ -86,19 +86,19 @@ class BlackboxDissector:
         """30,000 queries and 200 epochs, as for CIFAR-10; the rate falls after thirds where theirs falls after 60."""
         return cls(budget=30_000, training=Training(epochs=200, lr=0.02, schedule="step"))
 
-    def __call__(self, box: Asked, pool: Tensor, thief: nn.Module, *, seed: int) -> nn.Module:
+    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
         if pool.dim() != 4:
             raise NotApplicable("it erases patches of images, and these inputs are none")
         size = min(self.budget, box.left)
         generator = torch.Generator().manual_seed(derive(seed, "queries"))
         unasked = torch.randperm(len(pool), generator=generator)
-        first, color = copy.deepcopy(thief.state_dict()), pool.mean(dim=(0, 2, 3)).view(-1, 1, 1)
+        first, color = copy.deepcopy(clone.state_dict()), pool.mean(dim=(0, 2, 3)).view(-1, 1, 1)
         stolen, whole = Transfer(size), torch.arange(0)
         for number, queries in enumerate(self._parts(size)):
             k = min(len(whole), max(int(self.erased * queries), queries - len(unasked)))
             if k:
                 with seeded(derive(seed, "erased", number)):
-                    rows, x = self._dissect(thief, stolen, whole, k, color)
+                    rows, x = self._dissect(clone, stolen, whole, k, color)
                 stolen.ask(box, x)
                 whole = whole[torch.ones(len(whole), dtype=torch.bool).index_fill(0, rows, False)]
             start = len(stolen.x)
@@ -106,8 +106,8 @@ class BlackboxDissector:
             whole, unasked = torch.cat([whole, torch.arange(start, len(stolen.x))]), unasked[queries - k :]
             wanted = int(self.distilled * len(stolen.x))
             others = unasked[torch.randperm(len(unasked), generator=generator)[:wanted]]
-            self._learn(thief, first, stolen, pool[others], color, derive(seed, "thief", number))
-        return thief
+            self._learn(clone, first, stolen, pool[others], color, derive(seed, "clone", number))
+        return clone
 
     def _parts(self, size: int) -> list[int]:
         """How many queries each round has."""
@@ -115,35 +115,35 @@ class BlackboxDissector:
         return [b - a for a, b in pairwise((0, *ends))]
 
     def _learn(
-        self, thief: nn.Module, first: dict[str, Tensor], stolen: Transfer, others: Tensor, color: Tensor, seed: int
+        self, clone: nn.Module, first: dict[str, Tensor], stolen: Transfer, others: Tensor, color: Tensor, seed: int
     ) -> None:
         """Train on the answers, from the first weights, and again with others that the clone has labeled itself."""
-        self._fit(thief, first, stolen.x, stolen.answers, derive(seed, "answers"))
+        self._fit(clone, first, stolen.x, stolen.answers, derive(seed, "answers"))
         if len(others):
             with seeded(derive(seed, "labels")):
-                labels = self._labels(thief, others, color).to(stolen.answers)
+                labels = self._labels(clone, others, color).to(stolen.answers)
             x, y = torch.cat([stolen.x, others]), torch.cat([stolen.answers, labels])
-            self._fit(thief, first, x, y, derive(seed, "answers and labels"))
+            self._fit(clone, first, x, y, derive(seed, "answers and labels"))
 
-    def _fit(self, thief: nn.Module, first: dict[str, Tensor], x: Tensor, y: Tensor, seed: int) -> None:
-        thief.load_state_dict(first)
+    def _fit(self, clone: nn.Module, first: dict[str, Tensor], x: Tensor, y: Tensor, seed: int) -> None:
+        clone.load_state_dict(first)
         steps = max(1, len(x) // self.training.batch)
         longer = replace(self.training, epochs=max(self.training.epochs, -(-self.least // steps)))
-        fit(thief, x, y, longer, seed=seed, progress=False)
+        fit(clone, x, y, longer, seed=seed, progress=False)
 
     @torch.no_grad()
-    def _labels(self, thief: nn.Module, x: Tensor, color: Tensor) -> Tensor:
+    def _labels(self, clone: nn.Module, x: Tensor, color: Tensor) -> Tensor:
         """The clone's mean probabilities over copies of x, (N, C, H, W), each without a random patch: (N, K)."""
-        device = next(thief.parameters()).device
+        device = next(clone.parameters()).device
         found = []
         for part in x.split(INPUTS):
             even = torch.ones(len(part) * self.copies, *part.shape[2:], device=device)
             erased = self._patched(part.to(device), draw_pixels(even), color.to(device))
-            found.append(thief(erased).softmax(dim=1).unflatten(0, (len(part), self.copies)).mean(dim=1).to(x.device))
+            found.append(clone(erased).softmax(dim=1).unflatten(0, (len(part), self.copies)).mean(dim=1).to(x.device))
         return torch.cat(found)
 
     def _dissect(
-        self, thief: nn.Module, stolen: Transfer, whole: Tensor, k: int, color: Tensor
+        self, clone: nn.Module, stolen: Transfer, whole: Tensor, k: int, color: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Which k of the images asked whole are to be asked erased, as rows of `whole`, (k,), and they, (k, C, H, W).
 
@@ -152,26 +152,26 @@ class BlackboxDissector:
         """
         erased, sure = [], []
         for rows in whole.split(INPUTS):
-            images, surest = self._hide(thief, stolen.x[rows], stolen.answers[rows].argmax(dim=1), color)
+            images, surest = self._hide(clone, stolen.x[rows], stolen.answers[rows].argmax(dim=1), color)
             erased.append(images)
             sure.append(surest)
         picked = torch.cat(sure).topk(k).indices.cpu()
         return picked, torch.cat(erased)[picked]
 
-    def _hide(self, thief: nn.Module, x: Tensor, labels: Tensor, color: Tensor) -> tuple[Tensor, Tensor]:
+    def _hide(self, clone: nn.Module, x: Tensor, labels: Tensor, color: Tensor) -> tuple[Tensor, Tensor]:
         """Of each image, (B, C, H, W), the erased copy that the clone finds least like its label; and how sure it is.
 
         Returns:
             The copies, (B, C, H, W), and the clone's greatest probability for each, (B,).
         """
-        device = next(thief.parameters()).device
+        device = next(clone.parameters()).device
         b, home = torch.arange(len(x), device=device), x.device
         x, labels = x.to(device), labels.to(device)
-        seen = class_activation(thief, x, labels).repeat_interleave(self.copies, dim=0)
+        seen = class_activation(clone, x, labels).repeat_interleave(self.copies, dim=0)
         pixels = draw_pixels(seen) if self.about == "drawn" else seen.flatten(1).argmax(dim=1)
         erased = self._patched(x, pixels, color.to(device))
         with torch.no_grad():
-            answers = thief(erased).softmax(dim=1).unflatten(0, (len(x), self.copies))
+            answers = clone(erased).softmax(dim=1).unflatten(0, (len(x), self.copies))
         least = answers[b, :, labels].argmin(dim=1)
         copies = erased.unflatten(0, (len(x), self.copies))
         return copies[b, least].to(home), answers[b, least].amax(dim=1).to(home)

@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from stealguard.attacks.transfer import Transfer
 from stealguard.errors import require
 from stealguard.seeds import derive, seeded
-from stealguard.training import Training, fit
-from stealguard.transfer import Transfer
+from stealguard.training.loop import Training, fit
 from stealguard.types import Asked
 
 INPUTS = 128  # differentiated at once: a net keeps every layer's output of each
@@ -22,7 +22,7 @@ INPUTS = 128  # differentiated at once: a net keeps every layer's output of each
 Score = Literal["probability", "logit"]
 
 
-def jacobian_step(thief: nn.Module, x: Tensor, labels: Tensor, step: float, score: Score = "probability") -> Tensor:
+def jacobian_step(clone: nn.Module, x: Tensor, labels: Tensor, step: float, score: Score = "probability") -> Tensor:
     """clip(x + step sgn dF_label/dx), in [0, 1]: Papernot et al. (2017), algorithm 1, for a whole batch at once.
 
     In evaluation mode the inputs of a batch do not see each other, so one backward pass of the sum of the gathered
@@ -36,11 +36,11 @@ def jacobian_step(thief: nn.Module, x: Tensor, labels: Tensor, step: float, scor
         step: how far, in every pixel; toward the label where positive, away from it where negative.
         score: whose gradient: the label's probability, or its logit.
     """
-    thief.eval()
-    device = next(thief.parameters()).device
+    clone.eval()
+    device = next(clone.parameters()).device
     with torch.enable_grad():
         here = x.to(device).detach().requires_grad_()
-        logits = thief(here)
+        logits = clone(here)
         column = labels.to(device)[:, None]
         total = logits.gather(1, column).sum()
         if score == "probability":
@@ -90,35 +90,35 @@ class Augmentation:
         return 1
 
     @abstractmethod
-    def augmented(self, thief: nn.Module, x: Tensor, answers: Tensor, number: int) -> Iterator[Tensor]:
+    def augmented(self, clone: nn.Module, x: Tensor, answers: Tensor, number: int) -> Iterator[Tensor]:
         """What round `number` makes of inputs (N, *shape) answered by (N, K): `copies` times (N, *shape)."""
 
-    def __call__(self, box: Asked, pool: Tensor, thief: nn.Module, *, seed: int) -> nn.Module:
-        first = copy.deepcopy(thief.state_dict())
+    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
+        first = copy.deepcopy(clone.state_dict())
         stolen = Transfer(self.budget)
         stolen.ask(box, pool[: self.seeds])
         for number in range(self.rounds + 1):
             if self.scratch:
-                thief.load_state_dict(first)
-            self._train(thief, stolen, derive(seed, "thief", number))
+                clone.load_state_dict(first)
+            self._train(clone, stolen, derive(seed, "clone", number))
             room = min(box.left, self.budget - len(stolen.x))
             if number == self.rounds or not room:
                 break
             with seeded(derive(seed, "augment", number)):
-                self._augment(box, stolen, thief, number, room)
-        return thief
+                self._augment(box, stolen, clone, number, room)
+        return clone
 
-    def _train(self, thief: nn.Module, stolen: Transfer, seed: int) -> None:
+    def _train(self, clone: nn.Module, stolen: Transfer, seed: int) -> None:
         steps = max(1, len(stolen.x) // self.training.batch)
         longer = replace(self.training, epochs=max(self.training.epochs, -(-self.least // steps)))
-        fit(thief, stolen.x, stolen.answers, longer, seed=seed, progress=False)
+        fit(clone, stolen.x, stolen.answers, longer, seed=seed, progress=False)
 
-    def _augment(self, box: Asked, stolen: Transfer, thief: nn.Module, number: int, room: int) -> None:
+    def _augment(self, box: Asked, stolen: Transfer, clone: nn.Module, number: int, room: int) -> None:
         """Ask what this round makes of the inputs so far, or of as many of them, at random, as there is room for."""
         n, fitting = len(stolen.x), -(-room // self.copies)
         old = torch.arange(n) if fitting >= n else torch.randperm(n)[:fitting]
         for rows in old.split(INPUTS):
-            for new in self.augmented(thief, stolen.x[rows], stolen.answers[rows], number):
+            for new in self.augmented(clone, stolen.x[rows], stolen.answers[rows], number):
                 stolen.ask(box, new)
 
 
@@ -142,9 +142,9 @@ class JBDA(Augmentation):
         require(self.score in ("probability", "logit"), "score", "`probability` or `logit`", f"`{self.score}`")
         require(self.period >= 0, "period", "at least 0", self.period)
 
-    def augmented(self, thief: nn.Module, x: Tensor, answers: Tensor, number: int) -> Iterator[Tensor]:
+    def augmented(self, clone: nn.Module, x: Tensor, answers: Tensor, number: int) -> Iterator[Tensor]:
         turned = self.period > 0 and number // self.period % 2 == 1
-        yield jacobian_step(thief, x, answers.argmax(dim=1), -self.step if turned else self.step, self.score)
+        yield jacobian_step(clone, x, answers.argmax(dim=1), -self.step if turned else self.step, self.score)
 
 
 @dataclass(frozen=True)
@@ -180,11 +180,11 @@ class JBDATR(Augmentation):
     def copies(self) -> int:
         return self.targets
 
-    def augmented(self, thief: nn.Module, x: Tensor, answers: Tensor, number: int) -> Iterator[Tensor]:
+    def augmented(self, clone: nn.Module, x: Tensor, answers: Tensor, number: int) -> Iterator[Tensor]:
         for _ in range(self.targets):
-            yield self._toward_random(thief, x, answers)
+            yield self._toward_random(clone, x, answers)
 
-    def _toward_random(self, thief: nn.Module, x: Tensor, answers: Tensor) -> Tensor:
+    def _toward_random(self, clone: nn.Module, x: Tensor, answers: Tensor) -> Tensor:
         labels, classes = answers.argmax(dim=1), answers.shape[1]
         target, moved = (labels + torch.randint_like(labels, 1, classes)) % classes, x
         redrawn = self.variant == "program"
@@ -192,5 +192,5 @@ class JBDATR(Augmentation):
         for _ in range(self.steps):
             if redrawn:
                 target = torch.randint_like(labels, classes)
-            moved = jacobian_step(thief, moved, target, length).clamp(x - self.step, x + self.step)
+            moved = jacobian_step(clone, moved, target, length).clamp(x - self.step, x + self.step)
         return moved

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from stealguard.attacks.transfer import random_queries
 from stealguard.errors import require
 from stealguard.seeds import derive
-from stealguard.training import Training, fit
-from stealguard.transfer import random_queries
+from stealguard.training.loop import Training, fit
 from stealguard.types import Asked
 
 
@@ -37,7 +37,7 @@ class Knockoff:
         """The budget and the epochs of the InI paper: 50,000 and 50."""
         return cls(budget=50_000, training=Training(epochs=50))
 
-    def __call__(self, box: Asked, pool: Tensor, thief: nn.Module, *, seed: int) -> nn.Module:
+    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
         stolen = random_queries(box, pool, self.budget, seed=seed)
-        fit(thief, stolen.x, stolen.answers, self.training, seed=derive(seed, "thief"), progress=False)
-        return thief
+        fit(clone, stolen.x, stolen.answers, self.training, seed=derive(seed, "clone"), progress=False)
+        return clone

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.boxes import Boxed
+from stealguard.attacks.selection import entropy, entropy_gradients, k_means, near_all, near_each
+from stealguard.attacks.transfer import Transfer
+from stealguard.boxes.base import Boxed
 from stealguard.errors import pick, require
 from stealguard.seeds import derive
-from stealguard.selection import entropy, entropy_gradients, k_means, near_all, near_each
-from stealguard.training import Training, fit
-from stealguard.transfer import Transfer
+from stealguard.training.loop import Training, fit
 from stealguard.types import Asked
 
 NEAR: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"each": near_each, "all": near_all}
@@ -81,7 +81,7 @@ class MARICH:
     def needed(self) -> int:
         return self.budget
 
-    def __call__(self, box: Asked, pool: Tensor, thief: nn.Module, *, seed: int) -> nn.Module:
+    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
         size = min(self.budget, box.left, len(pool))
         initial, *later = self._parts(size)
         generator = torch.Generator().manual_seed(derive(seed, "queries"))
@@ -90,12 +90,12 @@ class MARICH:
         rows = torch.arange(initial)
         for number, k in enumerate([initial, *later]):
             if number:
-                rows = self._choose(thief, pool, unasked, stolen, k, derive(seed, "clusters", number))
+                rows = self._choose(clone, pool, unasked, stolen, k, derive(seed, "clusters", number))
             stolen.ask(box, pool[unasked[rows]])
             rest = torch.ones(len(unasked), dtype=torch.bool).index_fill(0, rows, False)
             unasked = unasked[rest][torch.randperm(len(unasked) - len(rows), generator=generator)]
-            fit(thief, stolen.x, stolen.answers, self.training, seed=derive(seed, "thief", number), progress=False)
-        return thief
+            fit(clone, stolen.x, stolen.answers, self.training, seed=derive(seed, "clone", number), progress=False)
+        return clone
 
     def _parts(self, size: int) -> list[int]:
         """How many queries begin (at least one), and how many each later round that has any asks."""
@@ -104,23 +104,23 @@ class MARICH:
         ends = ((size - initial) * weights.cumsum(dim=0) / weights.sum()).round().long()
         return [initial, *(k for k in ends.diff(prepend=ends.new_zeros(1)).tolist() if k)]
 
-    def _choose(self, thief: nn.Module, pool: Tensor, unasked: Tensor, stolen: Transfer, k: int, seed: int) -> Tensor:
+    def _choose(self, clone: nn.Module, pool: Tensor, unasked: Tensor, stolen: Transfer, k: int, seed: int) -> Tensor:
         """Which k of the inputs not yet asked, which stand in random order: rows of `unasked`."""
         unasked = unasked[: max(k, self.candidates or len(unasked))]
         second = min(len(unasked), math.ceil(k / self.gammas[1]))
         first = min(len(unasked), math.ceil(second / self.gammas[0]))
         clusters, near = self.clusters or stolen.answers.shape[1], NEAR[self.near]
-        rows = _uncertain(thief, pool, unasked, first)
-        gradients = entropy_gradients(thief, _beside(thief, pool[unasked[rows]]), over=self.softmax).to(pool.device)
+        rows = _uncertain(clone, pool, unasked, first)
+        gradients = entropy_gradients(clone, _beside(clone, pool[unasked[rows]]), over=self.softmax).to(pool.device)
         rows = rows[near(gradients, _centers(gradients, min(clusters, first), seed), second).cpu()]
-        wrong = _mismatch(thief, stolen).topk(min(clusters, len(stolen.x))).indices
+        wrong = _mismatch(clone, stolen).topk(min(clusters, len(stolen.x))).indices
         return rows[near(pool[unasked[rows]].flatten(1), stolen.x[wrong].flatten(1), k).cpu()]
 
 
-def _uncertain(thief: nn.Module, pool: Tensor, unasked: Tensor, k: int) -> Tensor:
+def _uncertain(clone: nn.Module, pool: Tensor, unasked: Tensor, k: int) -> Tensor:
     """The k of the inputs not yet asked with the greatest entropy; in parts, so that the pool is never copied."""
-    clone = Boxed(thief, tuple(pool.shape[1:]))
-    return torch.cat([entropy(clone(pool[part])) for part in unasked.split(8192)]).topk(k).indices.cpu()
+    guess = Boxed(clone, tuple(pool.shape[1:]))
+    return torch.cat([entropy(guess(pool[part])) for part in unasked.split(8192)]).topk(k).indices.cpu()
 
 
 def _centers(points: Tensor, k: int, seed: int) -> Tensor:
@@ -131,11 +131,11 @@ def _centers(points: Tensor, k: int, seed: int) -> Tensor:
     return (sums / counts.clamp_min(1)[:, None])[counts > 0]
 
 
-def _mismatch(thief: nn.Module, stolen: Transfer) -> Tensor:
+def _mismatch(clone: nn.Module, stolen: Transfer) -> Tensor:
     """KL(p || q) of the box's answers and the clone's to all that was asked, (N,)."""
-    log_q = Boxed(thief, tuple(stolen.x.shape[1:]))(stolen.x).clamp_min(torch.finfo(stolen.x.dtype).tiny).log()
+    log_q = Boxed(clone, tuple(stolen.x.shape[1:]))(stolen.x).clamp_min(torch.finfo(stolen.x.dtype).tiny).log()
     return F.kl_div(log_q, stolen.answers.to(log_q), reduction="none").sum(dim=1)
 
 
-def _beside(thief: nn.Module, x: Tensor) -> Tensor:
-    return x.to(next(thief.parameters()).device)
+def _beside(clone: nn.Module, x: Tensor) -> Tensor:
+    return x.to(next(clone.parameters()).device)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from stealguard.boxes import logits
+from stealguard.attacks.transfer import random_queries
+from stealguard.boxes.base import logits
 from stealguard.errors import require
 from stealguard.seeds import derive, seeded
-from stealguard.training import Training, fit
-from stealguard.transfer import random_queries
+from stealguard.training.loop import Training, fit
 from stealguard.types import Asked
 
 
@@ -39,7 +39,7 @@ class Sieve:
     def needed(self) -> int:
         return self.budget
 
-    def __call__(self, box: Asked, pool: Tensor, thief: nn.Module, *, seed: int) -> nn.Module:
+    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
         stolen = random_queries(box, pool, self.budget, seed=seed)
         x, answers = stolen.x, stolen.answers
         with seeded(derive(seed, "linear")):
@@ -47,5 +47,5 @@ class Sieve:
         fit(linear, x, answers, self.sieve, seed=derive(seed, "sieve"), progress=False)
         left = logits(linear, x).argmax(dim=1) != answers.argmax(dim=1)
         kept = left if left.any() else torch.ones_like(left)
-        fit(thief, x[kept], answers[kept], self.training, seed=derive(seed, "thief"), progress=False)
-        return thief
+        fit(clone, x[kept], answers[kept], self.training, seed=derive(seed, "clone"), progress=False)
+        return clone

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from stealguard.data import cropped, formats, hershey, rendered
+from stealguard.data import formats
 from stealguard.data.formats import Arrays
+from stealguard.data.generated import cropped, hershey, rendered
 from stealguard.data.sources import Site, Source, debian, local, npm, torchvision
 from stealguard.progress import Tick, bar
 
@@ -58,7 +59,7 @@ def drawn(name: str, n: int) -> tuple[Source]:
     """The one source of a set that is the function of that name in `drawn`, for which torch is loaded only then."""
 
     def make(n: int, seed: int, tick: Tick) -> Arrays:
-        from stealguard.data import drawn
+        from stealguard.data.generated import drawn
 
         arrays: Arrays = getattr(drawn, name)(n, seed, tick)
         return arrays

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stealguard.defenses.adaptive_misinformation import AdaptiveMisinformation
+from stealguard.defenses.base import Defense
 from stealguard.defenses.cip import CIP
 from stealguard.defenses.edm import EDM
 from stealguard.defenses.grad2 import GRAD2
@@ -16,7 +17,6 @@ from stealguard.defenses.nasty_teacher import NastyTeacher
 from stealguard.defenses.prada import PRADA
 from stealguard.defenses.reverse_sigmoid import DCP, ReverseSigmoid
 from stealguard.defenses.truncation import Rounding, TopK
-from stealguard.types import Defense
 
 __all__ = [
     "CIP",

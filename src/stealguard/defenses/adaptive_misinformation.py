@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.boxes import Boxed
+from stealguard.boxes.base import Boxed
+from stealguard.defenses.base import Cost, Defense
 from stealguard.errors import require, require_weight
 from stealguard.nets import sibling
-from stealguard.types import Batch, BlackBox, Cost, Defense, Objective
+from stealguard.types import Batch, BlackBox, Objective
 
 
 class Misinformed(nn.Module):

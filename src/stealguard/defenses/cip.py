@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.boxes import logits
+from stealguard.boxes.base import logits
 from stealguard.checks import check_inputs
+from stealguard.defenses.base import Defense
+from stealguard.defenses.hashing import projection, uniforms
 from stealguard.errors import require, require_weight
-from stealguard.hashing import projection, uniforms
 from stealguard.nets import seed_from
 from stealguard.seeds import derive
 from stealguard.simplex import reverse_sigmoid
-from stealguard.types import Batch, BlackBox, Defense, Objective
+from stealguard.types import Batch, BlackBox, Objective
 
 EVERY = 4  # steps of training from one look at the energies of task inputs to the next
 KEPT = 2048  # of the latest energies

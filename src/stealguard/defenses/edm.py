@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stealguard.defenses.base import Cost, Defense
+from stealguard.defenses.hashing import projection
 from stealguard.errors import require, require_weight
-from stealguard.hashing import projection
 from stealguard.nets import seed_from, sibling
 from stealguard.seeds import derive
-from stealguard.types import Batch, Cost, Defense, Objective
+from stealguard.types import Batch, Objective
 
 
 class Routed(nn.Module):

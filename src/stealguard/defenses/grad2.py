@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from stealguard.boxes import CHUNK, logits
+from stealguard.boxes.base import CHUNK, logits
+from stealguard.defenses.base import Cost, Defense
 from stealguard.errors import require
 from stealguard.nets import reinitialized
 from stealguard.seeds import derive
 from stealguard.simplex import check_budget, steepest
-from stealguard.types import BlackBox, Cost, Defense
+from stealguard.types import BlackBox
 
 
 @dataclass(frozen=True)

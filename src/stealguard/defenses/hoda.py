@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from stealguard.clients import Watch
+from stealguard.boxes.accounts import Watch
+from stealguard.defenses.base import Cost, Defense
 from stealguard.errors import require
-from stealguard.types import Batch, BlackBox, Cost, Defense, Objective, task_loss
+from stealguard.training.losses import task_loss
+from stealguard.types import Batch, BlackBox, Objective
 
 EVERY = 20  # steps of training from one look at the histogram of task inputs to the next
 

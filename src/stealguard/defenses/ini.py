@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.combine import COMBINES
-from stealguard.decoys import DOUBT, Decoyed, Decoys
+from stealguard.defenses.base import Cost, Defense
+from stealguard.defenses.decoys import DOUBT, Decoyed, Decoys
+from stealguard.defenses.surrogate import READINGS, Linearization, Reading, isolation, magnitude_at
 from stealguard.errors import pick, require, require_weight
-from stealguard.losses import induction
 from stealguard.nets import build, reinitialized, seed_from
 from stealguard.seeds import derive
-from stealguard.surrogate import READINGS, Linearization, Reading, isolation, magnitude_at
-from stealguard.types import Batch, Cost, Defense, Objective
+from stealguard.training.combine import COMBINES
+from stealguard.training.losses import induction
+from stealguard.types import Batch, Objective
 
 
 @dataclass(frozen=True)

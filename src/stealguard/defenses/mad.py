@@ -9,11 +9,12 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from stealguard.boxes import Rewritten, logits
+from stealguard.boxes.base import Rewritten, logits
+from stealguard.defenses.base import Cost, Defense
 from stealguard.nets import reinitialized
 from stealguard.seeds import derive
 from stealguard.simplex import check_budget, toward
-from stealguard.types import BlackBox, Cost, Defense
+from stealguard.types import BlackBox
 
 UPWEIGHED = 1e-5  # added to the most probable class's share of a vertex, so that it stays alone at the top
 ENUMERATED = 10  # classes up to which every vertex is tried; beyond, they are grown greedily

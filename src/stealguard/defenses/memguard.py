@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.boxes import logits
+from stealguard.boxes.base import logits
+from stealguard.defenses.base import Cost, Defense
+from stealguard.defenses.hashing import projection, uniforms
 from stealguard.errors import require
-from stealguard.hashing import projection, uniforms
 from stealguard.nets import seed_from
 from stealguard.seeds import derive, seeded
 from stealguard.simplex import check_budget
-from stealguard.types import Batch, BlackBox, Cost, Defense, Objective
+from stealguard.types import Batch, BlackBox, Objective
 
 SEEN = 100  # of an answer's probabilities, the greatest, by the membership classifier
 HIDDEN = (256, 128, 64)  # its layers

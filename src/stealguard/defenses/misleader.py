@@ -12,19 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.augment import affine
+from stealguard.defenses.base import Cost, Defense
 from stealguard.errors import require, require_weight
-from stealguard.losses import kl
 from stealguard.nets import sibling
-from stealguard.types import Batch, Cost, Defense, Objective
+from stealguard.training.augment import affine
+from stealguard.training.losses import kl
+from stealguard.types import Batch, Objective
 
 
 class Ensemble(nn.Module):
     """A teacher, the members that answer, a thief of each; forward is the log of the members' mean probabilities."""
 
-    def __init__(self, teacher: nn.Module, members: Sequence[nn.Module], thieves: Sequence[nn.Module]):
+    def __init__(self, teacher: nn.Module, members: Sequence[nn.Module], clones: Sequence[nn.Module]):
         super().__init__()
-        self.teacher, self.members, self.thieves = teacher, nn.ModuleList(members), nn.ModuleList(thieves)
+        self.teacher, self.members, self.clones = teacher, nn.ModuleList(members), nn.ModuleList(clones)
 
     def forward(self, x: Tensor) -> Tensor:
         logs = torch.stack([member(x).log_softmax(dim=1) for member in self.members])
@@ -41,7 +42,7 @@ class Terms(NamedTuple):
 
 
 def member_terms(
-    member: nn.Module, thief: nn.Module, teacher: Tensor, batch: Batch, asked: Tensor, temperature: float
+    member: nn.Module, clone: nn.Module, teacher: Tensor, batch: Batch, asked: Tensor, temperature: float
 ) -> Terms:
     """What a member d and its thief s minimize.
 
@@ -49,7 +50,7 @@ def member_terms(
         teacher: its logits on the batch, (B, K), detached.
         asked: what the thief queries with, (B, ...).
     """
-    logits, told, learned = member(batch.x), member(asked).log_softmax(dim=1), thief(asked).log_softmax(dim=1)
+    logits, told, learned = member(batch.x), member(asked).log_softmax(dim=1), clone(asked).log_softmax(dim=1)
     log_p, log_q = ((rows / temperature).log_softmax(dim=1) for rows in (teacher, logits))
     return Terms(
         task=F.cross_entropy(logits, batch.y),
@@ -110,8 +111,8 @@ class Misleader(Defense):
         assert isinstance(model, Ensemble)
         teacher, asked = model.teacher(batch.x), altered(batch.x)
         terms = [
-            member_terms(member, thief, teacher.detach(), batch, asked, temperature)
-            for member, thief, temperature in zip(model.members, model.thieves, self.temperatures, strict=True)
+            member_terms(member, clone, teacher.detach(), batch, asked, temperature)
+            for member, clone, temperature in zip(model.members, model.clones, self.temperatures, strict=True)
         ]
         summed = Terms(*(torch.stack(values).sum() for values in zip(*terms, strict=True)))
         return {

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stealguard.boxes import Rewritten
+from stealguard.boxes.base import Rewritten
+from stealguard.defenses.base import Cost, Defense
 from stealguard.errors import require
 from stealguard.simplex import check_budget, toward
-from stealguard.types import BlackBox, Cost, Defense
+from stealguard.types import BlackBox
 
 SMALLEST = 1e-6  # added to probabilities before their logarithm, as in the authors' program
 MARGIN = 1e-5  # of the mass, set aside so that the most probable class is alone at the top

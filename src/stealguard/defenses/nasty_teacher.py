@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stealguard.defenses.base import Cost, Defense
 from stealguard.errors import require, require_weight
-from stealguard.losses import kl
 from stealguard.nets import sibling
-from stealguard.types import Batch, Cost, Defense, Objective
+from stealguard.training.losses import kl
+from stealguard.types import Batch, Objective
 
 
 class Opposed(nn.Module):

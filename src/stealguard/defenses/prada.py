@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stealguard.clients import Watch
+from stealguard.boxes.accounts import Watch
+from stealguard.defenses.base import Cost, Defense
 from stealguard.errors import StealguardError, require
-from stealguard.types import BlackBox, Cost, Defense
+from stealguard.types import BlackBox
 
 FIRST = 100  # distances that a verdict needs more of than this
 OF_A_CLASS = 10  # and at least so many of a class, for them to count

@@ -8,9 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stealguard.boxes import Rewritten
+from stealguard.boxes.base import Rewritten
+from stealguard.defenses.base import Defense
 from stealguard.errors import require
-from stealguard.types import BlackBox, Defense
+from stealguard.types import BlackBox
 
 
 @dataclass(frozen=True)

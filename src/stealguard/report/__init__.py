@@ -1,6 +1,6 @@
 """Audit rows -> a table to print and one self-contained HTML page. Importing this loads no torch and draws nothing.
 
-    rows = stealguard.rows.read("runs/ini")
+    rows = stealguard.results.read("runs/ini")
     print(report.render(rows, "table"))
     report.write_html(rows, "report.html")
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from stealguard.report.statistics import Spread
-from stealguard.rows import Row
+from stealguard.results.row import Row
 
 UNDEFENDED = "none"
 
@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
     attack: str
     attack_settings: str  # JSON
-    thief: str
+    clone: str
     pool: str
     labels: str
     answers: str  # what the thief does with them
@@ -75,8 +75,8 @@ class Cell:
         return len({row.victim_seed for row in self.done})
 
     @property
-    def own_family(self) -> bool:
-        return any(row.own_family for row in self.rows)
+    def in_family(self) -> bool:
+        return any(row.in_family for row in self.rows)
 
 
 @dataclass(frozen=True)

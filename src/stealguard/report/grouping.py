@@ -11,7 +11,7 @@ from stealguard.report.cells import Cell, Group, Line, Task, Victim
 from stealguard.report.lines import order
 from stealguard.report.naming import named, natural
 from stealguard.report.statistics import Spread, mean, pooled
-from stealguard.rows import Row
+from stealguard.results.row import Row
 
 Sample = tuple[Line, int, int]  # the line, the victim's seed, the thief's seed
 
@@ -66,7 +66,7 @@ def _group(rows: list[Row]) -> Group:
 
 def _line(row: Row) -> Line:
     return Line(
-        row.attack, row.attack_settings, row.thief, row.pool, row.labels, row.answers, row.own, row.budget
+        row.attack, row.attack_settings, row.clone, row.pool, row.labels, row.answers, row.own, row.budget
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from stealguard.report.cells import Cell, Group, Line
 
 def order(line: Line) -> tuple[object, ...]:
     """Lines in reading order: soft answers, which tell a thief more, before hard ones."""
-    how = (line.labels != "soft", line.answers, line.budget, line.attack_settings, line.thief)
+    how = (line.labels != "soft", line.answers, line.budget, line.attack_settings, line.clone)
     return (line.own, line.attack, line.pool, *how)
 
 
@@ -56,4 +56,4 @@ def worst_line(group: Group) -> list[tuple[int, float]]:
 
 def own_lines(groups: Iterable[Group]) -> set[Line]:
     """The lines whose pool is of some release's own outlier family."""
-    return {line for group in groups for line, cell in group.cells.items() if cell.own_family}
+    return {line for group in groups for line, cell in group.cells.items() if cell.in_family}

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from stealguard.report.cells import Cell, Group, Line, clone_of
 from stealguard.report.statistics import Spread
-from stealguard.rows import Row
+from stealguard.results.row import Row
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def titles(lines: Iterable[Line]) -> dict[Line, str]:
     """The attack's name a line, with those settings in which lines of the same attack differ."""
     by_attack: dict[str, dict[Line, dict[str, Any]]] = defaultdict(dict)
     for line in lines:
-        settings = {"thief": line.thief} | dict(flat(json.loads(line.attack_settings)))
+        settings = {"clone": line.clone} | dict(flat(json.loads(line.attack_settings)))
         settings.pop("budget", None)  # has its own column
         by_attack[line.attack][line] = settings
     found = {}
@@ -120,8 +120,8 @@ def cell_text(cell: Cell | None) -> str:
 
 def samples(cell: Cell) -> str:
     """What a cell's mean and interval are over: `3 victims, 9 thieves`, or `3 thieves of one victim`."""
-    thieves = f"{len(cell.done)} {'thief' if len(cell.done) == 1 else 'thieves'}"
-    return f"{count(cell.victims, 'victim')}, {thieves}" if cell.victims > 1 else f"{thieves} of one victim"
+    clones = f"{len(cell.done)} {'thief' if len(cell.done) == 1 else 'thieves'}"
+    return f"{count(cell.victims, 'victim')}, {clones}" if cell.victims > 1 else f"{clones} of one victim"
 
 
 def outcome(row: Row) -> str:

@@ -24,7 +24,7 @@ from stealguard.report.naming import count
 from stealguard.report.runs import commands, duration, facts_of_runs
 from stealguard.report.statistics import Difference
 from stealguard.report.verdicts import RULE, UNDECIDED, Verdict, explain, headline, notes, overall, verdicts
-from stealguard.rows import Row
+from stealguard.results.row import Row
 
 TITLE = "How stealable is it?"
 TONES = {"holds": "good", "holds in part": "mixed", UNDECIDED: "mixed", "does not hold": "bad"}

@@ -12,7 +12,7 @@ from stealguard.report.comparing import against, baselines, rankings
 from stealguard.report.facts import Facts, facts
 from stealguard.report.grouping import summary
 from stealguard.report.statistics import Spread
-from stealguard.rows import Row
+from stealguard.results.row import Row
 
 
 def as_csv(rows: Iterable[Row]) -> str:
@@ -61,7 +61,7 @@ def _cell(cell: Cell, group: Group, baseline: Group | None) -> dict[str, object]
     difference = against(group, cell, baseline)
     return {
         **cell.line._asdict(),
-        "own_family": cell.own_family,
+        "in_family": cell.in_family,
         "victims": cell.victims,
         "seeds": len(cell.done),
         **_spread("clone_accuracy", cell.clone),

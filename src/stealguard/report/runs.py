@@ -11,18 +11,18 @@ from typing import Any
 
 from stealguard.report.cells import Group
 from stealguard.report.naming import count, flat
-from stealguard.rows import Row
+from stealguard.results.row import Row
 
 
 def commands(rows: Iterable[Row]) -> list[str]:
     """`stealguard audit` as it would be typed for a victim, a command for each attack with its settings."""
     by_attack: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        by_attack[row.attack, row.attack_settings, row.thief].append(row)
+        by_attack[row.attack, row.attack_settings, row.clone].append(row)
     return [_command(*what, found) for what, found in sorted(by_attack.items())]
 
 
-def _command(attack: str, settings: str, thief: str, rows: Sequence[Row]) -> str:
+def _command(attack: str, settings: str, clone: str, rows: Sequence[Row]) -> str:
     words = ["stealguard", "audit", "RELEASE", "--attack", attack]
     if pairs := [f"{name}={value}" for name, value in flat(json.loads(settings))]:
         words += ["--set", *pairs]
@@ -35,7 +35,7 @@ def _command(attack: str, settings: str, thief: str, rows: Sequence[Row]) -> str
     }
     for option, values in several.items():
         words += [option, *map(str, values)]
-    return shlex.join([*words, "--thief", thief])
+    return shlex.join([*words, "--thief", clone])
 
 
 def facts_of_runs(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
@@ -43,7 +43,7 @@ def facts_of_runs(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
     rows = [row for group in groups for row in group.rows]
     times = sorted({f"{row.when[:16].replace('T', ' ')} UTC" for row in rows})  # ISO 8601, to the minute
     several = {
-        "Thief": {row.thief for row in rows},
+        "Thief": {row.clone for row in rows},
         "Pools": {f"{row.pool} {row.pool_hash[:16]}" for row in rows},
         "Victims' seeds": {", ".join(map(str, sorted({row.victim_seed for row in rows})))},
         "Thieves' seeds": {", ".join(map(str, sorted({row.seed for row in rows})))},

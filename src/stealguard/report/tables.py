@@ -15,7 +15,7 @@ from stealguard.report.grouping import summary
 from stealguard.report.lines import lines_of, own_lines
 from stealguard.report.naming import cell_text, number, plain, signed, titles
 from stealguard.report.records import as_csv, as_json
-from stealguard.rows import Row
+from stealguard.results.row import Row
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,7 +10,7 @@ from stealguard.report.cells import Cell, Group, clone_of, worst_of
 from stealguard.report.comparing import baselines
 from stealguard.report.naming import count, percent
 from stealguard.report.statistics import Spread
-from stealguard.rows import Row
+from stealguard.results.row import Row
 
 RULE = (
     "A pool counts as protected where the worst clone accuracy of the defended release, the upper end of its interval "
@@ -24,7 +24,7 @@ class Verdict(NamedTuple):
     """How a release stands against the queries of one pool, by `RULE`, and the clone accuracies it follows from."""
 
     pool: str
-    own_family: bool
+    in_family: bool
     word: str
     defended: Spread | None
     undefended: Spread | None
@@ -47,7 +47,7 @@ def _verdict(pool: str, cells: list[Cell], baseline: Group | None) -> Verdict:
         word = OPEN
     else:
         word = UNDECIDED if defended.high >= undefended.mean / 2 or any(map(_failed, cells)) else PROTECTED
-    return Verdict(pool, any(cell.own_family for cell in cells), word, defended, undefended)
+    return Verdict(pool, any(cell.in_family for cell in cells), word, defended, undefended)
 
 
 def _reached_without(cells: Iterable[Cell], baseline: Group | None) -> Spread | None:
@@ -63,7 +63,7 @@ def _failed(cell: Cell) -> bool:
 def overall(found: Sequence[Verdict]) -> str:
     """`holds`, `holds in part`, `does not hold`, `undecided` or `unknown`; the own family alone proves nothing."""
     words = {verdict.word for verdict in found}
-    if words == {PROTECTED} and not all(verdict.own_family for verdict in found):
+    if words == {PROTECTED} and not all(verdict.in_family for verdict in found):
         return "holds"
     if PROTECTED in words:
         return "holds in part"
@@ -103,13 +103,13 @@ def explain(found: Sequence[Verdict]) -> str:
     """The pools by verdict, in a sentence each."""
     pools = defaultdict(list)
     for verdict in found:
-        pools[verdict.word].append(named(verdict.pool, verdict.own_family))
+        pools[verdict.word].append(named(verdict.pool, verdict.in_family))
     order = (PROTECTED, UNDECIDED, OPEN, UNKNOWN)
     return " ".join(f"{word.capitalize()}: {', '.join(pools[word])}." for word in order if word in pools)
 
 
-def named(pool: str, own_family: bool) -> str:
-    return f"{pool} (own family)" if own_family else pool
+def named(pool: str, in_family: bool) -> str:
+    return f"{pool} (own family)" if in_family else pool
 
 
 OWN_FAMILY = (
@@ -136,15 +136,15 @@ def notes(groups: Sequence[Group]) -> list[str]:
     rows = [row for group in groups for row in group.rows]
     found = [cell for group in groups for cell in group.cells.values() if cell.clone]
     several = any(cell.victims > 1 for cell in found)
-    thieves = any(cell.victims == 1 and cell.clone and cell.clone.n > 1 for cell in found)
+    clones = any(cell.victims == 1 and cell.clone and cell.clone.n > 1 for cell in found)
     single = any(cell.clone and cell.clone.n == 1 for cell in found)
     failed, skipped = (sum(row.status == status for row in rows) for status in ("failed", "skip"))
     older = sum(group.superseded for group in groups)
     checks = [
-        (any(row.own_family for row in rows), OWN_FAMILY),
+        (any(row.in_family for row in rows), OWN_FAMILY),
         (any(row.own for row in rows), OWNING),
         (several, OVER_VICTIMS),
-        (thieves, MIXED if several else OVER_SEEDS),
+        (clones, MIXED if several else OVER_SEEDS),
         (single, "Cells with one seed have no interval: another seed may differ."),
         (failed, f"{failed:,} of {count(len(rows), 'row')} failed: see below."),
         (skipped, f"{skipped:,} of {count(len(rows), 'row')} skipped: see below."),
@@ -178,6 +178,6 @@ def _mixed_pools(rows: Iterable[Row]) -> list[str]:
     hashes = defaultdict(set)
     for row in rows:
         if not row.pool.startswith("own:"):
-            hashes[row.pool, row.own_family].add(row.pool_hash)
+            hashes[row.pool, row.in_family].add(row.pool_hash)
     mixed = sorted({pool for (pool, _), found in hashes.items() if len(found) > 1})
     return [f"The pool {pool} does not hold the same inputs in all rows: compare with care." for pool in mixed]

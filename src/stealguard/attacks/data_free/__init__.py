@@ -1,0 +1,3 @@
+"""Attacks that make their own queries."""
+
+from __future__ import annotations

@@ -1,0 +1,111 @@
+"""Gradients from values alone, and the thieves that follow them: DFME and MAZE are one algorithm in two settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stealguard.attacks.data_free.alternating import GAPS, Alternating, Game, Gap, playing
+from stealguard.attacks.data_free.generators import squash
+from stealguard.errors import pick, require
+from stealguard.seeds import derive
+from stealguard.types import Asked
+
+
+@torch.no_grad()
+def forward_differences(
+    values: Callable[[Tensor], Tensor], x: Tensor, *, directions: int = 1, step: float = 1e-3
+) -> Tensor:
+    """d/m sum_i (f(x + e u_i) - f(x)) / e u_i, the u_i uniform on the sphere: an estimate of f's gradient, (N, *shape).
+
+    d is the size of one input. Its mean over the directions is the gradient, as e goes to 0. DFME (Truong et al.) and
+    MAZE (Kariyappa, Prakash & Qureshi), both CVPR 2021.
+
+    Args:
+        values: f, from points (M, *shape) to a number for each, (M,). It is called once, with the N points of `x`
+            and the m N others; where f asks a box, that is (m + 1) N queries.
+        x: points (N, *shape).
+        directions: m, at least 1, drawn anew for each point from torch's global generator.
+        step: e, above 0.
+    """
+    require(directions >= 1, "directions", "at least 1", directions)
+    require(step > 0, "step", "above 0", step)
+    drawn = torch.randn(directions, *x.shape, dtype=x.dtype).to(x.device).flatten(2)
+    u = torch.nn.functional.normalize(drawn, dim=2).view(directions, *x.shape)
+    points = torch.cat([x[None], x + step * u]).flatten(0, 1)
+    here, *there = values(points).view(directions + 1, len(x))
+    slopes = (torch.stack(there) - here) / step
+    return x[0].numel() * torch.einsum("mn,mn...->n...", slopes, u) / directions
+
+
+@dataclass(frozen=True)
+class ZerothOrder:
+    """A generator that climbs the gap between box and clone, a clone that descends it; the box is never differentiated.
+
+    In rounds: `generator_steps` up the gap of new images, along forward differences of box and clone with respect to
+    the generator's output before it is squashed; `clone_steps` down the gap of new images; `replay_steps` down that
+    of images asked before. A round asks (generator_steps (directions + 1) + clone_steps) batches.
+
+    Args:
+        budget: queries, at least 1.
+        generator_steps, clone_steps, replay_steps: in a round; at least 0, 1, 0.
+        directions: of the forward differences, at least 1.
+        step: of the forward differences, above 0.
+        loss: the gap. `l1`: between logits, those of the box recovered from its answers; `kl`.
+        replay: how many of the latest images are kept for replay, at least 1.
+        training: how generator and clone train.
+
+    Raises:
+        NotApplicable: all of the first answers are labels alone, so that every difference would be 0. That batch is
+            spent: nothing but answers tells what a box answers.
+    """
+
+    budget: int = 500_000
+    generator_steps: int = 1
+    clone_steps: int = 5
+    replay_steps: int = 0
+    directions: int = 1
+    step: float = 1e-3
+    loss: Literal["l1", "kl"] = "l1"
+    replay: int = 100_000
+    training: Alternating = field(default_factory=Alternating)
+
+    def __post_init__(self) -> None:
+        for name, least in (("budget", 1), ("generator_steps", 0), ("clone_steps", 1), ("replay_steps", 0)):
+            require(getattr(self, name) >= least, name, f"at least {least}", getattr(self, name))
+        require(self.directions >= 1, "directions", "at least 1", self.directions)
+        require(self.step > 0, "step", "above 0", self.step)
+        require(self.replay >= 1, "replay", "at least 1", self.replay)
+        pick(GAPS, self.loss, "loss")
+
+    @property
+    def needed(self) -> int:
+        return 1
+
+    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
+        gap, cost = GAPS[self.loss], self.generator_steps * (self.directions + 1) + self.clone_steps
+        replay, labels = self.replay if self.replay_steps else 0, self.generator_steps == 0
+        seed = derive(seed, "game")
+        with playing(box, self.budget, pool, [clone], self.training, seed=seed, replay=replay, labels=labels) as game:
+            for n, whole in game.rounds(cost):
+                for _ in range(self.generator_steps * whole):
+                    self._climb(game, clone, gap, n)
+                game.practice(n, self.clone_steps, gap)
+                game.rehearse(self.replay_steps, gap)
+        return clone
+
+    def _climb(self, game: Game, clone: nn.Module, gap: Gap, n: int) -> None:
+        """A step of the generator along the estimated gradient of -gap, chained through its own graph."""
+
+        def likeness(before: Tensor) -> Tensor:
+            x = squash(before)
+            return -gap(clone(x), game.ask(x))
+
+        clone.eval()
+        before = game.before(n)
+        slope = forward_differences(likeness, before.detach(), directions=self.directions, step=self.step)
+        game.invent((before * slope).sum() / n)

@@ -1,0 +1,53 @@
+"""What a thief may own: a few labelled task samples, to fine-tune on, to query near, or to do without any theft."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stealguard.data import Split
+from stealguard.results.metrics import accuracy
+from stealguard.seeds import derive, seeded
+from stealguard.training.augment import affine
+from stealguard.training.loop import Training, fit
+
+HELD_OUT = 5  # every fifth owned sample is for early stopping
+
+
+def owned(train: Split, n: int, *, seed: int) -> Split:
+    """`n` samples of the task's training split, drawn by `seed`."""
+    order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(derive(seed, "owned")))[:n]
+    return Split(train.x[order], train.y[order])
+
+
+def near(x: Tensor, size: int, *, seed: int) -> Tensor:
+    """The samples, (n, *shape), then altered copies of them (affine; noisy where no images): (size, *shape)."""
+    if size <= len(x):
+        return x
+    with seeded(derive(seed, "near")):
+        copies = x[torch.randint(len(x), (size - len(x),))]
+        altered = affine(copies) if x.dim() == 4 else copies + 0.05 * torch.randn_like(copies)
+    return torch.cat([x, altered.clamp(0, 1)])
+
+
+def fine_tuned(clone: nn.Module, own: Split, *, seed: int) -> nn.Module:
+    """The stolen clone, trained a little further on what the thief owns; stopped early on a fifth of it."""
+    return _trained(clone, own, epochs=30, lr=0.01, seed=seed)
+
+
+def no_theft_accuracy(clone: nn.Module, own: Split, test: Split, *, seed: int) -> float:
+    """The no-theft line: the accuracy, in [0, 1], that a fresh thief gets from what it owns, asking nobody."""
+    alone = _trained(clone, own, epochs=100, lr=0.05, seed=seed)
+    with torch.no_grad():
+        device = next(alone.parameters()).device
+        return accuracy(torch.cat([alone(part.to(device)).cpu() for part in test.x.split(1024)]), test.y)
+
+
+def _trained(net: nn.Module, own: Split, *, epochs: int, lr: float, seed: int) -> nn.Module:
+    held = torch.arange(len(own.x)) % HELD_OUT == HELD_OUT - 1
+    training = Training(
+        epochs, batch=32, lr=lr, augment="affine" if own.x.dim() == 4 else "none", keep="best" if held.any() else "last"
+    )
+    validation = (own.x[held], own.y[held]) if held.any() else None
+    fit(net, own.x[~held], own.y[~held], training, seed=seed, validation=validation, progress=False)
+    return net

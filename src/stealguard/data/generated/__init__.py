@@ -1,0 +1,3 @@
+"""Sets that this program makes."""
+
+from __future__ import annotations

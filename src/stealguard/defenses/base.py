@@ -1,0 +1,136 @@
+"""What a defense is: settings, the module that is trained with them, and the guard that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from stealguard.training.losses import task_loss
+from stealguard.types import Batch, Guard, Scope, State
+
+
+class Plain:
+    """The guard that changes nothing: an answer is the softmax of the logits.
+
+    Guards of a defense are subclasses: they override `answer`, or `__call__` where they remember something.
+    """
+
+    scope: ClassVar[Scope] = "none"
+
+    def heads(self) -> Mapping[str, nn.Module]:
+        return {}
+
+    def start(self) -> State:
+        return {}
+
+    def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Answers (N, K) to inputs `x`, (N, *shape), that follow from these outputs alone."""
+        return outputs["logits"].softmax(dim=1)
+
+    def __call__(self, outputs: Mapping[str, Tensor], x: Tensor, state: State, /) -> tuple[Tensor, State]:
+        return self.answer(outputs, x), state
+
+
+class Rule(Plain):
+    """A guard that changes each answer by a function from rows on the simplex (N, K) to such rows."""
+
+    def __init__(self, rule: Callable[[Tensor], Tensor]):
+        self._rule = rule
+
+    def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        return self._rule(super().answer(outputs, x))
+
+
+class Defended(nn.Module):
+    """A user's net, what a defense trains beside it, and the guard that answers.
+
+    Args:
+        net: the user's own, from inputs (N, *shape) in [0, 1] to logits (N, K).
+        guard: what is answered.
+    """
+
+    def __init__(self, net: nn.Module, guard: Guard | None = None):
+        super().__init__()
+        self.net = net
+        self.guard: Guard = Plain() if guard is None else guard
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits, (N, K), that are answered where the guard changes nothing."""
+        return self.net(x)  # type: ignore[no-any-return]
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What training minimizes: named scalars, each with its weight already in it."""
+        return task_loss(self, batch)
+
+    def heads(self) -> Mapping[str, nn.Module]:
+        """What the guard reads: modules from inputs (N, *shape) to outputs (N, ...), each row by itself.
+
+        Heads are pure functions of a batch, so that a server can run them once for the inputs of many accounts.
+        """
+        return {"logits": self, **self.guard.heads()}
+
+
+class Cost(NamedTuple):
+    """What a defense takes beyond a plain net, as it declares itself; an audit measures the time.
+
+    `forwards` is the forward passes that an answer takes beyond the one of a plain net. `state` says in a few words
+    what is remembered of an account's queries, and `trained` what had to be trained beside the net; "" for nothing.
+    """
+
+    forwards: float = 0.0
+    state: str = ""
+    trained: str = ""
+
+
+@dataclass(frozen=True)
+class Defense:
+    """What is trained, what is minimized and what is answered; itself the undefended baseline.
+
+    A defense that only changes answers overrides `guard`. One that is trained overrides `build`, and returns a
+    `Defended` of its own with `losses` and, where the guard reads more than the logits, `heads`.
+    """
+
+    combine: ClassVar[str] = "total"
+    """The name in `COMBINES` of how the losses become one gradient."""
+
+    answering: ClassVar[tuple[str, ...]] = ()
+    """The settings that training does not read: with other values of these the same weights answer otherwise."""
+
+    @property
+    def needs_outliers(self) -> bool:
+        """Whether the losses read `Batch.outliers`."""
+        return False
+
+    @property
+    def basis(self) -> Defense:
+        """The defense whose training gives the same weights: one for all that differ in their answers alone."""
+        if type(self).build is Defense.build:
+            return Defense()
+        usual = type(self)()
+        return replace(self, **{name: getattr(usual, name) for name in self.answering})
+
+    @property
+    def distortion_limit(self) -> float:
+        """The most that the guard changes of an answer, in L1 distance between rows on the simplex, in [0, 2]."""
+        return 0.0
+
+    @property
+    def cost(self) -> Cost:
+        """What it takes beyond a plain net."""
+        return Cost()
+
+    def build(self, net: nn.Module, like: Tensor) -> Defended:
+        """The module that is trained and released, made from the user's `net`.
+
+        Args:
+            net: from inputs (N, *shape) in [0, 1] to logits (N, K); its weights are drawn or already trained.
+            like: some of the task's inputs, (n, *shape), n at least 2.
+        """
+        return Defended(net, self.guard(net, like))
+
+    def guard(self, net: nn.Module, like: Tensor) -> Guard:
+        """What is answered, for defenses that need no training of their own."""
+        return Plain()

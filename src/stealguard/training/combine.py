@@ -1,0 +1,86 @@
+"""Several losses -> one gradient. Each function writes `.grad` of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from stealguard.errors import StealguardError, require
+
+
+def total(losses: Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> None:
+    """The gradient of the sum."""
+    wanted = list(parameters)
+    _write(wanted, torch.autograd.grad(sum(losses), wanted, materialize_grads=True))  # type: ignore[arg-type]
+
+
+def pcgrad(
+    losses: Sequence[Tensor], parameters: Iterable[nn.Parameter], orders: Sequence[Sequence[int]] | None = None
+) -> None:
+    """Projected conflicting gradients, averaged (Yu et al., NeurIPS 2020, with the mean over losses that InI takes).
+
+    Args:
+        losses: K scalars.
+        parameters: what they are differentiated by, `module.parameters()` for example.
+        orders: K sequences over the losses' indices: in which order gradient i meets the others. Drawn from torch's
+            global generator if left out.
+    """
+    orders = _draw_orders(len(losses)) if orders is None else orders
+    found = [list(order) for order in orders]
+    ok = len(found) == len(losses) and all(0 <= j < len(losses) for order in found for j in order)
+    require(ok, "orders", f"{len(losses)} sequences of indices below {len(losses)}", found)
+    _weigh(losses, parameters, lambda gram: _project(gram, found))
+
+
+def upgrad(losses: Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> None:
+    """Unconflicting projection of gradients (Quinton & Rey 2024), by torchjd's quadratic program.
+
+    Raises:
+        StealguardError: torchjd is not installed.
+    """
+    try:
+        from torchjd.aggregation import UPGradWeighting
+    except ImportError as e:
+        raise StealguardError("combine = upgrad needs torchjd: pip install 'stealguard[upgrad]'") from e
+    _weigh(losses, parameters, UPGradWeighting())
+
+
+COMBINES = {"total": total, "pcgrad": pcgrad, "upgrad": upgrad}
+
+
+def _draw_orders(k: int) -> list[list[int]]:
+    """One list shuffled again for each loss, never reset, as the authors' program does."""
+    order, orders = torch.arange(k), []
+    for _ in range(k):
+        order = order[torch.randperm(k)]
+        orders.append(order.tolist())
+    return orders
+
+
+def _project(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
+    """The K weights of the mean projected gradient, from the gradients' inner products (K, K)."""
+    k = len(gram)
+    weights = torch.eye(k, dtype=gram.dtype)
+    for mine, order in zip(weights, orders, strict=True):
+        for j in order:
+            conflict = mine @ gram[:, j]
+            if conflict < 0:
+                mine[j] -= conflict / gram[j, j]
+    return weights.mean(dim=0)
+
+
+def _weigh(losses: Sequence[Tensor], parameters: Iterable[nn.Parameter], weighting: Callable[[Tensor], Tensor]) -> None:
+    """Write the sum of the losses' gradients under the weights (K,) that `weighting` reads off their Gram matrix."""
+    wanted = list(parameters)
+    rows = [torch.autograd.grad(loss, wanted, retain_graph=True, materialize_grads=True) for loss in losses]
+    columns = [torch.stack([g.reshape(-1) for g in gs]) for gs in zip(*rows, strict=True)]  # (K, n) a parameter
+    gram = torch.stack([(c @ c.T).double() for c in columns]).sum(dim=0).cpu()
+    weights = weighting(gram).to(columns[0])
+    _write(wanted, [(weights @ c).view_as(p) for p, c in zip(wanted, columns, strict=True)])
+
+
+def _write(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient

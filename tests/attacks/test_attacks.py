@@ -1,0 +1,182 @@
+"""What every attack must satisfy, by the registry alone, on opaque stub boxes; and KnockoffNets' closed form."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samples import noise
+from stealguard.attacks import ATTACKS, Knockoff
+from stealguard.attacks.base import Attack
+from stealguard.boxes.accounts import Watch
+from stealguard.boxes.base import Labels, Metered
+from stealguard.errors import BoxFault, Invalid, NotApplicable
+from stealguard.training.loop import Training
+
+SHAPES = [((1, 8, 8), 2), ((3, 8, 8), 100), ((16,), 5)]
+
+
+def quick(name: str, budget: int) -> Attack:
+    """The attack with a small budget and one epoch wherever it trains."""
+    attack: Any = ATTACKS[name]()
+    short = {
+        f.name: Training(epochs=1, batch=16) for f in fields(attack) if isinstance(getattr(attack, f.name), Training)
+    }
+    return replace(attack, budget=budget, **short)  # type: ignore[no-any-return]
+
+
+class Stub:
+    """A box that is no module: answers from a fixed random projection, and counts on its own."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int):
+        self.projection = noise(classes, shape, seed=8).flatten(1) - 0.5
+        self.asked = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        assert not x.requires_grad
+        self.asked += len(x)
+        return (x.flatten(1) @ self.projection.T).softmax(dim=1)
+
+
+class Refusing(Watch):
+    """A box that finds its client out at the query after the first `n`."""
+
+    def __init__(self, box: Any, n: int):
+        super().__init__(box)
+        self.box, self.n, self.seen = box, n, 0
+
+    def found_out(self, x: Tensor, answers: Tensor) -> int | None:
+        before, self.seen = self.seen, self.seen + len(x)
+        if self.seen <= self.n:
+            return None
+        self.box.asked -= len(x)  # these answers are not given
+        return self.n - before
+
+    def memory(self) -> dict[str, Tensor]:
+        return {"seen": torch.tensor(self.seen)}
+
+    def remember(self, memory: Any) -> None:
+        self.seen = int(memory["seen"])
+
+
+def thief_for(shape: tuple[int, ...], classes: int) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), classes))
+
+
+def steal(name: str, box: Any, shape: tuple[int, ...], classes: int, budget: int = 50, seed: int = 0) -> nn.Module:
+    """The clone; where the attack says, before it asks anything, that it has no meaning here, the test is skipped."""
+    metered = box if isinstance(box, Metered) else Metered(box, budget, "stub")
+    try:
+        return quick(name, budget)(metered, noise(60, shape), thief_for(shape, classes), seed=seed)
+    except NotApplicable as e:
+        if metered.spent:
+            raise
+        pytest.skip(str(e))
+
+
+def weights(module: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(("shape", "classes"), SHAPES)
+class TestContract:
+    def test_the_meter_says_what_the_box_answered(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        box = Stub(shape, classes)
+        metered = Metered(box, 50)
+        steal(name, metered, shape, classes)
+        assert metered.spent == box.asked
+        assert 0 < box.asked <= 50
+
+    def test_it_ends_cleanly_where_the_box_will_answer_less(
+        self, name: str, shape: tuple[int, ...], classes: int
+    ) -> None:
+        box = Stub(shape, classes)
+        steal(name, Metered(box, 23), shape, classes)
+        assert 0 < box.asked <= 23
+
+    def test_it_ends_cleanly_where_the_box_refuses(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        box = Stub(shape, classes)
+        metered = Metered(Refusing(box, 23), 50)
+        clone = steal(name, metered, shape, classes)
+        assert box.asked == metered.spent <= 23
+        assert metered.left == 23 - metered.spent
+        assert clone(noise(3, shape)).shape == (3, classes)
+
+    def test_it_learns_something_and_returns_a_net(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        clone = steal(name, Stub(shape, classes), shape, classes)
+        assert not torch.equal(weights(clone), weights(thief_for(shape, classes)))
+        assert clone(noise(3, shape)).shape == (3, classes)
+
+    def test_the_seed_decides_everything(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        one, again, other = (weights(steal(name, Stub(shape, classes), shape, classes, seed=s)) for s in (0, 0, 1))
+        assert torch.equal(one, again)
+        assert not torch.equal(one, other)
+
+    def test_it_works_on_labels_alone(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        try:
+            clone = steal(name, Labels(Stub(shape, classes)), shape, classes)
+        except NotApplicable:  # it follows small changes of the answers, and labels have none
+            return
+        assert not torch.equal(weights(clone), weights(thief_for(shape, classes)))
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+class TestBoxesThatFail:
+    @pytest.mark.parametrize(
+        "spoil", [lambda a: a * float("nan"), lambda a: 2 * a, lambda a: a[:-1]], ids=["nan", "simplex", "count"]
+    )
+    def test_a_fault_names_the_box(self, name: str, spoil: Any) -> None:
+        inner = Stub((1, 8, 8), 5)
+        with pytest.raises(BoxFault, match="`stub`"):
+            steal(name, lambda x: spoil(inner(x)), (1, 8, 8), 5)
+
+    def test_what_the_box_raises_names_the_box_too(self, name: str) -> None:
+        def broken(x: Tensor) -> Tensor:
+            raise ConnectionError("gone")
+
+        with pytest.raises(BoxFault, match=r"`stub` should answer. Found ConnectionError: gone"):
+            steal(name, broken, (1, 8, 8), 5)
+
+    def test_a_budget_is_at_least_one(self, name: str) -> None:
+        with pytest.raises(Invalid, match=r"`budget` should be at least 1. Found 0"):
+            quick(name, 0)
+
+    def test_it_is_a_frozen_dataclass(self, name: str) -> None:
+        attack = ATTACKS[name]()
+        assert is_dataclass(attack)
+        with pytest.raises(FrozenInstanceError):
+            attack.budget = 3  # type: ignore[misc]
+
+
+class TestKnockoff:
+    def test_a_linear_victim_is_learned(self) -> None:
+        victim, pool = Stub((16,), 3), noise(4000, (16,))
+        attack = Knockoff(budget=4000, training=Training(epochs=30, lr=0.5))
+        clone = attack(Metered(victim, 4000), pool, thief_for((16,), 3), seed=0)
+        fresh = noise(500, (16,), seed=9)
+        torch.testing.assert_close(clone(fresh).softmax(1).detach(), victim(fresh), atol=0.02, rtol=0)
+
+    def test_it_asks_each_input_once_and_spends_the_budget(self) -> None:
+        seen: list[Tensor] = []
+        stub = Stub((16,), 3)
+        Knockoff(budget=50, training=Training(epochs=1))(
+            Metered(lambda x: seen.append(x) or stub(x), 50), noise(60, (16,)), thief_for((16,), 3), seed=0
+        )
+        asked = torch.cat(seen)
+        assert len(asked) == len(asked.unique(dim=0)) == 50
+
+    def test_the_authors_budget(self) -> None:
+        assert (Knockoff().budget, Knockoff().training.epochs) == (20_000, 8)
+        assert (Knockoff.authors().budget, Knockoff.authors().training.epochs) == (50_000, 50)
+
+    def test_hard_labels_are_what_cross_entropy_takes(self) -> None:
+        rows = Labels(Stub((16,), 3))(noise(5, (16,)))
+        logits = torch.randn(5, 3)
+        torch.testing.assert_close(F.cross_entropy(logits, rows), F.cross_entropy(logits, rows.argmax(1)))

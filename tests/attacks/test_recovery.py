@@ -1,0 +1,164 @@
+"""Recovery of perturbed answers: closed forms, what is gained on known perturbations, and what it must leave alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from samples import blobs, mlp, noise
+from stealguard.attacks import recovery
+from stealguard.attacks.recovery import (
+    SUSPECTED,
+    Means,
+    Method,
+    d_dae,
+    detect,
+    mad,
+    mixing,
+    p_bayes,
+    shadow_answers,
+)
+from stealguard.attacks.treatments import Recovered, treated
+from stealguard.boxes.base import Metered, top_1
+from stealguard.errors import Invalid, NotApplicable
+from stealguard.seeds import seeded
+from stealguard.simplex import reverse_sigmoid
+
+METHODS = {"d-dae": d_dae, "p-bayes": p_bayes}
+POOL, LABELS = blobs(3000, (16,), classes=3)
+
+
+def rows(n: int, k: int = 10, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (3 * torch.randn(n, k, generator=generator)).softmax(dim=1)
+
+
+def means(k: int = 3, seed: int = 5, pool: Tensor = POOL) -> Means:
+    def fresh(*, seed: int) -> torch.nn.Module:
+        with seeded(seed):
+            return mlp(classes=k)
+
+    return Means(pool, fresh, seed)
+
+
+def l1(a: Tensor, b: Tensor) -> float:
+    return (a - b).abs().sum(dim=1).mean().item()
+
+
+@pytest.mark.parametrize("name", SUSPECTED)
+@pytest.mark.parametrize("k", [2, 10, 100])
+def test_suspects_answer_rows_on_the_simplex(name: str, k: int) -> None:
+    y = torch.cat([rows(50, k), torch.eye(k), torch.full((1, k), 1 / k)])
+    got = SUSPECTED[name](y)
+    assert got.shape == y.shape
+    assert got.min() >= 0
+    torch.testing.assert_close(got.sum(dim=1), torch.ones(len(y)), atol=1e-5, rtol=0)
+
+
+def test_suspects_are_their_formulas() -> None:
+    y = rows(20).double()
+    bent = y - 0.7 * ((0.2 * y.logit()).sigmoid() - 0.5)
+    torch.testing.assert_close(reverse_sigmoid(y), bent / bent.sum(dim=1, keepdim=True))
+    torch.testing.assert_close(mixing(y, 0.5), (y + 0.1) / 2)
+    torch.testing.assert_close((mad(y, 0.5) - y).abs().sum(dim=1), torch.full((20,), 0.5).double())
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("name", ["mixing-0.5", "mixing-0.9", "reverse-sigmoid-0.3"])
+def test_known_perturbations_are_undone(method: Method, name: str) -> None:
+    clean, told = rows(1500), rows(300, seed=1)
+    perturbed = SUSPECTED[name](told)
+    with seeded(0):
+        restored = method(SUSPECTED[name], clean, perturbed)(perturbed)
+    assert l1(restored, told) < l1(perturbed, told) / 2
+    torch.testing.assert_close(restored.sum(dim=1), torch.ones(300))
+
+
+def test_the_restorer_undoes_a_permutation() -> None:
+    """What log y' alone does not tell: every class under another's name."""
+    clean, told = rows(1500, 5), rows(300, 5, seed=1)
+    with seeded(0):
+        restored = d_dae(lambda y: y.roll(1, dims=1), clean, told)(told.roll(1, dims=1))
+    assert l1(restored, told) < l1(told.roll(1, dims=1), told) / 4
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("k", [2, 100])
+def test_two_classes_and_a_hundred(method: Method, k: int) -> None:
+    clean, told = rows(600, k), rows(100, k, seed=1)
+    perturbed = mixing(told, 0.9)
+    with seeded(0):
+        restored = method(SUSPECTED["mixing-0.9"], clean, perturbed)(perturbed)
+    assert l1(restored, told) < l1(perturbed, told)
+    assert restored.min() >= 0
+
+
+def test_p_bayes_is_the_conditional_mean() -> None:
+    """Three clean rows of known shares, of which the defense merges two: E[y | y'] is their weighted mean."""
+    a, b, c = torch.tensor([[0.8, 0.1, 0.1], [0.5, 0.4, 0.1], [0.1, 0.2, 0.7]]).double()
+    clean = torch.stack([a] * 6 + [b] * 2 + [c] * 4)
+    perturbed = top_1(clean)
+    got = recovery.conditional_mean(perturbed, clean, torch.eye(3).double()[[2, 0]])
+    torch.testing.assert_close(got, torch.stack([c, (6 * a + 2 * b) / 8]))
+
+
+@pytest.mark.parametrize("name", ["none", "top-1", "reverse-sigmoid-0.7", "mixing-0.5", "mad-1.0"])
+def test_the_detector_names_the_defense(name: str) -> None:
+    assert detect(rows(1500), SUSPECTED[name](rows(200, seed=1)), seed=0) == name
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_answers_without_a_defense_are_left_alone(method: Method) -> None:
+    told = rows(100, seed=1)
+    assert torch.equal(recovery.recovery(method, rows(1500), told, seed=0)(told), told)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_classes_that_the_shadows_are_never_sure_of_are_recovered(method: Method) -> None:
+    clean, told = shadow_answers(means()), shadow_answers(means(seed=8))[-300:]
+    perturbed = reverse_sigmoid(told)
+    assert l1(recovery.recovery(method, clean, perturbed, seed=0)(perturbed), told) < l1(perturbed, told) / 2
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_theft_is_treated_without_a_query_of_its_own(name: str) -> None:
+    told = shadow_answers(means(seed=8))[-300:]  # a victim not unlike the thief's shadows, and none of them
+    metered = Metered(lambda x: mixing(told[: len(x)], 0.9), 500)
+    box = treated(metered, [name], means())
+    assert metered.spent == 0
+    got = box(noise(300, (16,)))
+    assert metered.spent == 300
+    assert box.left == 200
+    assert l1(got, told) < l1(mixing(told, 0.9), told) / 2
+    again = treated(Metered(lambda x: mixing(told[: len(x)], 0.9), 500), [name], means())
+    torch.manual_seed(77)  # what an attack draws beside it makes no difference
+    assert torch.equal(again(noise(300, (16,))), got)
+
+
+def test_it_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = treated(Metered(lambda x: mixing(rows(len(x), 3), 0.9), 500), ["d-dae"], means())
+    assert isinstance(box, Recovered)
+    box(noise(40, (16,)))
+    monkeypatch.setattr("stealguard.attacks.treatments.recovery", None)
+    box(noise(1, (16,)))
+
+
+def test_rows_of_zeros_stay_zeros() -> None:
+    box = treated(Metered(lambda x: F.one_hot(torch.arange(len(x)) % 3, 3).float(), 500), [], None)
+    silent = Recovered(box, means(), method=p_bayes)
+    answers = torch.cat([torch.zeros(2, 3), mixing(rows(20, 3), 0.9)])
+    assert torch.equal(silent.treat(torch.zeros(4, 3)), torch.zeros(4, 3))
+    treated_rows = silent.treat(answers)
+    assert torch.equal(treated_rows[:2], answers[:2])
+    torch.testing.assert_close(treated_rows[2:].sum(dim=1), torch.ones(20))
+
+
+def test_what_a_thief_must_have() -> None:
+    box = Metered(lambda x: rows(len(x), 3), 500)
+    with pytest.raises(Invalid, match="`means` should be given"):
+        treated(box, ["d-dae"])
+    with pytest.raises(NotApplicable, match="on 6 inputs at least; the pool has 1"):
+        treated(box, ["p-bayes"], means(pool=POOL[:1]))
+    assert box.spent == 0

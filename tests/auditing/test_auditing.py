@@ -1,0 +1,320 @@
+"""Audits: honest rows, kept and resumed; pools and tasks of any shape."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import stealguard as sg
+from samples import mlp, noise, task
+from stealguard.attacks import Knockoff
+from stealguard.attacks.transfer import random_queries
+from stealguard.auditing import run as auditing
+from stealguard.auditing.plan import fresh_clone
+from stealguard.defenses import EDM, PRADA
+from stealguard.errors import BoxFault, Invalid
+from stealguard.results.row import Row, Store
+
+SHORT = Knockoff(budget=100, training=sg.Training(epochs=1, batch=32))
+
+
+def audit(release: Any, **changes: Any) -> list[Row]:
+    given: dict[str, Any] = {"attacks": [SHORT], "pools": [noise(150)], "data": task(), "progress": False}
+    return sg.audit(release, **(given | changes))
+
+
+def test_a_row_says_what_happened(folder: Path) -> None:
+    soft, hard = audit(folder)
+    release = sg.load(folder)
+    assert (soft.labels, hard.labels) == ("soft", "hard")
+    assert soft.queries == soft.budget == 100
+    _, _, x, y = task()
+    assert soft.benign_accuracy == (release.box(x).argmax(1) == y).double().mean().item()
+    assert 0 <= soft.clone_accuracy <= 1
+    assert soft.release_hash == release.hash
+    assert not soft.in_family
+    assert soft.status == "ok"
+    assert {row.key for row in Store(folder / "audit.sqlite")} == {soft.key, hard.key}
+
+
+def test_a_second_audit_computes_nothing_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = audit(folder)
+    monkeypatch.setattr(auditing.Bench, "row", lambda *a: pytest.fail("computed again"))
+    assert audit(folder) == first
+    with pytest.raises(pytest.fail.Exception):
+        audit(folder, seeds=[1])
+
+
+def test_the_seed_decides_the_clone(folder: Path, tmp_path: Path) -> None:
+    def accuracies(name: str, seeds: list[int]) -> list[float | None]:
+        return [row.clone_accuracy for row in audit(folder, store=tmp_path / name, seeds=seeds)]
+
+    one = accuracies("a.sqlite", [0, 1])
+    assert one == accuracies("b.sqlite", [0, 1])
+    assert accuracies("c.sqlite", [1]) == one[2:], "a seed's clone does not depend on the others"
+
+
+def test_a_knockoff_of_an_undefended_net_works(tmp_path: Path) -> None:
+    plain = sg.protect("lenet5", task(2000), defense="none", epochs=3, out=tmp_path / "plain", progress=False)
+    x = task(2000)[0]
+    (row,) = audit(plain, data=task(2000), pools=[x.flip(0)[:1500]], labels=["soft"],
+                   attacks=[Knockoff(budget=1500, training=sg.Training(epochs=6, batch=32))])  # fmt: skip
+    assert (row.benign_accuracy or 0) > 0.95
+    assert (row.clone_accuracy or 0) > 0.9, "the audit must be able to steal"
+    assert (row.agreement or 0) > 0.9
+
+
+def test_a_tabular_classifier_is_protected_and_audited(tmp_path: Path) -> None:
+    from sklearn.datasets import load_breast_cancer
+
+    table = load_breast_cancer()
+    x = torch.tensor(table.data, dtype=torch.float32)
+    x, y = (x - x.min(0).values) / (x.max(0).values - x.min(0).values), torch.tensor(table.target)
+    data = (x[:450], y[:450], x[450:], y[450:])
+    torch.manual_seed(0)
+    net = mlp(x.shape[1], 2)
+    release = sg.protect(
+        net, data, outliers=[noise(900, x.shape[1:])], defense=sg.InI(delta=0.0),
+        training=sg.Training(batch=32, lr=0.02), epochs=30, out=tmp_path / "table", progress=False,
+    )  # fmt: skip
+    soft, _hard = audit(release, data=data, pools=[noise(150, x.shape[1:], seed=5)])
+    assert (soft.benign_accuracy or 0) > 0.9
+    assert soft.clone == "given:Sequential"
+
+
+def test_the_own_family_is_audited_with_what_was_held_out(tmp_path: Path) -> None:
+    family = noise(240)
+    release = sg.protect(
+        "lenet5", task(200), outliers=[family], defense=sg.InI(), training=sg.Training(epochs=1, batch=32),
+        out=tmp_path / "a", progress=False,
+    )  # fmt: skip
+    (row,) = audit(release, pools=[family], labels=["soft"], attacks=[Knockoff(80, SHORT.training)])
+    assert row.in_family
+    with pytest.raises(Invalid, match="`budget` should be at most the pool's size, 80"):
+        audit(release, pools=[family], attacks=[Knockoff(81, SHORT.training)])
+
+
+def test_an_attack_that_fails_is_a_row_with_its_reason_and_is_tried_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Knockoff, box: sg.boxes.Metered, pool: Tensor, clone: object, *, seed: int) -> None:
+        box(pool[:7])
+        raise BoxFault("`ini` should answer. Found silence.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Knockoff, "__call__", broken)
+        (row,) = audit(folder, labels=["soft"])
+    assert (row.status, row.reason, row.queries) == ("failed", "`ini` should answer. Found silence.", 7)
+    assert row.clone_accuracy is None
+    assert (folder / "audit.sqlite.journals" / row.key).stat().st_size > 0, "what was answered is kept"
+    (row,) = audit(folder, labels=["soft"])
+    assert (row.status, row.queries) == ("ok", 100)
+    assert not (folder / "audit.sqlite.journals").exists()
+
+
+def test_a_guard_that_refuses_ends_the_theft_and_costs_honest_users_too(tmp_path: Path) -> None:
+    """Of delta = 1 every client falls short, at the first verdict: on a little more than a hundred queries."""
+    release = sg.protect(
+        "lenet5", task(1000), defense=PRADA(delta=1.0), training=sg.Training(epochs=3, batch=32),
+        out=tmp_path / "prada", progress=False,
+    )  # fmt: skip
+    journals = release.folder / "audit.sqlite.journals"
+    planned = {"attacks": [Knockoff(200, SHORT.training)], "pools": [noise(300)], "labels": ["soft"]}
+    (row,) = audit(release, **planned)
+    assert (row.status, row.budget) == ("ok", 200)
+    assert 100 < row.queries < 200
+    assert row.clone_accuracy is not None
+    plain = (sg.boxes.Boxed(release.model, release.shape)(task()[2]).argmax(1) == task()[3]).double().mean().item()
+    assert plain > 0.9
+    assert (row.benign_accuracy or 0) < 0.6 * plain, "250 test inputs, of which the first hundred or so are answered"
+    assert (row.top_1_kept or 0) == pytest.approx((row.benign_accuracy or 0) / plain, abs=0.05)
+    assert not journals.exists()
+
+
+def test_a_guard_that_remembers_is_asked_again_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = sg.protect("lenet5", task(300), defense=PRADA(delta=1.0), epochs=1, out=tmp_path / "a", progress=False)
+    planned = {"attacks": [Knockoff(200, SHORT.training)], "pools": [noise(300)], "labels": ["soft"]}
+    (alone,) = audit(release, **planned, store=tmp_path / "alone.sqlite")
+
+    def killed(self: Knockoff, box: sg.boxes.Metered, pool: Tensor, clone: object, *, seed: int) -> None:
+        random_queries(box, pool, 60, seed=seed)
+        raise BoxFault("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Knockoff, "__call__", killed)
+        assert [row.status for row in audit(release, **planned, store=tmp_path / "b.sqlite")] == ["failed"]
+    (row,) = audit(release, **planned, store=tmp_path / "b.sqlite")
+    assert (row.queries, row.clone_accuracy) == (alone.queries, alone.clone_accuracy)
+
+
+def test_a_thief_has_the_users_architecture_and_not_the_defenses(tmp_path: Path) -> None:
+    release = sg.protect(
+        "lenet5", task(200), outliers=[noise(60)], defense=EDM(members=2), epochs=1, out=tmp_path / "edm",
+        progress=False,
+    )  # fmt: skip
+    clone = fresh_clone(release, None, noise(2), seed=0)
+    plain = sg.nets.build("lenet5", noise(4), 10, seed=0)
+    assert {k: v.shape for k, v in clone.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
+    (row, _) = audit(release)
+    assert (row.status, row.top_1_kept, row.distortion) == ("ok", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ["sotf"]}, "`labels` should be of soft, hard. Found `sotf`"),
+        ({"pools": ["leters"]}, "did you mean `letters`"),
+        (
+            {"pools": [noise(150, (1, 32, 32))]},
+            r"`pools` should be of shape \(N, 1, 28, 28\), or resized with `resize`",
+        ),
+        ({"pools": [noise(20)]}, "`budget` should be at most the pool's size, 20 for .* Found 100"),
+        ({"data": None}, "`data` should be given: the release was made from data without a name"),
+        ({"data": task(50, (16,), 3)}, r"`data` should be of shape \(N, 1, 28, 28\)"),
+        ({"attacks": "quik"}, "did you mean `quick`"),
+        ({"answers": ["sharpn"]}, "did you mean `sharpen`"),
+        ({"own": [-1]}, "`own` should be in 0 .. 1000"),
+        ({"pools": ["own:x"]}, r"`pools` should be own:N with N in 1 .. 1000"),
+        ({"attacks": []}, "should be at least one of each. Found an empty list"),
+        ({"clone": "lenet"}, "did you mean `lenet5`"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(folder: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(Invalid, match=message):
+        audit(folder, **changes)
+    assert not (folder / "audit.sqlite").exists()
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from test_auditing import audit
+rows = audit({folder!r}, seeds=range(6), store={store!r})
+"""
+
+
+def test_an_audit_that_was_sigkilled_goes_on_to_the_same_rows(folder: Path, tmp_path: Path) -> None:
+    def start(store: Path) -> subprocess.Popen[bytes]:
+        code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder), store=str(store))
+        return subprocess.Popen(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        )
+
+    killed = tmp_path / "killed.sqlite"
+    process = start(killed)
+    while not (killed.exists() and len(Store(killed)) > 0):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {row.key: row.when for row in Store(killed)}
+    assert 0 < len(finished) < 12, "killed in the middle"
+    assert start(killed).wait() == start(tmp_path / "whole.sqlite").wait() == 0
+    stores = [sorted(Store(path), key=lambda row: row.key) for path in (killed, tmp_path / "whole.sqlite")]
+    results = [[(row.key, row.clone_accuracy, row.agreement) for row in rows] for rows in stores]
+    assert results[0] == results[1]
+    assert len(results[0]) == 12
+
+
+KILLED_INSIDE = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from test_auditing import audit
+from stealguard.boxes import base as boxes
+log = open({log!r}, "a")
+answer = boxes.Boxed.__call__
+def logged(self, x):
+    if len(x) == 1024:  # the test set is smaller
+        print(len(x), file=log, flush=True)
+    return answer(self, x)
+boxes.Boxed.__call__ = logged
+from stealguard.attacks import knockoff
+fit = knockoff.fit
+def dying(*a, **k):
+    if os.environ.get("DIE"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return fit(*a, **k)
+knockoff.fit = dying
+from samples import noise
+(row,) = audit({folder!r}, labels=["soft"], pools=[noise(4096)], store={store!r},
+               attacks=[knockoff.Knockoff(budget=4096, training=knockoff.Training(epochs=1))])
+print(row.status, row.queries, row.clone_accuracy, row.agreement)
+"""
+
+
+def test_a_thief_killed_after_its_queries_pays_for_none_of_them_again(folder: Path, tmp_path: Path) -> None:
+    def run(store: str, die: bool) -> tuple[str, int]:
+        log = tmp_path / f"{store}.log"
+        code = KILLED_INSIDE.format(
+            tests=str(Path(__file__).parent), folder=str(folder), store=str(tmp_path / store), log=str(log)
+        )
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)} | ({"DIE": "1"} if die else {})
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == (-signal.SIGKILL if die else 0), done.stderr
+        return done.stdout, len(log.read_text().splitlines())
+
+    assert run("killed.sqlite", die=True) == ("", 4)
+    again, asked = run("killed.sqlite", die=False)
+    whole, _ = run("whole.sqlite", die=False)
+    assert asked == 4, "the four chunks that were answered before the kill, and no more"
+    assert again == whole
+    assert again.startswith("ok 4096 ")
+    assert not list(tmp_path.glob("*.journals"))
+
+
+class TestWhatAThiefOwns:
+    def test_samples_to_tune_on_come_with_the_no_theft_line(self, folder: Path) -> None:
+        without, tuned = audit(folder, labels=["soft"], own=[0, 100])
+        assert (without.own, without.no_theft, tuned.own) == (0, None, 100)
+        assert (tuned.no_theft or 0) > 0.5, "a hundred samples of blobs teach a net something"
+        assert (tuned.clone_accuracy or 0) > (without.clone_accuracy or 0)
+
+    def test_queries_near_the_task(self, folder: Path) -> None:
+        (row,) = audit(folder, labels=["soft"], pools=["own:50"])
+        assert (row.pool, row.own, row.queries) == ("own:50", 50, 100)
+        assert row.no_theft is not None
+
+    def test_the_line_is_drawn_once_a_seed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn = []
+        monkeypatch.setattr(auditing, "without_theft", lambda *a, seed: drawn.append(seed) or 0.5)
+        audit(folder, own=[30], seeds=[0, 1], answers=["", "sharpen"])
+        assert len(drawn) == 2
+
+
+class TestAnswers:
+    def test_treatments_are_part_of_the_row(self, folder: Path) -> None:
+        plain, sharp, both = audit(folder, labels=["soft"], answers=["", "sharpen", "z-score+confident"])
+        assert [row.answers for row in (plain, sharp, both)] == ["", "sharpen", "z-score+confident"]
+        assert len({row.key for row in (plain, sharp, both)}) == 3
+
+    def test_an_attack_without_meaning_is_a_row_that_says_why(self, tmp_path: Path) -> None:
+        release = sg.protect(mlp(), task(200, (16,), 3), defense="none", epochs=1, out=tmp_path / "a", progress=False)
+        (row,) = audit(release, net=mlp(), data=task(200, (16,), 3), pools=[noise(150, (16,))], labels=["soft"],
+                       answers=["smooth"])  # fmt: skip
+        assert (row.status, row.queries) == ("skip", 0)
+        assert row.reason == "smoothing turns and shifts images, and these inputs are none"
+
+
+def test_a_suite_brings_its_own_thieves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stealguard.auditing import suites
+
+    monkeypatch.setitem(
+        suites.SUITES, "tiny", lambda pools: [suites.Block([SHORT], pools), suites.Block([SHORT], ["own:20"], ["hard"])]
+    )
+    rows = audit(folder, attacks="tiny")
+    assert [(row.labels, row.own) for row in rows] == [("soft", 0), ("hard", 0), ("hard", 20)]

@@ -1,0 +1,61 @@
+"""What an audit says of the victim's answers themselves."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import Tensor
+
+import stealguard as sg
+from samples import blobs
+from stealguard.auditing.utility import answering, everything, milliseconds
+from stealguard.data import Split
+from stealguard.errors import Refused
+
+
+def test_without_a_guard_the_answers_are_the_models_own(ini_release: sg.Release) -> None:
+    test = Split(*blobs(300, seed=2))
+    facts = answering(ini_release, everything(ini_release.box, test.x), test)
+    assert facts["top_1_kept"] == 1
+    assert facts["distortion"] == 0
+    assert 0 < facts["calibration_error"] < 1
+    assert min(facts["ms_1"], facts["ms_64"], facts["plain_ms_1"], facts["plain_ms_64"]) > 0
+
+
+def test_a_guard_that_turns_answers_round_is_seen(ini_release: sg.Release) -> None:
+    test = Split(*blobs(300, seed=2))
+    own = everything(ini_release.box, test.x)
+    facts = answering(ini_release, own.roll(1, dims=1), test)
+    assert facts["top_1_kept"] == 0
+    assert facts["distortion"] == pytest.approx((own.roll(1, dims=1) - own).abs().sum(dim=1).mean().item(), rel=1e-5)
+
+
+def test_times_are_an_inputs(ini_release: sg.Release) -> None:
+    def slow(x: Tensor) -> Tensor:
+        time.sleep(0.004)
+        return torch.full((len(x), 2), 0.5)
+
+    def quick(x: Tensor) -> Tensor:
+        return torch.full((len(x), 2), 0.5)
+
+    ms, plain = milliseconds(slow, quick, torch.rand(4, 1), repeats=2)
+    assert 1.0 <= ms < 4  # 4 ms shared by 4 inputs
+    assert plain < 0.5
+
+
+def test_an_honest_client_that_is_refused_has_uniform_answers_from_then_on() -> None:
+    left = 1500
+
+    def box(x: Tensor) -> Tensor:
+        nonlocal left
+        if len(x) > left:
+            raise Refused("no more", left)
+        left -= len(x)
+        return torch.nn.functional.one_hot(torch.arange(len(x)) % 4, 4).float()
+
+    answers = everything(box, torch.rand(4000, 2))
+    assert answers.shape == (4000, 4)
+    assert (answers[:1500].amax(dim=1) == 1).all()
+    assert (answers[1500:] == 0.25).all()

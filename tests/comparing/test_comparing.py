@@ -1,0 +1,372 @@
+"""Compare: whatever happens to a cell, a worker, a node or the whole run, no work is lost and none is done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import stealguard as sg
+from grids import environment, tiny, write_sets
+from stealguard import defenses
+from stealguard.comparing import run as comparing
+from stealguard.defenses import RobustInI
+from stealguard.defenses.base import Defense
+from stealguard.errors import Invalid, StealguardError
+from stealguard.releases import presets
+from stealguard.results.row import Row, Store
+from stealguard.types import BlackBox
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sets(tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="module")
+def whole(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
+    """The tiny grid, never interrupted, and its folder."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    return out, sg.compare(tiny(sets), out, workers=2, progress=False)
+
+
+def attempts(out: Path, event: str) -> list[dict[str, Any]]:
+    path = out / "attempts.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [note for note in (json.loads(line) for line in lines if line.endswith("\n")) if note["event"] == event]
+
+
+def count(out: Path, event: str) -> Counter[str]:
+    return Counter(note["key"] for note in attempts(out, event))
+
+
+def results(rows: Iterable[Row]) -> list[tuple[Any, ...]]:
+    return [(r.release, r.seed, r.labels, r.status, r.benign_accuracy, r.clone_accuracy, r.agreement) for r in rows]
+
+
+def until(true: Callable[[], Any], process: subprocess.Popen[Any] | None = None) -> Any:
+    while not (found := true()):
+        assert process is None or process.poll() is None
+        time.sleep(0.01)
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def as_process(sets: Path, out: Path, grid: dict[str, Any], before: str = "") -> subprocess.Popen[bytes]:
+    path = out.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(grid))
+    command = ["compare", str(path), "--out", str(out), "--workers", "2", "--json"]
+    code = f"{before}\nfrom stealguard.cli import main\nif __name__ == '__main__': main({command!r})"
+    script = out.with_suffix(".py")  # spawned workers read it again
+    script.write_text(code)
+    return subprocess.Popen(
+        [sys.executable, str(script)], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_every_victim_is_trained_once_and_robbed_with_its_seed(whole: tuple[Path, list[Row]]) -> None:
+    out, rows = whole
+    assert [(row.release, row.seed, row.labels) for row in rows] == [
+        (name, seed, labels) for name in ("none", "ini") for seed in (0, 1) for labels in ("soft", "hard")
+    ]
+    assert all(row.status == "ok" and row.victim_seed == row.seed for row in rows)
+    assert len({row.setting for row in rows}) == 2, "seeds of one setting share it"
+    assert len({row.release_hash for row in rows}) == 4
+    assert {row.pool_hash for row in rows} == {rows[0].pool_hash}
+    assert set(Store(out / "audit.sqlite")) == set(rows)
+    assert set(count(out, "begins").values()) == set(count(out, "ends").values()) == {1}
+    assert len(count(out, "ends")) == 4 + 4
+
+
+def test_what_once_failed_gives_way_in_the_store(sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path) -> None:
+    out, rows = Path(shutil.copytree(whole[0], tmp_path / "out")), whole[1]
+    Store(out / "audit.sqlite").put(replace(rows[0], status="failed", reason="the first try"))
+    assert sg.compare(tiny(sets), out, progress=False) == rows
+    assert set(Store(out / "audit.sqlite")) == set(rows)
+
+
+def test_a_second_run_does_nothing_again_and_a_changed_line_only_its_own(
+    sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(whole[0], tmp_path / "out"))
+    assert sg.compare(tiny(sets), out, progress=False) == whole[1]
+    assert count(out, "begins") == count(whole[0], "begins")
+    (out / "audit.sqlite").unlink()
+    defenses = ["none", {"ini": {"name": "ours"}}, {"ini": {"name": "new", "delta": 0}}]
+    rows = sg.compare(tiny(sets, defenses=defenses, seeds=[0]), out, workers=1, threads=1, progress=False)
+    assert [row.release for row in rows] == ["none", "none", "ours", "ours", "new", "new"]
+    assert len(count(out, "begins")) == 8 + 2, "one victim and its thefts"
+    assert {row.key for row in rows} == Store(out / "audit.sqlite").keys()
+
+
+def test_a_run_that_was_sigkilled_leaves_no_process_and_goes_on_to_the_same_rows(
+    sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = as_process(sets, out, tiny(sets))
+    until(lambda: len(list(out.glob("cells/*.json"))) >= 1, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    until(lambda: not any(alive(note["pid"]) for note in attempts(out, "begins")))
+    ended = count(out, "ends")
+    assert 0 < len(ended) < 8, "killed in the middle"
+    assert results(sg.compare(tiny(sets), out, workers=2, progress=False)) == results(whole[1])
+    assert set(count(out, "ends").values()) == {1}, "none twice"
+    assert all(count(out, "begins")[key] == 1 for key in ended), "what had ended was not begun again"
+
+
+def test_a_killed_worker_takes_no_other_cell_along_and_its_own_is_done_again(
+    sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
+) -> None:
+    def kill() -> None:
+        note = until(lambda: attempts(tmp_path, "begins"))[0]
+        os.kill(note["pid"], signal.SIGKILL)
+        killed.append(note["key"])
+
+    killed: list[str] = []
+    killer = threading.Thread(target=kill)
+    killer.start()
+    rows = sg.compare(tiny(sets), tmp_path, workers=2, progress=False)
+    killer.join()
+    assert results(rows) == results(whole[1])
+    begun = count(tmp_path, "begins")
+    assert begun.pop(killed[0]) == 2
+    assert set(begun.values()) == {1}
+
+
+def test_what_fails_is_marked_and_done_when_it_is_mended(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = tiny(sets, defenses=["none"], seeds=[0], labels=["soft"], own=[0, 20])
+    grid["nets"] = ["faulty:sound", "faulty:deadly", "faulty:raising"]
+    rows = sg.compare(grid, tmp_path, workers=2, progress=False)
+    assert [(row.net, row.status) for row in rows] == [
+        ("faulty:sound", "ok"), ("faulty:sound", "ok"), ("faulty:deadly", "failed"), ("faulty:deadly", "failed"),
+        ("faulty:raising", "failed"), ("faulty:raising", "failed"),
+    ]  # fmt: skip
+    assert rows[2].reason == "no victim: its process died: killed, or out of memory"
+    assert rows[4].reason.startswith("no victim: RuntimeError: cannot be built (faulty.py, line ")
+    assert [(row.own, row.budget, row.queries) for row in rows[4:]] == [(0, 100, 0), (20, 100, 0)]
+    assert set(Store(tmp_path / "audit.sqlite")) == set(rows)
+    monkeypatch.setenv("MENDED", "1")
+    grid["nets"].remove("faulty:deadly")
+    mended = sg.compare(grid, tmp_path, workers=1, threads=1, progress=False)
+    assert [row.status for row in mended] == ["ok"] * 4
+    assert mended[:2] == rows[:2]
+    assert set(Store(tmp_path / "audit.sqlite")) == {*mended, *rows[2:4]}, "the failures that were mended are gone"
+
+
+def test_a_theft_that_fails_is_tried_again_but_not_its_siblings(sets: Path, tmp_path: Path) -> None:
+    grid = tiny(sets, defenses=["none"], seeds=[0], labels=["soft"], budgets=[100, 121])  # the pool has 120
+    rows = sg.compare(grid, tmp_path, workers=1, threads=1, progress=False)
+    assert [row.status for row in rows] == ["ok", "failed"]
+    assert "`budget` should be at most the pool's size, 120" in rows[1].reason
+    assert rows[1].release_hash == rows[0].release_hash
+    assert rows[1].setting == rows[0].setting, "it belongs to the same victim"
+
+
+def test_a_full_disk_fails_cells_and_spoils_nothing(sets: Path, tmp_path: Path) -> None:
+    grid, out = tiny(sets, defenses=["none"], labels=["soft"]), tmp_path / "out"
+    (first,) = sg.compare(grid | {"seeds": [0]}, out, workers=1, threads=1, progress=False)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))"
+    process = as_process(sets, out, grid, before=limit)  # each file may have 40 kB: less than weights have
+    said, errors = process.communicate()
+    assert process.returncode in (1, 2), errors
+    assert b"File too large" in errors + said, errors
+    assert next(iter(Store(out / "audit.sqlite"))) == first
+    assert len(list(out.glob("releases/*/seed-1"))) == 0
+    rows = sg.compare(grid, out, workers=1, threads=1, progress=False)
+    assert [row.status for row in rows] == ["ok", "ok"]
+    assert rows[0] == first
+
+
+def test_two_runs_at_once_share_the_work(sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path) -> None:
+    processes = [as_process(sets, tmp_path / "out", tiny(sets)) for _ in range(2)]
+    said = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    for text in said:
+        assert results(Row.of(json.loads(line)) for line in text.splitlines()) == results(whole[1])
+    assert len(Store(tmp_path / "out" / "audit.sqlite")) == 8, "each theft once, whoever did it"
+
+
+UNCLOSED = pytest.mark.filterwarnings("ignore::ResourceWarning")  # logs that submitit's debug executor leaves open
+
+
+@UNCLOSED
+@pytest.mark.parametrize("cluster", ["debug", "local"])
+def test_slurms_jobs_are_the_same_cells(
+    sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+    grid = tiny(sets, defenses=["none"], seeds=[0])
+    rows = sg.compare(grid, tmp_path, engine="slurm", address=cluster, progress=False)
+    assert results(rows) == results(whole[1][:2])
+
+
+@dataclass(frozen=True)
+class Uniform(Defense):
+    """A guard alone, and no useful one: every class is as probable as every other."""
+
+    def guard(self, box: BlackBox, model: torch.nn.Module) -> BlackBox:
+        def answer(x: torch.Tensor, /) -> torch.Tensor:
+            return torch.full_like(found := box(x), 1 / found.shape[1])
+
+        return answer
+
+
+class TestGuards:
+    @pytest.fixture(autouse=True)
+    def uniform(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(defenses.DEFENSES, "uniform", Uniform)
+        monkeypatch.setitem(presets.PRESETS, "uniform", presets.Preset(Uniform(), sg.Training()))
+
+    @UNCLOSED
+    def test_they_share_the_undefended_victims_weights(
+        self, sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
+    ) -> None:
+        grid = tiny(sets, defenses=["uniform", "none"], seeds=[0], labels=["soft"])
+        rows = sg.compare(grid, tmp_path, engine="slurm", address="debug", progress=False)
+        assert [row.release for row in rows] == ["uniform", "none"]
+        one, other = (json.loads(path.read_text()) for path in sorted(tmp_path.glob("releases/*/*/recipe.json")))
+        assert one["weights_sha256"] == other["weights_sha256"]
+        assert one["created"] == other["created"], "trained once"
+        assert rows[0].benign_accuracy != rows[1].benign_accuracy
+        assert rows[0].distortion
+        assert not rows[1].distortion
+
+    def test_guarded_is_what_protect_gives(self, sets: Path, tmp_path: Path) -> None:
+        how: dict[str, Any] = {"epochs": 1, "training": sg.Training(batch=32), "progress": False}
+        task = f"npz:{sets}/task.npz"
+        plain = sg.protect("lenet5", task, out=tmp_path / "plain", defense="none", **how)
+        trained = sg.protect("lenet5", task, out=tmp_path / "trained", defense=Uniform(), **how)
+        made = sg.guarded(plain, Uniform(), tmp_path / "made")
+        apart = {"created", "seconds", "history", "sha256"}
+        for key in set(trained.recipe) - apart:
+            assert made.recipe[key] == trained.recipe[key], key
+        assert sg.load(tmp_path / "made").hash == made.hash != plain.hash
+        with pytest.raises(Invalid, match=r"`out` should be a folder that does not exist yet"):
+            sg.guarded(plain, Uniform(), tmp_path / "made")
+
+    def test_a_trained_defense_takes_other_settings_of_its_answers(self, sets: Path, tmp_path: Path) -> None:
+        how: dict[str, Any] = {"outliers": f"npz:{sets}/outliers.npz", "epochs": 1, "progress": False}
+        task, milder, stricter = f"npz:{sets}/task.npz", RobustInI(strictness=-3.0), RobustInI(strictness=9.0)
+        release = sg.protect("lenet5", task, out=tmp_path / "milder", defense=milder, **how)
+        trained = sg.protect("lenet5", task, out=tmp_path / "stricter", defense=stricter, **how)
+        made = sg.guarded(release, stricter, tmp_path / "made")
+        assert made.recipe["weights_sha256"] == trained.recipe["weights_sha256"] == release.recipe["weights_sha256"]
+        assert made.recipe["defense"] == trained.recipe["defense"]
+        x = torch.rand(8, *release.shape)
+        for same in (made.box, sg.load(tmp_path / "made").box):
+            assert torch.equal(same(x), trained.box(x))
+        assert not torch.allclose(release.box(x), trained.box(x), atol=0.1), "what it was made from is as it was"
+
+    def test_what_would_have_trained_otherwise_is_refused(self, folder: Path, tmp_path: Path) -> None:
+        release = sg.load(folder)
+        message = r"`defense` should be of the release's training, InI\(.*\)'s; .* `uniform`, of an undefended net's"
+        with pytest.raises(Invalid, match=message):
+            sg.guarded(release, Uniform(), tmp_path / "out")
+        with pytest.raises(Invalid, match=r"training, an undefended net's; .* Found `ini`, of InI\(.*\)'s"):
+            sg.guarded(sg.Release(folder, release.recipe, release.model, Defense()), sg.InI(), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine": "lokal"}, "did you mean `local`"),
+        ({"workers": 0}, "`workers` should be at least 1"),
+        ({"threads": 0}, "`threads` should be at least 1"),
+        ({"address": "auto"}, "`address` should be for the engines `ray` and `slurm`"),
+        ({"engine": "slurm"}, "engine `slurm` cannot be used"),
+    ],
+)
+def test_bad_input_is_named(sets: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(StealguardError, match=message):
+        sg.compare(tiny(sets), tmp_path, progress=False, **changes)
+    assert not (tmp_path / "attempts.jsonl").exists()
+
+
+ON_A_CLUSTER = """
+import json, os, signal, sys, threading, time
+from pathlib import Path
+from ray.cluster_utils import Cluster
+import stealguard as sg
+from test_comparing import attempts, count, until
+
+grid, out = json.loads(sys.argv[1]), Path(sys.argv[2])
+
+def parent(pid):
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return 0
+
+def held(raylet):
+    for note in attempts(out, "begins"):
+        if parent(note["pid"]) == raylet and note["key"] not in count(out, "ends"):
+            os.kill(note["pid"], signal.SIGSTOP)
+            if note["key"] not in count(out, "ends"):
+                return note["key"], note["pid"]
+            os.kill(note["pid"], signal.SIGCONT)
+
+def kill():
+    # In the middle of a cell, whatever the clock says: its process is held until the node is gone, and then goes too.
+    raylet = second.all_processes["raylet"][0].process.pid
+    until(lambda: list(out.glob("cells/*.json")))
+    told["killed"], worker = until(lambda: held(raylet))
+    cluster.remove_node(second, allow_graceful=False)
+    os.kill(worker, signal.SIGKILL)
+    told["seconds"] = time.perf_counter()
+
+told = {}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+second = cluster.add_node(num_cpus=1)
+killer = threading.Thread(target=kill)
+killer.start()
+rows = sg.compare(grid, out, engine="ray", address=cluster.address, progress=False)
+killer.join()
+cluster.shutdown()
+print(json.dumps({"killed": told["killed"], "after": time.perf_counter() - told["seconds"],
+                  "status": [row.status for row in rows]}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells nodes' processes apart by /proc")
+def test_a_ray_cluster_that_loses_a_node_does_every_cell_and_none_twice(sets: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    grid = tiny(sets, seeds=[0, 1, 2])
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_CLUSTER, json.dumps(grid), str(tmp_path)],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["status"] == ["ok"] * 12
+    ended, begun = count(tmp_path, "ends"), count(tmp_path, "begins")
+    assert len(ended) == 6 + 6
+    assert set(ended.values()) == {1}, "none twice"
+    assert begun.pop(told["killed"]) == 2, "what was at work there was begun again"
+    assert set(begun.values()) == {1}
+    assert len(Store(tmp_path / comparing.STORE)) == 12

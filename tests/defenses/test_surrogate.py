@@ -1,0 +1,178 @@
+"""InI's first-order terms against double backward, the oracle, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from benchmarks import double_backward as oracle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import stealguard as sg
+from stealguard.defenses.surrogate import READINGS, Linearization, isolation, magnitude
+from stealguard.errors import Invalid
+from stealguard.nets import build, reinitialized
+from stealguard.nets.resnet import Residual
+from stealguard.training.combine import pcgrad
+from stealguard.types import Batch
+
+
+def lenet() -> nn.Module:
+    return build("lenet5", torch.rand(4, 1, 28, 28), 10, seed=0).double()
+
+
+def small_resnet() -> nn.Module:
+    def conv(i: int, o: int, stride: int = 1) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(i, o, 3, stride, padding=1, bias=False), nn.BatchNorm2d(o))
+
+    torch.manual_seed(0)
+    block = Residual(nn.Sequential(conv(4, 4), nn.ReLU(inplace=True), conv(4, 4)), nn.Identity())
+    down = Residual(nn.Sequential(conv(4, 8, 2), nn.ReLU(), conv(8, 8)), conv(4, 8, 2))
+    net = nn.Sequential(conv(1, 4), nn.ReLU(), block, down, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    return net.double()
+
+
+class Gated(nn.Module):
+    """Operations without a rule of their own: attention-like products, softmax, concatenation, layer norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.norm = nn.Linear(28, 8), nn.Linear(28, 8), nn.LayerNorm(16)
+        self.out = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1, 2)
+        a, b = self.a(x), torch.tanh(self.b(x))
+        mixed = torch.softmax(a @ b.transpose(1, 2), dim=-1) @ b
+        return self.out(self.norm(torch.cat([mixed, a * b], dim=-1)).mean(dim=1))
+
+
+def gated() -> nn.Module:
+    torch.manual_seed(0)
+    return Gated().double()
+
+
+NETS = [lenet, small_resnet, gated]
+
+
+def batch(n: int = 6) -> Batch:
+    generator = torch.Generator().manual_seed(5)
+    x, z = torch.rand(2, n, 1, 28, 28, generator=generator, dtype=torch.float64)
+    return Batch(x, torch.randint(10, (n,), generator=generator), z)
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("make", NETS)
+class TestAgainstDoubleBackward:
+    def test_each_term(self, make, reading: str) -> None:
+        victim, (x, y, z) = make(), batch()
+        surrogate = reinitialized(victim, seed=3).eval()
+        ours = sg.InI(reading=reading)._losses(victim, Batch(x, y, z), [surrogate])
+        theirs = oracle.losses(victim, surrogate, x, y, z, reading, (0.3, 1.0, 1000.0))
+        parameters = list(victim.parameters())
+        for (name, mine), other in zip(ours.items(), theirs, strict=True):
+            torch.testing.assert_close(mine, other, rtol=0, atol=1e-9, msg=name)
+            got = torch.autograd.grad(mine, parameters, retain_graph=True)
+            expected = torch.autograd.grad(other, parameters, retain_graph=True)
+            assert max(g.abs().max() for g in expected) > 1e-4, f"{name}: the oracle must have something to say"
+            for g, e in zip(got, expected, strict=True):
+                torch.testing.assert_close(g, e, rtol=0, atol=1e-9)
+
+    def test_under_pcgrad_in_the_same_order(self, make, reading: str) -> None:
+        victim, (x, y, z) = make(), batch()
+        surrogate = reinitialized(victim, seed=3).eval()
+        parameters = list(victim.parameters())
+        orders = [[2, 0, 3, 1], [1, 2, 3, 0], [3, 0, 1, 2], [0, 3, 2, 1]]
+        oracle.pcgrad(oracle.losses(victim, surrogate, x, y, z, reading, (0.3, 1.0, 1000.0)), parameters, orders)
+        expected = [p.grad.clone() for p in parameters]
+        ours = sg.InI(reading=reading)._losses(victim, Batch(x, y, z), [surrogate])
+        pcgrad(list(ours.values()), parameters, orders)
+        for p, e in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(p.grad, e, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", NETS)
+def test_the_tape_agrees_with_functional_jvp(make) -> None:
+    net, x = make().eval(), batch().x
+    names, weights = zip(*net.named_parameters(), strict=True)
+    generator = torch.Generator().manual_seed(1)
+    tangents = [torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in weights]
+
+    def forward(*values: Tensor) -> Tensor:
+        return torch.func.functional_call(net, dict(zip(names, values, strict=True)), (x,))
+
+    logits, expected = torch.func.jvp(forward, weights, tuple(tangents))
+    at = Linearization(net, x)
+    torch.testing.assert_close(at.logits, logits, rtol=0, atol=1e-12)
+    torch.testing.assert_close(at.jvp(tangents), expected, rtol=0, atol=1e-9)
+
+
+def test_vjp_and_jvp_are_each_others_transpose() -> None:
+    at = Linearization(lenet().eval(), batch().x)
+    generator = torch.Generator().manual_seed(2)
+    c = torch.randn(at.logits.shape, generator=generator, dtype=torch.float64)
+    pulled = at.vjp(c)
+    u = [torch.randn(g.shape, generator=generator, dtype=torch.float64) for g in pulled]
+    left = sum((g * t).sum() for g, t in zip(pulled, u, strict=True))
+    torch.testing.assert_close(left, (at.jvp(u) * c).sum(), rtol=1e-10, atol=0)
+
+
+def test_gradients_in_float32_are_close_to_float64() -> None:
+    """A float32 double backward is off by 1e-3; the first-order form keeps float32's own precision."""
+    victim, (x, y, _) = small_resnet(), batch()
+    surrogate = reinitialized(victim, seed=3).eval()
+    v = torch.randn(6, 10, dtype=torch.float64, requires_grad=True)
+    (exact,) = torch.autograd.grad(isolation(v, surrogate, x, y), v)
+    w = v.detach().float().requires_grad_()
+    (single,) = torch.autograd.grad(isolation(w, surrogate.float(), x.float(), y), w)
+    torch.testing.assert_close(single.double(), exact, rtol=1e-4, atol=1e-7)
+
+
+def test_the_terms_reach_the_victim_and_nothing_else() -> None:
+    surrogate, (x, y, z) = lenet().eval(), batch()
+    v = torch.randn(6, 10, dtype=torch.float64, requires_grad=True)
+    (isolation(v, surrogate, x, y) + magnitude(v, surrogate, z)).backward()
+    assert v.grad is not None
+    assert all(p.grad is None for p in surrogate.parameters())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 12), st.integers(1, 5), st.sampled_from(READINGS), st.integers(0, 1000))
+def test_gradcheck_on_any_linear_surrogate(classes: int, n: int, reading: str, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    surrogate = nn.Linear(4, classes).double().eval()
+    x = torch.rand(n, 4, generator=generator, dtype=torch.float64)
+    y = torch.randint(classes, (n,), generator=generator)
+    v = torch.randn(n, classes, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v: isolation(v, surrogate, x, y, reading), v, atol=1e-6)
+    assert -1 - 1e-9 <= isolation(v, surrogate, x, y, reading) <= 1 + 1e-9
+
+
+def test_an_honest_answer_on_one_hot_labels_is_not_isolated() -> None:
+    """Read as in the paper: who answers the labels themselves gives the thief exactly the true gradient."""
+    surrogate, (x, y, _) = lenet().eval(), batch()
+    sure = 60.0 * F.one_hot(y, 10).double()
+    torch.testing.assert_close(isolation(sure, surrogate, x, y, "paper"), torch.tensor(1.0, dtype=torch.float64))
+
+
+def test_answering_as_the_surrogate_does_teaches_nothing() -> None:
+    surrogate, z = lenet().eval(), batch().outliers
+    assert magnitude(surrogate(z), surrogate, z).item() < 1e-16
+    assert sg.losses.induction(surrogate(z), sg.losses.center(surrogate(z))).item() < 1e-14
+
+
+def test_a_surrogate_is_read_in_evaluation_mode_and_left_in_its_own() -> None:
+    x, net = batch().x, small_resnet().train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    at = Linearization(net, x)
+    assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    torch.testing.assert_close(at.logits, net.eval()(x))
+
+
+def test_bad_input_is_named() -> None:
+    surrogate, (x, y, _) = lenet().eval(), batch()
+    with pytest.raises(Invalid, match=r"`reading` should be one of paper, official. Found `offical`"):
+        isolation(torch.zeros(6, 10, dtype=torch.float64), surrogate, x, y, "offical")
