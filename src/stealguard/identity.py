@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -21,3 +22,13 @@ def tensor_hash(x: Tensor) -> str:
     digest = hashlib.sha256(f"{tuple(x.shape)} {x.dtype}".encode())
     digest.update(x.numpy().data)
     return digest.hexdigest()
+
+
+def code_of(kind: type) -> str:
+    """SHA-256 (hex) of the source file of somebody's own class; "" for this package's, whose version a row tells."""
+    if kind.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return ""
+    try:
+        return fingerprint(inspect.getsource(inspect.getmodule(kind) or kind))
+    except (OSError, TypeError):  # typed in at a prompt
+        return fingerprint(kind.__qualname__)

@@ -1,15 +1,18 @@
-"""What a thief may own: a few labelled task samples, to fine-tune on, to query near, or to do without any theft."""
+"""What an attacker may own: labeled task samples, to fine-tune on, to query near, or to train on without any theft."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from stealguard.auditing.utility import everything
+from stealguard.boxes import Boxed
 from stealguard.data import Split
+from stealguard.data.inputs import Stored
 from stealguard.results.metrics import accuracy
 from stealguard.seeds import derive, seeded
+from stealguard.training import Training, fit
 from stealguard.training.augment import affine
-from stealguard.training.loop import Training, fit
 
 HELD_OUT = 5  # every fifth owned sample is for early stopping
 
@@ -17,7 +20,7 @@ HELD_OUT = 5  # every fifth owned sample is for early stopping
 def owned(train: Split, n: int, *, seed: int) -> Split:
     """`n` samples of the task's training split, drawn by `seed`."""
     order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(derive(seed, "owned")))[:n]
-    return Split(train.x[order], train.y[order])
+    return Split(Stored(train.x[order]), train.y[order])
 
 
 def near(x: Tensor, size: int, *, seed: int) -> Tensor:
@@ -31,23 +34,22 @@ def near(x: Tensor, size: int, *, seed: int) -> Tensor:
 
 
 def fine_tuned(clone: nn.Module, own: Split, *, seed: int) -> nn.Module:
-    """The stolen clone, trained a little further on what the thief owns; stopped early on a fifth of it."""
+    """The clone, trained a little further on what the attacker owns; stopped early on a fifth of it."""
     return _trained(clone, own, epochs=30, lr=0.01, seed=seed)
 
 
 def no_theft_accuracy(clone: nn.Module, own: Split, test: Split, *, seed: int) -> float:
-    """The no-theft line: the accuracy, in [0, 1], that a fresh thief gets from what it owns, asking nobody."""
+    """The no-theft accuracy, in [0, 1]: what a fresh clone gets from the owned samples, without any query."""
     alone = _trained(clone, own, epochs=100, lr=0.05, seed=seed)
-    with torch.no_grad():
-        device = next(alone.parameters()).device
-        return accuracy(torch.cat([alone(part.to(device)).cpu() for part in test.x.split(1024)]), test.y)
+    return accuracy(everything(Boxed(alone, tuple(test.x.shape[1:])), test.x), test.y)
 
 
 def _trained(net: nn.Module, own: Split, *, epochs: int, lr: float, seed: int) -> nn.Module:
     held = torch.arange(len(own.x)) % HELD_OUT == HELD_OUT - 1
+    x = own.x[:]
     training = Training(
-        epochs, batch=32, lr=lr, augment="affine" if own.x.dim() == 4 else "none", keep="best" if held.any() else "last"
+        epochs, batch=32, lr=lr, augment="affine" if x.dim() == 4 else "none", keep="best" if held.any() else "last"
     )
-    validation = (own.x[held], own.y[held]) if held.any() else None
-    fit(net, own.x[~held], own.y[~held], training, seed=seed, validation=validation, progress=False)
+    validation = (x[held], own.y[held]) if held.any() else None
+    fit(net, x[~held], own.y[~held], training, seed=seed, validation=validation, progress=False)
     return net

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -15,42 +16,52 @@ from stealguard.attacks.base import Attack
 from stealguard.attacks.treatments import TREATMENTS
 from stealguard.auditing.owned import near, owned
 from stealguard.auditing.suites import NOTHING, Block
+from stealguard.auditing.victim import Given, Victim
 from stealguard.data import Task
+from stealguard.data.inputs import Inputs, Stored, Subset, row_hashes
 from stealguard.data.roles import divide, named
-from stealguard.errors import pick, require
-from stealguard.nets import build, reinitialized
-from stealguard.releases.release import Release
-from stealguard.results.row import LABELS
+from stealguard.errors import Invalid, pick, require
+from stealguard.identity import fingerprint
+from stealguard.nets import adapted, build, reinitialized, structure
+from stealguard.releases import Release
+from stealguard.releases.release import hash_of
+from stealguard.results import LABELS
 from stealguard.seeds import derive
 from stealguard.settings import describe
 
-OWN = "own:"  # the pool of task samples that the thief owns, and of altered copies of them
+OWN = "own:"  # the pool of task samples that the attacker owns, and of altered copies of them
+LIKE = 1000  # inputs, at most, that a clone's normalization is read from
+DEFAULT_CLONES = {(1, 28, 28): "lenet5", (3, 32, 32): "resnet20"}  # for a victim that shows no architecture
 
 
 @dataclass(frozen=True)
 class Pool:
-    """What a thief queries with: inputs (N, *shape), and whether the defender trained on the rest of the family."""
+    """What an attacker queries with: inputs (N, *shape), and whether the defender trained on the rest of the family.
+
+    `dropped` is how many inputs of the set are test inputs of the task; these are not queried.
+    """
 
     name: str
-    x: Tensor
+    x: Inputs
     in_family: bool = False
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
 class Theft:
-    """One thief: everything that its row follows from, but for the victim.
+    """One attack with all that its row follows from, but for the victim.
 
-    `own` is the number of task samples that it owns; `tunes` says whether it fine-tunes the clone on their labels.
+    `own` is the number of task samples that the attacker owns; `tunes` says whether the clone is fine-tuned on them.
     """
 
     attack: Attack
     pool: Pool
     labels: str
-    answers: str
+    treatment: str
     own: int
     tunes: bool
     seed: int
-    clone: str | nn.Module | None
+    clone: Architecture
 
     @property
     def name(self) -> str:
@@ -59,30 +70,73 @@ class Theft:
     @property
     def root(self) -> int:
         """The seed that everything random in this theft derives from."""
-        return derive(self.seed, self.name, self.pool.name, self.labels, self.answers)
+        return derive(self.seed, self.name, self.pool.name, self.labels, self.treatment)
 
-    def fresh(self, victim: Release) -> nn.Module:
-        """The clone before it has learned anything, on the victim's device."""
-        return fresh_clone(victim, self.clone, self.pool.x, seed=derive(self.root, "net"))
-
-    def architecture(self, victim: Release) -> str:
-        """What a row calls the clone's architecture."""
-        if isinstance(self.clone, nn.Module):
-            return f"given:{type(self.clone).__name__}"
-        return self.clone or str(victim.recipe["net"])
+    def fresh(self) -> nn.Module:
+        """The clone before it has learned anything."""
+        return self.clone.fresh(self.pool.x, seed=derive(self.root, "net"))
 
 
-def fresh_clone(victim: Release, clone: str | nn.Module | None, like: Tensor, *, seed: int) -> nn.Module:
-    """A thief's net that has learned nothing: of the name, of the module's architecture, or of the victim's."""
-    if isinstance(clone, str):
-        net = build(clone, like[:1000], victim.recipe["classes"], seed=seed)
-    else:
-        net = reinitialized(victim.defense.plain(victim.model) if clone is None else clone, seed=seed)
-    return net.to(next(victim.model.parameters()).device)
+@dataclass(frozen=True)
+class Architecture:
+    """What clones are made from: a net's name or `module:callable`, or a module.
+
+    Attributes:
+        given: the net.
+        drawn: whether a module's weights are drawn anew for each clone; else each begins with those that it has.
+        classes: that an answer has.
+        device: where clones are.
+    """
+
+    given: str | nn.Module
+    drawn: bool
+    classes: int
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        """What a row calls it."""
+        return self.given if isinstance(self.given, str) else f"given:{type(self.given).__name__}"
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 (hex) of its structure, and of the weights where these are kept."""
+        if isinstance(self.given, str):
+            return self.given if ":" not in self.given else fingerprint(structure(self._built(None, seed=0)))
+        return fingerprint([structure(self.given), "" if self.drawn else hash_of(self.given)])
+
+    def fresh(self, like: Inputs | Tensor, *, seed: int) -> nn.Module:
+        """A clone for inputs (N, *shape) like these, from inputs to logits (N, K), that has learned nothing.
+
+        Raises:
+            Invalid: the net cannot be drawn anew, or does not give logits.
+        """
+        some = like[:LIKE]
+        net = reinitialized(self.given, seed=seed) if self.drawn else self._built(some, seed=seed)  # type: ignore[arg-type]
+        return adapted(net, some, self.classes, parameter="clone").to(self.device)
+
+    def _built(self, like: Tensor | None, *, seed: int) -> nn.Module:
+        return build(self.given, torch.zeros(2, 1) if like is None else like, self.classes, seed=seed)
+
+
+def architecture(victim: Victim, clone: str | nn.Module | None, classes: int, device: torch.device) -> Architecture:
+    """The clones' architecture: the one that is named, or the victim's own, drawn anew.
+
+    Raises:
+        Invalid: a module that is given as the clone is the victim itself.
+    """
+    own = victim.model.net if isinstance(victim, Release) else victim.module if isinstance(victim, Given) else None
+    if clone is None:
+        given = own if own is not None else DEFAULT_CLONES.get(victim.shape, "mlp")
+        return Architecture(given, own is not None, classes, device)
+    if isinstance(clone, nn.Module) and own is not None:
+        rule = "a net that has not learned from the victim"
+        require(hash_of(clone) != hash_of(own), "clone", rule, "the victim's own weights")
+    return Architecture(clone, False, classes, device)
 
 
 def thefts(
-    victim: Release, task: Task, block: Block, seeds: Sequence[int], clone: str | nn.Module | None, *, resize: bool
+    victim: Victim, task: Task, block: Block, seeds: Sequence[int], clone: Architecture, *, resize: bool
 ) -> Iterator[Theft]:
     """Every theft of a block.
 
@@ -91,33 +145,46 @@ def thefts(
     """
     for mode in block.labels:
         require(mode in LABELS, "labels", f"of {', '.join(LABELS)}", f"`{mode}`")
-    for name in (name for answers in block.answers for name in answers.split("+") if answers):
-        pick(TREATMENTS, name, "answers")
+    for name in (name for treatment in block.treatments for name in treatment.split("+") if treatment):
+        pick(TREATMENTS, name, "treatments")
     for n in block.own:
         require(0 <= n <= len(task.train.x), "own", f"in 0 .. {len(task.train.x)}, the task's training inputs", n)
     size = max((attack.budget for attack in block.attacks), default=0)
     for seed in seeds:
         pools = [pool for given in block.pools for pool in _pools(victim, task, given, size, seed, resize)]
-        for attack, pool, mode, answers, own in product(block.attacks, pools, block.labels, block.answers, block.own):
-            rule = f"at most the pool's size, {len(pool.x)} for `{pool.name}`"
-            require(attack.needed <= len(pool.x), "budget", rule, attack.needed)
-            yield Theft(attack, pool, mode, answers, max(own, owned_by(pool.name)), own > 0, seed, clone)
+        combined = product(block.attacks, pools, block.labels, block.treatments, block.own)
+        for attack, pool, mode, treatment, own in combined:
+            rule = f"at most the pool's size: pass a budget of {len(pool.x):,} or less for `{pool.name}`"
+            require(attack.needed <= len(pool.x), "budget", rule, f"{attack.needed:,}")
+            yield Theft(attack, pool, mode, treatment, max(own, owned_by(pool.name)), own > 0, seed, clone)
 
 
-def _pools(victim: Release, task: Task, given: Any, size: int, seed: int, resize: bool) -> Iterator[Pool]:
-    if given == NOTHING:
-        yield Pool(NOTHING, torch.zeros(1, *victim.shape))
+def _pools(victim: Victim, task: Task, given: Any, size: int, seed: int, resize: bool) -> Iterator[Pool]:
+    shape = tuple(task.train.x.shape[1:])
+    if isinstance(given, str) and given == NOTHING:
+        yield Pool(NOTHING, Stored(torch.zeros(1, *shape)))
     elif isinstance(given, str) and given.startswith(OWN):
         n = owned_by(given)
         require(1 <= n <= len(task.train.x), "pools", f"own:N with N in 1 .. {len(task.train.x)}", f"`{given}`")
-        yield Pool(given, near(owned(task.train, n, seed=seed).x, size, seed=seed))
+        yield Pool(given, Stored(near(owned(task.train, n, seed=seed).x[:], size, seed=seed)))
     else:
-        families = {family["name"] for family in victim.recipe["outliers"]}
-        for name, x in named(given, victim.shape, "pools", resize=resize).items():
-            yield Pool(name, divide(x, name)[1], in_family=True) if name in families else Pool(name, x)
+        families = victim.facts().outliers
+        for name, x in named(given, shape, "pools", resize=resize, scaling=task.scaling).items():
+            pool = Pool(name, divide(x, name)[1], in_family=True) if name in families else Pool(name, x)
+            yield _without_test_inputs(pool, task)
+
+
+def _without_test_inputs(pool: Pool, task: Task) -> Pool:
+    """The pool without the task's test inputs: a clone that has learned these would be measured on its own queries."""
+    known = torch.isin(row_hashes(pool.x), row_hashes(task.test.x))
+    if not known.any():
+        return pool
+    if known.all():
+        raise Invalid("pools", "free of the task's test inputs", f"nothing else in `{pool.name}`")
+    return replace(pool, x=Subset(pool.x, (~known).nonzero().squeeze(1)), dropped=int(known.sum()))
 
 
 def owned_by(pool: str) -> int:
-    """How many task samples whoever queries with `pool` owns."""
+    """How many task samples an attacker owns who queries with `pool`."""
     number = pool.removeprefix(OWN)
     return int(number) if pool.startswith(OWN) and number.isdecimal() else 0

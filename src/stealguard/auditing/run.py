@@ -1,15 +1,16 @@
-"""Audit: a release and the ways to steal it -> flat rows, in a store that resumes."""
+"""Audit: a victim and the ways to steal it -> rows, in a store that resumes."""
 
 from __future__ import annotations
 
-import json
+import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from functools import cache, partial
+from dataclasses import replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from stealguard import data as sets
@@ -18,182 +19,290 @@ from stealguard.attacks.base import Attack
 from stealguard.attacks.recovery import Means
 from stealguard.attacks.treatments import treated
 from stealguard.auditing.owned import fine_tuned, no_theft_accuracy, owned
-from stealguard.auditing.plan import Theft, fresh_clone, thefts
-from stealguard.auditing.suites import Block, suite, unseen
-from stealguard.auditing.utility import answering, everything
-from stealguard.boxes.base import Boxed, Labels, Metered
-from stealguard.boxes.ledger import Journal
-from stealguard.checks import check_inputs
-from stealguard.data.roles import several
-from stealguard.errors import NotApplicable, StealguardError, require
-from stealguard.identity import tensor_hash
+from stealguard.auditing.plan import Architecture, Theft, architecture, thefts
+from stealguard.auditing.suites import SUITES, Block, suite
+from stealguard.auditing.utility import boxed, everything, utility
+from stealguard.auditing.victim import Given, Victim, remembers, renewed, victim_of
+from stealguard.boxes import Boxed, Labels, Ledger, Metered
+from stealguard.data.roles import several, unseen
+from stealguard.defenses.base import Defense
+from stealguard.devices import choose, device_of
+from stealguard.errors import NotApplicable, StealguardError, StorageError, require
+from stealguard.identity import code_of, fingerprint, tensor_hash
 from stealguard.progress import bar
-from stealguard.releases.release import Release, load, setting_of
+from stealguard.releases import Release
+from stealguard.results import LABELS, Row, Store, VictimFacts
 from stealguard.results.metrics import accuracy, agreement
-from stealguard.results.provenance import provenance
-from stealguard.results.row import LABELS, Row, Store, key_of
+from stealguard.results.renaming import best_renaming, renamed_accuracy
 from stealguard.seeds import derive, seeded
-from stealguard.settings import changed, describe
+from stealguard.settings import changed, create, describe
 
 STORE = "audit.sqlite"  # beside the release's own files, unless told otherwise
+RENAMED_WITH = 20  # labeled samples
 
 
 def audit(
-    release: str | Path | Release,
-    attacks: Sequence[Attack] | str | None = None,
+    victim: Any,
+    attacks: Any = None,
     pools: Any = None,
-    labels: Sequence[str] = LABELS,
+    labels: str | Sequence[str] = LABELS,
     *,
-    budgets: Sequence[int] = (),
-    answers: Sequence[str] = ("",),
-    own: Sequence[int] = (0,),
-    seeds: Sequence[int] = (0,),
+    budgets: int | Sequence[int] = (),
+    treatments: str | Sequence[str] = ("",),
+    own: int | Sequence[int] = (0,),
+    seeds: int | Sequence[int] = (0,),
     clone: str | nn.Module | None = None,
     data: Any = None,
     net: str | nn.Module | None = None,
+    defense: str | type[Defense] | None = None,
     resize: bool = False,
     store: str | Path | None = None,
+    device: str | torch.device | None = None,
     progress: bool = True,
 ) -> list[Row]:
-    """Steal the release in every combination of what is given, and measure each clone.
+    """Steal the victim in every combination of what is given, and measure each clone.
 
     A row that the store already has is not computed again, and an attack that was killed asks only what it has not
-    been answered yet, so an audit that was interrupted goes on where it stopped; where the guard remembers a client's
-    queries, that attack begins anew.
+    been answered yet, so an audit that was interrupted goes on where it stopped; where the victim's guard remembers
+    an account's queries, that attack begins anew.
 
     Args:
-        release: a release, or its folder.
-        attacks: what thieves do, KnockoffNets if None; or the name of a suite (`quick`, `standard`, `full`), which
-            brings its own labels, answers and own.
-        pools: what thieves query with: one or several of what `stealguard.data.images` takes. A pool that is one of
-            the defender's outlier families gives the part that the defender did not train on; `own:N` is N task
-            samples, with altered copies of them as far as the budget goes; `nothing` is for data-free attacks.
-            A family that fits the inputs' shape if None.
+        victim: a release or its folder; or any other `Victim`, or what `Given` takes: a module, a scikit-learn
+            classifier, a function, `module:callable`, an `.onnx` file.
+        attacks: KnockoffNets if None; an attack or its name, `module:Class`, or several of these; or the name of a
+            suite (`quick`, `standard`, `full`), which brings its own labels, treatments and owned samples.
+        pools: what attackers query with: one or several of what `stealguard.data.images` takes. Of a pool that is one
+            of the defender's outlier families, the part is queried that the defender did not train on; test inputs of
+            the task are left out. `own:N` is N task samples, with altered copies of them as far as the budget goes;
+            `nothing` is for attacks that make their own queries. A family that fits the inputs' shape if None.
         labels: `soft` (answers as they are) and `hard` (the most probable class only).
-        budgets: how many answers thieves may have, where it is not the attacks' own number.
-        answers: what thieves do with the answers: "" for nothing, or names in `TREATMENTS` joined by "+".
-        own: how many labelled task samples thieves fine-tune the clone on.
-        seeds: one thief for each.
-        thief: the clone's architecture, a name, `module:callable` or module; the victim's own, drawn anew, if None.
-        data: the task, where the release was not made from a set with a name.
+        budgets: how many inputs may be answered, where it is not the attacks' own number.
+        treatments: what attackers do with the answers: "" for nothing, or names in `TREATMENTS` joined by "+".
+        own: how many labeled task samples attackers fine-tune the clone on.
+        seeds: one attack for each.
+        clone: the clone's architecture: a name or `module:callable`, drawn anew for each seed; or a module, which is
+            taken as it is. The victim's own, drawn anew, if None; for a victim that shows none, one by the shape.
+        data: the task, where the victim is not a release made from data with a name.
         net: the protected network, where it is the user's own: `module:callable`, or a module like it.
+        defense: the class of the release's defense or its `module:Class`, where it is the user's own.
         resize: fit pools of another shape to the victim's inputs.
-        store: the SQLite file for the rows; `audit.sqlite` in the release folder if None.
+        store: the SQLite file for the rows; if None, `audit.sqlite` in the release's folder, or in `runs/audit-NAME`.
+        device: where victim and clones run; where the victim is if None.
         progress: show bars.
 
     Raises:
         Invalid: a parameter breaks its rule; nothing is asked or written then.
+
+    Example:
+        >>> rows = sg.audit("runs/robust", pools=["letters"])  # doctest: +SKIP
     """
-    victim = release if isinstance(release, Release) else load(release, net=net)
+    victim = victim_of(victim, net=net, defense=defense, device=device)
     task = _task(victim, data)
-    families = unseen(victim.shape) if pools is None else several(pools)
-    if isinstance(attacks, str):
+    if isinstance(victim, Given):
+        victim = victim.fitted(tuple(task.train.x.shape[1:]), task.classes, task.names)
+    families = unseen(tuple(task.train.x.shape[1:])) if pools is None else several(pools)
+    if isinstance(attacks, str) and attacks in SUITES:
         blocks = suite(attacks, families)
     else:
-        chosen = [Knockoff()] if attacks is None else attacks
-        chosen = [changed(a, {"budget": n}, "attack") for a in chosen for n in budgets] if budgets else chosen
-        blocks = [Block(chosen, families, labels, answers, own)]
-    planned = [t for block in blocks for t in thefts(victim, task, block, seeds, clone, resize=resize)]
-    require(bool(planned), "attacks, pools, labels, answers, own, seeds", "at least one of each", "an empty list")
-    planned[0].fresh(victim)  # a thief that cannot be built is found out before anything is asked
-    path = Path(store or victim.folder / STORE)
-    kept, bench = Store(path), Bench(victim, task, path.with_name(f"{path.name}.journals"))
-    keys = [bench.key(theft) for theft in planned]
-    with bar(f"audit {victim.folder.name}", len(planned), show=progress) as tick:
+        combined = [_many(part) for part in (labels, treatments, own)]
+        blocks = [Block(_attacks(attacks, _many(budgets)), families, *combined)]
+    where = choose(device) if device is not None else _device(victim)
+    clones = architecture(victim, clone, task.classes, where)
+    planned = [t for block in blocks for t in thefts(victim, task, block, _many(seeds), clones, resize=resize)]
+    required = "attacks, pools, labels, treatments, own, seeds"
+    require(bool(planned), required, "at least one of each", "an empty list")
+    planned[0].fresh()  # a clone that cannot be built is found before anything is asked
+    if progress:
+        _tell(task, planned)
+    path = Path(store or _home(victim) / STORE)
+    kept, made = Store(path), _Audit(victim, task, path.with_name(f"{path.name}.answers"), where)
+    keys = [made.key(theft) for theft in planned]
+    with bar(f"audit {victim.name}", len(planned), show=progress) as tick:
         for number, (key, theft) in enumerate(zip(keys, planned, strict=True)):
             if (known := kept.get(key)) is None or known.status == "failed":
-                tick(number, f"{theft.name} {theft.pool.name} {theft.labels} {theft.answers} seed {theft.seed}")
-                kept.put(row := bench.row(key, theft))
+                tick(number, f"{theft.name} {theft.pool.name} {theft.labels} {theft.treatment} seed {theft.seed}")
+                kept.put(row := made.row(key, theft))
                 if row.status != "failed":  # else the next try need not pay for the same answers
-                    bench.forget(key)
+                    made.forget(key)
     return [found for found in map(kept.get, keys) if found is not None]
 
 
-def _task(victim: Release, data: Any) -> sets.Task:
-    source = victim.recipe["data"] if data is None else data
+def _many(value: Any) -> list[Any]:
+    """One value or several, as a list."""
+    return list(value) if isinstance(value, Sequence | range) and not isinstance(value, str) else [value]
+
+
+def _attacks(given: Any, budgets: Sequence[int]) -> list[Attack]:
+    """The attacks that are named or given, each with each budget."""
+    chosen = [Knockoff()] if given is None else [_attack(one) for one in _many(given)]
+    return [changed(attack, {"budget": n}, "attack") for attack in chosen for n in budgets] if budgets else chosen
+
+
+def _attack(given: Any) -> Attack:
+    if isinstance(given, str):
+        return create(ATTACKS, given, {}, "attacks")
+    complete = all(hasattr(given, name) for name in ("budget", "needed")) and callable(given)
+    require(complete and not isinstance(given, type), "attacks", "attacks, their names or a suite's", repr(given))
+    return given  # type: ignore[no-any-return]
+
+
+def _device(victim: Victim) -> torch.device:
+    module = victim.model if isinstance(victim, Release) else victim.module if isinstance(victim, Given) else None
+    return torch.device("cpu") if module is None else device_of(module)
+
+
+def _home(victim: Victim) -> Path:
+    """Where the rows are kept unless the caller says where."""
+    if isinstance(victim, Release):
+        return victim.folder
+    name = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in victim.name)
+    return Path("runs") / f"audit-{name}"
+
+
+def _tell(task: sets.Task, planned: Sequence[Theft]) -> None:
+    notes = [f"data: {note}" for note in task.notes]
+    for pool in {theft.pool.name: theft.pool for theft in planned if theft.pool.dropped}.values():
+        notes.append(f"pools: {pool.dropped:,} inputs of `{pool.name}` are test inputs of the task and are not queried")
+    for note in notes:
+        print(note, file=sys.stderr)
+
+
+def _task(victim: Victim, data: Any) -> sets.Task:
+    """The task, in the release's own units; a release is audited with the data that it was made from.
+
+    Raises:
+        Invalid: none is given, or it is not the victim's; says what differs.
+    """
+    if not isinstance(victim, Release):
+        require(data is not None, "data", "given: nothing else tells what the victim's classes are", "none")
+        task = sets.task(data)
+        _check_shape(task, victim.shape)
+        return _check_classes(task, victim.output.classes, victim.output.names)
+    made = victim.recipe["data"]
+    source = made["name"] if data is None else data
     nameless = data is None and not (source in sets.SETS or source.startswith(("folder:", "npz:")))
     require(not nameless, "data", "given: the release was made from data without a name", "none")
-    task = sets.task(source)
-    check_inputs(task.test.x, "data", victim.shape)
+    task = sets.task(source, seed=victim.recipe["seed"], classes=victim.recipe["classes_given"], scaling=victim.scaling)
+    _check_shape(task, victim.shape)
+    _check_classes(task, victim.output.classes, victim.output.names)
+    if data is None or task.name == made["name"]:
+        for part in ("train", "test"):
+            now, then = getattr(task, f"{part}_hash"), made[f"{part}_sha256"]
+            rule = f"what the release was made from: its {part} inputs had SHA-256 {then[:12]}"
+            require(now == then, "data", rule, f"{now[:12]} in `{task.name}`")
     return task
 
 
-class Bench:
-    """Where thefts from one victim are carried out and measured, on the task's test set.
+def _check_shape(task: sets.Task, shape: tuple[int, ...]) -> None:
+    found = tuple(task.test.x.shape)
+    require(not shape or found[1:] == shape, "data", f"of shape (N, {', '.join(map(str, shape))})", found)
+
+
+def _check_classes(task: sets.Task, classes: int, names: tuple[str, ...]) -> sets.Task:
+    rule = f"of the victim's {classes} classes"
+    require(classes in (0, task.classes), "data", rule, f"{task.classes} classes in `{task.name}`")
+    same = not names or not task.names or names == task.names
+    require(same, "data", f"{rule}, {', '.join(names)}", ", ".join(task.names))
+    return task
+
+
+class _Audit:
+    """Carries out thefts from one victim, and measures the clones on the task's test set.
 
     Args:
-        journals: a folder for what thieves are answered until their rows are safe.
+        answers: a folder for what attackers are answered until their rows are safe.
+        device: where clones run.
     """
 
-    def __init__(self, victim: Release, task: sets.Task, journals: Path):
-        self._victim, self._task, self._journals = victim, task, journals
-        self._answers = everything(victim.box, task.test.x)
-        self._hash, self._line = cache(tensor_hash), cache(self._no_theft)
-        self._answering = cache(partial(answering, victim, self._answers, task.test))
+    def __init__(self, victim: Victim, task: sets.Task, answers: Path, device: torch.device):
+        self._victim, self._task, self._folder, self._device = victim, task, answers, device
+        self._answers = everything(boxed(renewed(victim), "honest", task.scaling), task.test.x)
+        self._line = cache(self._no_theft)
+
+    @cached_property
+    def _identity(self) -> str:
+        """Of the victim; for a victim without one, the hash of its answers to the test inputs."""
+        return self._victim.identity or f"answers-{tensor_hash(self._answers)}"
+
+    @cached_property
+    def _facts(self) -> VictimFacts:
+        test = self._task.test
+        facts = self._victim.facts()
+        found = utility(self._victim, self._answers, test.x, test.y, self._task.scaling)
+        return replace(
+            facts, key=self._identity, data=facts.data or self._task.name, data_hash=self._task.test_hash,
+            classes=self._task.classes, shape=tuple(test.x.shape[1:]), metrics={**facts.metrics, **found},
+        )  # fmt: skip
 
     def key(self, theft: Theft) -> str:
-        """The hash of everything that the theft's row follows from."""
+        """SHA-256 (hex) of everything that the theft's row follows from."""
         name, settings = describe(ATTACKS, theft.attack)
-        return key_of(
-            release=self._victim.hash, attack=name, settings=settings, pool=self._hash(theft.pool.x),
-            labels=theft.labels, answers=theft.answers, own=theft.own, tunes=theft.tunes, seed=theft.seed,
-            clone=theft.architecture(self._victim),
-        )  # fmt: skip
+        train = self._task.train_hash if theft.own else ""
+        return fingerprint([
+            self._identity, self._task.test_hash, train, name, settings, code_of(type(theft.attack)), theft.pool.x.hash,
+            theft.labels, theft.treatment, theft.own, theft.tunes, theft.seed, theft.clone.hash, self._device.type,
+        ])  # fmt: skip
 
     def row(self, key: str, theft: Theft) -> Row:
         """Steal once and measure; an attack that cannot be finished gives a row that says why."""
-        started, victim = time.perf_counter(), self._victim
-        box = Labels(victim.box) if theft.labels == "hard" else victim.box
-        if victim.defense.cost.state:  # the guard of a thief that was killed is gone, and what it remembered with it
-            (self._journals / key).unlink(missing_ok=True)
-        journal = Journal(box, self._journals / key)
-        metered = Metered(journal, theft.attack.budget, victim.folder.name)
-        status, reason, clone_accuracy, same = "ok", "", None, None
+        started = time.perf_counter()
+        if remembers(self._victim):  # what the guard remembered of an attacker that was killed is gone
+            (self._folder / key).unlink(missing_ok=True)
+        box = boxed(renewed(self._victim), f"attacker {key[:16]}", self._task.scaling)
+        ledger = Ledger(Labels(box) if theft.labels == "hard" else box, self._folder / key)
+        metered = Metered(ledger, theft.attack.budget, self._victim.name)
+        status, reason, metrics = "ok", "", dict[str, float]()
         try:
-            stolen = everything(Boxed(self._steal(metered, theft), victim.shape), self._task.test.x)
-            clone_accuracy, same = accuracy(stolen, self._task.test.y), agreement(stolen, self._answers)
+            metrics = self._measured(self._steal(metered, theft), theft)
         except NotApplicable as e:
             status, reason = "skip", str(e)
+        except StorageError:
+            raise
         except StealguardError as e:
             status, reason = "failed", str(e)
+        except Exception as e:  # an attack or a victim of somebody else's: the other thefts go on
+            status, reason = "failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
         finally:
-            journal.close()
+            ledger.close()
         name, settings = describe(ATTACKS, theft.attack)
-        recipe, defense = victim.recipe, victim.recipe["defense"]
-        return Row(
-            key=key, release=victim.folder.name, release_hash=victim.hash, data=recipe["data"], net=recipe["net"],
-            defense=defense["name"], defense_settings=json.dumps(defense["settings"], sort_keys=True),
-            attack=name, attack_settings=json.dumps(settings, sort_keys=True),
-            pool=theft.pool.name, pool_hash=self._hash(theft.pool.x), in_family=theft.pool.in_family,
-            labels=theft.labels, answers=theft.answers, own=theft.own, budget=theft.attack.budget,
-            queries=metered.spent, seed=theft.seed, clone=theft.architecture(victim),
-            benign_accuracy=accuracy(self._answers, self._task.test.y), clone_accuracy=clone_accuracy, agreement=same,
-            no_theft=self._line(theft.own, theft.seed, theft.clone) if theft.own and status == "ok" else None,
-            seconds=time.perf_counter() - started, status=status, reason=reason,
-            when=datetime.now(UTC).isoformat(timespec="seconds"), **provenance(),
-            setting=setting_of(recipe), victim_seed=recipe["seed"], protect_seconds=recipe["seconds"],
-            **self._answering(),
+        return Row.of_theft(
+            key=key, victim=self._facts, attack=name, settings=settings, pool=theft.pool.name,
+            pool_hash=theft.pool.x.hash, in_family=theft.pool.in_family, labels=theft.labels,
+            treatment=theft.treatment, own=theft.own, budget=theft.attack.budget, queries=metered.spent,
+            seed=theft.seed, clone=theft.clone.name, clone_hash=theft.clone.hash, metrics=metrics,
+            seconds=time.perf_counter() - started, status=status, reason=reason, device=self._device.type,
         )  # fmt: skip
 
     def forget(self, key: str) -> None:
-        """Drop what a thief was answered: its row is safe."""
-        (self._journals / key).unlink(missing_ok=True)
-        if not any(self._journals.iterdir()):
-            self._journals.rmdir()
+        """Drop what an attacker was answered: its row is safe."""
+        (self._folder / key).unlink(missing_ok=True)
+        if not any(self._folder.iterdir()):
+            self._folder.rmdir()
+
+    def _measured(self, clone: nn.Module, theft: Theft) -> dict[str, float]:
+        test, classes = self._task.test, self._task.classes
+        stolen = everything(Boxed(clone, tuple(test.x.shape[1:])), test.x)
+        found = {
+            "clone_accuracy": accuracy(stolen, test.y),
+            "agreement": agreement(stolen, self._answers),
+            "chance": 1 / classes,
+            "renamed_accuracy": best_renaming(stolen, test.y),
+            f"renamed_accuracy_{RENAMED_WITH}": renamed_accuracy(stolen, test.y, RENAMED_WITH, seed=theft.seed),
+        }
+        return found | ({"no_theft": self._line(theft.own, theft.seed, theft.clone)} if theft.own else {})
 
     def _steal(self, metered: Metered, theft: Theft) -> nn.Module:
         with seeded(derive(theft.root, "treatments")):
-            fresh = partial(fresh_clone, self._victim, theft.clone, theft.pool.x)
+            fresh = partial(theft.clone.fresh, theft.pool.x)
             means = Means(theft.pool.x, fresh, derive(theft.root, "recovery"))
-            box = treated(metered, theft.answers.split("+") if theft.answers else [], means)
-            clone = theft.attack(box, theft.pool.x, theft.fresh(self._victim), seed=derive(theft.root, "attack"))
+            box = treated(metered, theft.treatment.split("+") if theft.treatment else [], means)
+            clone = theft.attack(box, theft.pool.x, theft.fresh(), seed=derive(theft.root, "attack"))
         if theft.tunes:
             own = owned(self._task.train, theft.own, seed=theft.seed)
             clone = fine_tuned(clone, own, seed=derive(theft.root, "own"))
         return clone
 
-    def _no_theft(self, own: int, seed: int, clone: str | nn.Module | None) -> float:
+    def _no_theft(self, own: int, seed: int, clone: Architecture) -> float:
         samples = owned(self._task.train, own, seed=seed)
         seed = derive(seed, "no theft", own)
-        fresh = fresh_clone(self._victim, clone, samples.x, seed=seed)
-        return no_theft_accuracy(fresh, samples, self._task.test, seed=seed)
+        return no_theft_accuracy(clone.fresh(samples.x, seed=seed), samples, self._task.test, seed=seed)

@@ -1,4 +1,4 @@
-"""Which thieves an audit tries, by the name of a suite."""
+"""Suites: which attacks an audit makes, by name."""
 
 from __future__ import annotations
 
@@ -24,33 +24,21 @@ from stealguard.attacks import (
 from stealguard.attacks.active import STRATEGIES
 from stealguard.attacks.base import Attack
 from stealguard.attacks.treatments import TREATMENTS
-from stealguard.errors import Invalid, pick
-from stealguard.results.row import LABELS
+from stealguard.errors import pick
+from stealguard.results import LABELS
 
 NOTHING = "nothing"  # the pool of attacks that make their own queries
 
 
 @dataclass(frozen=True)
 class Block:
-    """Every combination of these: attacks, pools, label modes, treatments of the answers, numbers of owned samples."""
+    """Every combination of attacks, query pools, label modes, treatments of answers and numbers of owned samples."""
 
     attacks: Sequence[Attack]
     pools: Sequence[Any]
     labels: Sequence[str] = LABELS
-    answers: Sequence[str] = ("",)
+    treatments: Sequence[str] = ("",)
     own: Sequence[int] = (0,)
-
-
-def unseen(shape: tuple[int, ...]) -> list[str]:
-    """The families that thieves query with unless told otherwise, for inputs of this shape.
-
-    Raises:
-        Invalid: there is none.
-    """
-    known = {(1, 28, 28): ["letters"], (3, 32, 32): ["clipart"]}
-    if shape not in known:
-        raise Invalid("pools", f"given, since no set has inputs of shape {shape}", "none")
-    return known[shape]
 
 
 def suite(name: str, pools: Sequence[Any]) -> list[Block]:
@@ -60,7 +48,7 @@ def suite(name: str, pools: Sequence[Any]) -> list[Block]:
 
 
 def quick(pools: Sequence[Any]) -> list[Block]:
-    """The first things a thief would try, in a minute or so for LeNet-5 on MNIST."""
+    """The first things an attacker would try, in a minute or so for LeNet-5 on MNIST."""
     knockoff = Knockoff(budget=10_000)
     return [
         Block([knockoff], pools),
@@ -70,7 +58,7 @@ def quick(pools: Sequence[Any]) -> list[Block]:
 
 
 def standard(pools: Sequence[Any]) -> list[Block]:
-    """Every kind of thief, each with a budget that one can wait for: minutes for LeNet-5 on MNIST."""
+    """Every kind of attack, each with a budget that takes minutes for LeNet-5 on MNIST."""
     knockoff = Knockoff()
     return [
         Block([Knockoff(budget=1_000), Knockoff(budget=5_000), knockoff], pools),
@@ -95,7 +83,7 @@ def full(pools: Sequence[Any]) -> list[Block]:
     active = [ActiveThief(budget=20_000, strategy=strategy, candidates=0) for strategy in STRATEGIES]  # type: ignore[arg-type]
     return [
         Block([Knockoff(budget=budget) for budget in (100, 1_000, 5_000, 20_000)], pools),
-        Block([knockoff], pools, answers=["", *TREATMENTS]),
+        Block([knockoff], pools, treatments=["", *TREATMENTS]),
         Block([knockoff], pools, own=[50, 200, 1_000]),
         Block([knockoff], ["own:50", "own:200", "own:1000"]),
         Block([CopycatCNN(budget=50_000)], pools, ["hard"]),

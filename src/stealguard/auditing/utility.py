@@ -1,72 +1,80 @@
-"""What a victim's answers are worth to honest users, and how long they take: the facts of a release in every row."""
+"""What a victim's answers are worth to honest users, and how long they take."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
-from typing import TypedDict
+from itertools import count
 
 import torch
 from torch import Tensor
 
-from stealguard.boxes.accounts import forgetful
-from stealguard.boxes.base import Boxed, ask
-from stealguard.data import Split
-from stealguard.nets import build
-from stealguard.releases.release import Release
-from stealguard.results.metrics import agreement, calibration_error, distortion
+from stealguard.auditing.victim import Victim, renewed
+from stealguard.boxes.base import Boxed, ask, logits
+from stealguard.boxes.scaled import Unscaled
+from stealguard.data.inputs import Inputs
+from stealguard.data.scaling import Scaling
+from stealguard.releases import Release
+from stealguard.results.metrics import accuracy, agreement, calibration_error, distortion
 from stealguard.types import BlackBox
 
 ROUNDS = 7  # of each timing; the median counts
+BLOCK = 8192  # inputs decoded at once
 
 
-class Answering(TypedDict):
-    """The columns of `Row` of the same names."""
-
-    top_1_kept: float
-    distortion: float
-    calibration_error: float
-    ms_1: float
-    ms_64: float
-    plain_ms_1: float
-    plain_ms_64: float
-
-
-def answering(victim: Release, answers: Tensor, test: Split) -> Answering:
-    """What the guard makes of the model's own answers, and the time an answer takes beside a plain net's.
+def utility(victim: Victim, answers: Tensor, x: Inputs, y: Tensor, scaling: Scaling | None = None) -> dict[str, float]:
+    """The metrics of a victim's answers, by name; what only a release can tell is left out for others.
 
     Args:
-        answers: the victim's to `test.x`, (N, K).
+        answers: the victim's to `x`, (N, K).
+        x: the test inputs, (N, *shape) in [0, 1].
+        y: their labels, (N,).
+        scaling: the units in which the victim takes inputs, if these are not [0, 1].
     """
-    unguarded = everything(Boxed(victim.model, victim.shape), test.x)
-    plain, guarded = _plain(victim, test.x), forgetful(victim.box)  # nothing is refused for being asked again
-    ms_1, plain_ms_1 = milliseconds(guarded, plain, test.x[:1], repeats=20)
-    ms_64, plain_ms_64 = milliseconds(guarded, plain, test.x[:64], repeats=3)
-    return {
-        "top_1_kept": agreement(answers, unguarded),
-        "distortion": distortion(answers, unguarded),
-        "calibration_error": calibration_error(answers, test.y),
-        "ms_1": ms_1, "ms_64": ms_64, "plain_ms_1": plain_ms_1, "plain_ms_64": plain_ms_64,
-    }  # fmt: skip
+    found = {"benign_accuracy": accuracy(answers, y), "calibration_error": calibration_error(answers, y)}
+    accounts, fresh = count(), renewed(victim)
+
+    def guarded(part: Tensor) -> Tensor:  # an account of its own for each request: none is refused for being repeated
+        return boxed(fresh, f"timing {next(accounts)}", scaling)(part)
+
+    plain = Boxed(victim.model.net, victim.shape) if isinstance(victim, Release) else guarded
+    ms_1, plain_ms_1 = milliseconds(guarded, plain, x[:1], repeats=20)
+    ms_64, plain_ms_64 = milliseconds(guarded, plain, x[:64], repeats=3)
+    found |= {"ms_1": ms_1, "ms_64": ms_64}
+    if isinstance(victim, Release):
+        own = logits_of(victim, x).softmax(dim=1)
+        found |= {"top_1_kept": agreement(answers, own), "distortion": distortion(answers, own)}
+        found |= {"plain_ms_1": plain_ms_1, "plain_ms_64": plain_ms_64}
+    return found
 
 
-def everything(box: BlackBox, x: Tensor) -> Tensor:
+def boxed(victim: Victim, account: str, scaling: Scaling | None) -> BlackBox:
+    """One account's box, as it looks to an attack, whose inputs are in [0, 1]."""
+    box = victim.connect(account)
+    return box if scaling is None else Unscaled(box, scaling)
+
+
+def logits_of(victim: Release, x: Inputs) -> Tensor:
+    """The logits of the released model, (N, K), before its guard."""
+    return torch.cat([logits(victim.model, x[start : start + BLOCK]) for start in range(0, len(x), BLOCK)])
+
+
+def everything(box: BlackBox, x: Inputs | Tensor) -> Tensor:
     """The answers to all of `x`, (N, ...) -> (N, K); uniform rows from where the box refuses on.
 
     It must answer something first: else nothing tells K.
     """
-    answers = torch.cat([answer for _, answer in ask(box, x)])
-    k = answers.shape[1]
-    return torch.cat([answers, answers.new_full((len(x) - len(answers), k), 1 / k)])
-
-
-def _plain(victim: Release, like: Tensor) -> BlackBox:
-    """An undefended net of the victim's architecture: the protected net itself where it is the user's own."""
-    net = victim.recipe["net"]
-    named = not net.startswith("given:") and ":" not in net
-    model = build(net, like[:2], victim.recipe["classes"], seed=0) if named else victim.defense.plain(victim.model)
-    return Boxed(model.to(next(victim.model.parameters()).device), victim.shape)
+    found: list[Tensor] = []
+    answered = 0
+    for start in range(0, len(x), BLOCK):
+        part = x[start : start + BLOCK]
+        found.extend(answers for _, answers in ask(box, part))
+        answered = sum(map(len, found))
+        if answered < start + len(part):
+            break
+    k = found[0].shape[1]
+    return torch.cat([*found, found[0].new_full((len(x) - answered, k), 1 / k)])
 
 
 def milliseconds(box: BlackBox, other: BlackBox, x: Tensor, repeats: int) -> tuple[float, float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,20 +14,27 @@ import torch
 from torch import Tensor, nn
 
 from stealguard import data as sets
+from stealguard.boxes.base import logits
+from stealguard.data.inputs import Inputs, Joined, Subset
 from stealguard.data.roles import divide, named, stand_ins
 from stealguard.defenses import DEFENSES
-from stealguard.defenses.base import Defense
-from stealguard.errors import Invalid, pick, require
-from stealguard.identity import tensor_hash
-from stealguard.nets import build, check_name
+from stealguard.defenses.base import Defended, Defense
+from stealguard.devices import choose, device_of
+from stealguard.errors import Invalid, ReleaseError, pick, require
+from stealguard.nets import adapted, build, check_name, structure
 from stealguard.releases import release as releases
 from stealguard.releases.presets import PRESETS, Preset
-from stealguard.releases.release import Release
+from stealguard.releases.release import CHECKPOINT, Release
+from stealguard.releases.workplace import free, working
 from stealguard.results.provenance import provenance
 from stealguard.seeds import derive
-from stealguard.settings import describe
-from stealguard.training.combine import COMBINES
-from stealguard.training.loop import Training, fit
+from stealguard.settings import create, describe
+from stealguard.training import COMBINES, Training, fit
+
+STATISTICS = 2**25  # numbers, at most, of the inputs that a net's normalization is read from
+MOST = 10_000  # of these inputs
+COMPARED = 256  # validation inputs on which a release is compared with what was trained
+TOLERANCE = 1e-5  # on the answers' probabilities: the same weights, in other batches
 
 
 def protect(
@@ -39,90 +48,105 @@ def protect(
     epochs: int | None = None,
     seed: int = 0,
     start: str | Path | nn.Module | None = None,
+    classes: int | Sequence[str] | None = None,
     resize: bool = False,
     resume: bool = False,
     overwrite: bool = False,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     progress: bool = True,
 ) -> Release:
     """Train a defended classifier and write its release folder.
 
     Args:
-        net: a name in `NETS`, `module:callable`, or a module.
-        data: the task: a set's name, `folder:PATH`, `npz:PATH`, tensors (train_x, train_y, test_x, test_y), or a pair
-            of torch Datasets. A share of the training inputs is held out for validation; the test set is not read.
+        net: a name in `NETS`, `module:callable`, or a module from inputs (N, *shape) to logits (N, K).
+        data: the task, as `stealguard.data.task` takes it: a set's name, `folder:PATH`, `npz:PATH`, arrays or tensors
+            (x, y) or (train_x, train_y, test_x, test_y), or torch Datasets. A share of the training inputs is held out
+            for validation; the test set is not read, but for its hash.
         out: the folder to write.
-        outliers: what stands in for stealing queries, one or several of what `stealguard.data.images` takes; for a
-            defense that needs some, `stealguard.data.roles.STAND_INS` of the task's shape if None. The last third of
-            each is never trained on, so that an audit can query the family with unseen inputs.
-        defense: a preset's name or a defense.
+        outliers: what stands for stealing queries, one or several of what `stealguard.data.images` takes; for a
+            defense that needs some, the sets of the task's shape if None. The last third of each is never trained on,
+            so that an audit can query the family with unseen inputs.
+        defense: a preset's name, `module:Class` or a defense.
         training: how to train; the way of the preset, or of the defense's kind, if None.
         epochs: overrides the training's.
         seed: the whole run follows from it.
         start: already trained weights to begin with: a release folder or a module, of the net's architecture or of
             all that the defense trains.
+        classes: the classes' names, in the order of their labels, or how many there are; from the data if None.
         resize: fit outliers of another shape to the task's (bilinear; gray from color and back).
-        resume: go on where an interrupted run of the same settings stopped.
-        overwrite: replace a release that is already there.
+        resume: go on where an interrupted run of the same settings and data stopped.
+        overwrite: replace a release that is already there; other files in its folder stay.
         device: a torch device; a GPU if there is one.
-        progress: show a bar.
+        progress: show a bar, and what was done to the data.
 
     Raises:
         Invalid: a parameter breaks its rule; nothing is written then.
+        ReleaseError: the release does not answer as the trained net does; the checkpoint stays.
+
+    Example:
+        >>> release = sg.protect("lenet5", "mnist", out="runs/robust")  # doctest: +SKIP
     """
-    folder = _free(out, overwrite)
+    folder, where = free(out, overwrite), choose(device)
     preset = _preset(defense, training, epochs)
     check_name(net)
-    task = sets.task(data)
+    task = sets.task(data, classes=classes, seed=seed)
     shape = tuple(task.train.x.shape[1:])
     fitting, validation = validation_split(task.train, seed)
-    model = preset.defense.build(build(net, fitting[0], task.classes, seed=derive(seed, "net")), fitting[0][:2])
-    _check_logits(model, fitting[0][:2], task.classes)
+    like = fitting.x[: max(2, min(MOST, STATISTICS // max(1, torch.Size(shape).numel())))]
+    own = adapted(build(net, like, task.classes, seed=derive(seed, "net")), like, task.classes)
+    made_of = structure(own)
+    model = preset.defense.build(own, like)
     if start is not None:
-        _warm(model, preset.defense.plain(model), start, net)
+        _warm(model, start, net, like, task.classes)
     if outliers is None:
         outliers = stand_ins(shape) if preset.defense.needs_outliers else []
-    families = _families(outliers, shape, resize)
+    families = _families(outliers, shape, resize, task.scaling)
     require(bool(families) or not preset.defense.needs_outliers, "outliers", "given: this defense needs some", "none")
+    for note in task.notes if progress else ():
+        print(f"data: {note}", file=sys.stderr)
 
-    started = time.perf_counter()
-    model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    partial = folder.with_name(folder.name + ".partial")
-    history = fit(
-        model, *fitting, preset.training,
-        seed=derive(seed, "training"),
-        objective=preset.defense.objective(model, fitting[0], seed=derive(seed, "defense")),
-        combine=COMBINES[preset.defense.combine],
-        outliers=torch.cat([known for known, _ in families.values()]) if families else None,
-        validation=validation,
-        checkpoint=partial / "checkpoint.pt",
-        resume=resume,
-        title=f"protect {folder.name}",
-        progress=progress,
-    )  # fmt: skip
     name, settings = describe(DEFENSES, preset.defense)
-    recipe = {
-        "net": _word(net),
-        "shape": list(shape),
-        "classes": task.classes,
-        "data": sets.label(data),
+    made = {
+        "net": _word(net), "structure": made_of, "shape": list(shape), "classes": task.classes,
+        "names": list(task.names), "classes_given": _listed(classes), "scaling": None if task.scaling is None else task.scaling.state(),
+        "data": {"name": task.name, "train_sha256": task.train_hash, "test_sha256": task.test_hash},
         "outliers": [
-            {"name": label, "rows": len(known), "held_out": len(unseen), "sha256": tensor_hash(known)}
+            {"name": label, "rows": len(known), "held_out": len(unseen), "sha256": known.hash}
             for label, (known, unseen) in families.items()
         ],
-        "defense": {"name": name, "settings": settings},
-        "training": asdict(preset.training),
-        "start": None if start is None else _word(start),
-        "seed": seed,
-        "history": history,
-        "validation_rows": len(validation[0]),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": time.perf_counter() - started,
-        "provenance": provenance(),
+        "defense": {"name": name, "settings": settings}, "training": asdict(preset.training),
+        "start": None if start is None else _word(start), "seed": seed,
     }  # fmt: skip
-    (partial / "checkpoint.pt").unlink(missing_ok=True)
-    releases.write(partial, folder, model, recipe)
-    return releases.load(folder, net=net)
+    started = time.perf_counter()
+    with working(folder) as partial:
+        releases.check_writable(partial, model)
+        model = model.to(where)
+        history = fit(
+            model, fitting.x, fitting.y, preset.training,
+            seed=derive(seed, "training"),
+            objective=Defended.losses,
+            combine=COMBINES[preset.defense.combine],
+            outliers=Joined([known for known, _ in families.values()]) if families else None,
+            validation=validation,
+            checkpoint=partial / CHECKPOINT,
+            resume=resume,
+            identity={key: value for key, value in made.items() if key != "training"} | {"start": _hash(start, net)},
+            title=f"protect {folder.name}",
+            progress=progress,
+        )  # fmt: skip
+        recipe = {
+            **made,
+            "history": history,
+            "validation_rows": len(validation[0]),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": time.perf_counter() - started,
+            "provenance": provenance(),
+        }
+        releases.write_into(partial, model, recipe)
+        kept = releases.load(partial, net=net, defense=type(preset.defense), device=where)
+        _compare(kept.model, model, validation[0])
+        releases.publish(partial, folder)
+    return replace(kept, folder=Path(out))
 
 
 def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: bool = False) -> Release:
@@ -130,8 +154,8 @@ def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: b
 
     Args:
         release: whose weights they are.
-        defense: one of the same `basis`: any guard for an undefended net, and for a net with a defense trained into
-            it the same defense, with other settings of those that training does not read.
+        defense: one of the same `basis`: any that only changes answers for an undefended net, and for a net with a
+            defense trained into it the same defense, with other values of the settings that training does not read.
         out: the folder to write.
         overwrite: replace a release that is already there.
 
@@ -140,15 +164,17 @@ def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: b
     """
     name, settings = describe(DEFENSES, defense)
     rule = f"of the release's training, {_trained(release.defense)}; for others there is `protect`"
-    same = defense.basis == release.defense.basis
-    require(same, "defense", rule, f"`{name}`, of {_trained(defense)}")
-    folder = _free(out, overwrite)
+    require(defense.basis == release.defense.basis, "defense", rule, f"`{name}`, of {_trained(defense)}")
+    folder = free(out, overwrite)
     sealed = ("format", "weights_sha256", "sha256")
     recipe = {key: value for key, value in release.recipe.items() if key not in sealed}
     recipe["defense"] = {"name": name, "settings": settings}
-    releases.write(folder.with_name(folder.name + ".partial"), folder, release.model, recipe)
-    device = next(release.model.parameters()).device
-    return releases.load(folder, net=release.defense.plain(release.model), device=str(device))
+    with working(folder) as partial:
+        releases.write_into(partial, release.model, recipe)
+        net, device = release.model.net, device_of(release.model)
+        kept = releases.load(partial, net=net, defense=type(defense), device=device)
+        releases.publish(partial, folder)
+    return replace(kept, folder=Path(out))
 
 
 def _trained(defense: Defense) -> str:
@@ -156,11 +182,8 @@ def _trained(defense: Defense) -> str:
     return "an undefended net's" if defense.basis == Defense() else f"{defense.basis}'s"
 
 
-def _free(out: str | Path, overwrite: bool) -> Path:
-    folder = Path(out)
-    free = overwrite or not folder.exists() or not any(folder.iterdir())
-    require(free, "out", "a folder that does not exist yet (or pass `overwrite`)", f"`{folder}`")
-    return folder
+def _listed(classes: int | Sequence[str] | None) -> int | list[str] | None:
+    return classes if classes is None or isinstance(classes, int) else list(classes)
 
 
 def _word(given: str | Path | nn.Module) -> str:
@@ -170,6 +193,8 @@ def _word(given: str | Path | nn.Module) -> str:
 
 def _preset(defense: str | Defense, training: Training | None, epochs: int | None) -> Preset:
     """That of the name; for a defense, itself with the training of the preset of its kind."""
+    if isinstance(defense, str) and defense not in PRESETS and ":" in defense:
+        defense = create(DEFENSES, defense, {}, "defense")
     if isinstance(defense, str):
         known = pick(PRESETS, defense, "defense")
     else:
@@ -179,37 +204,57 @@ def _preset(defense: str | Defense, training: Training | None, epochs: int | Non
     return Preset(known.defense, training if epochs is None else replace(training, epochs=epochs))
 
 
-def _families(outliers: Any, shape: tuple[int, ...], resize: bool) -> dict[str, tuple[Tensor, Tensor]]:
+def _families(outliers: Any, shape: tuple[int, ...], resize: bool, scaling: Any) -> dict[str, tuple[Inputs, Inputs]]:
     """Each outlier set's part to train on and the part held out."""
-    found = named(outliers, shape, "outliers", resize=resize)
+    found = named(outliers, shape, "outliers", resize=resize, scaling=scaling)
     return {label: divide(x, label) for label, x in found.items()}
 
 
-def validation_split(train: sets.Split, seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def validation_split(train: sets.Split, seed: int) -> tuple[sets.Split, sets.Split]:
     """What to fit and what to validate on: a tenth of the training inputs, 5,000 at the most."""
     order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(derive(seed, "validation")))
     size = min(5000, len(order) // 10)
     require(size >= 1, "data", "at least 10 training inputs", len(order))
-    fitting, held = order[size:], order[:size]
-    return (train.x[fitting], train.y[fitting]), (train.x[held], train.y[held])
+    return _rows(train, order[size:]), _rows(train, order[:size])
 
 
-@torch.no_grad()
-def _check_logits(model: nn.Module, x: Tensor, classes: int) -> None:
-    rule = f"a module from inputs like the task's to logits (N, {classes})"
+def _rows(split: sets.Split, rows: Tensor) -> sets.Split:
+    return sets.Split(Subset(split.x, rows), split.y[rows])
+
+
+def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, like: Tensor, classes: int) -> None:
+    """Copy the weights of an already trained model: of all that is trained, or of the user's net in it."""
+    trained = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
+    if not isinstance(trained, Defended):
+        trained = adapted(trained, like[:2], classes)
+    elif trained.state_dict().keys() != model.state_dict().keys():
+        trained = trained.net
+    into = model if isinstance(trained, Defended) else model.net
     try:
-        found = model.eval()(x)
-    except RuntimeError as e:
-        raise Invalid("net", rule, f"`{type(model).__name__}`, which cannot take {tuple(x.shape)}: {e}") from e
-    require(found.shape == (len(x), classes), "net", rule, tuple(found.shape))
-
-
-def _warm(model: nn.Module, plain: nn.Module, start: str | Path | nn.Module, net: str | nn.Module) -> None:
-    """Copy the weights of an already trained model: of all that is trained, or of the user's net in it, `plain`."""
-    weights = (start if isinstance(start, nn.Module) else releases.load(start, net=net).model).state_dict()
-    try:
-        (model if weights.keys() == model.state_dict().keys() else plain).load_state_dict(weights)
+        into.load_state_dict(trained.state_dict())
     except RuntimeError as e:
         raise Invalid(
             "start", "of the architecture that is protected", f"`{start}` ({str(e).splitlines()[-1].strip()})"
         ) from e
+
+
+def _hash(start: str | Path | nn.Module | None, net: str | nn.Module) -> str | None:
+    """SHA-256 of the weights that a training starts from."""
+    if start is None:
+        return None
+    model = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
+    return releases.hash_of(model)
+
+
+def _compare(kept: nn.Module, trained: nn.Module, x: Inputs) -> None:
+    """
+    Raises:
+        ReleaseError: what was written answers validation inputs otherwise than what was trained.
+    """
+    some = x[:COMPARED]
+    apart = (logits(kept, some).softmax(dim=1) - logits(trained, some).softmax(dim=1)).abs().max().item()
+    if not apart <= TOLERANCE:
+        raise ReleaseError(
+            f"The written release answers otherwise than the trained net, by {apart:.2g}: the net keeps something that "
+            "it learned outside of its parameters and buffers. Make it a buffer. The checkpoint stays."
+        )

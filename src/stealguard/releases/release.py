@@ -1,4 +1,4 @@
-"""The release: a folder with weights and recipe, written whole, checked on reading, never unpickled."""
+"""The release: a folder with weights and a recipe, written whole, checked on reading, never unpickled."""
 
 from __future__ import annotations
 
@@ -7,108 +7,253 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from stealguard.boxes.base import Boxed
+from stealguard.boxes import Accounts, Scaled
+from stealguard.data.scaling import Scaling
 from stealguard.defenses import DEFENSES
-from stealguard.defenses.base import Defense
+from stealguard.defenses.base import Defended, Defense
+from stealguard.devices import choose
 from stealguard.errors import ReleaseError, StealguardError, require
-from stealguard.files import replacing, sha256, write_text
-from stealguard.identity import fingerprint
-from stealguard.nets import build
+from stealguard.files import durable_move, replacing, sha256, write_text
+from stealguard.identity import fingerprint, tensor_hash
+from stealguard.nets import adapted, build
+from stealguard.results import VictimFacts
 from stealguard.settings import create
-from stealguard.types import BlackBox
+from stealguard.types import BlackBox, Probabilities
 
-WEIGHTS, RECIPE = "weights.safetensors", "recipe.json"
-FORMAT = 1
+WEIGHTS, RECIPE, CHECKPOINT = "weights.safetensors", "recipe.json", "checkpoint.pt"
+NEW_WEIGHTS = f"{WEIGHTS}.new"  # of a release that takes an older one's place, until they have their own name
+FORMAT = 2
+
+MADE_FROM = ("net", "structure", "shape", "classes", "names", "scaling", "data", "outliers", "defense", "training")
+ANSWERED_WITH = ("structure", "shape", "classes", "scaling", "defense", "weights_sha256")
 
 
 @dataclass(frozen=True)
 class Release:
-    """A protected classifier: what is served is what is audited.
+    """A protected classifier: what is served is what is audited. It is a `Victim`.
 
     Attributes:
-        folder: where it lies.
+        folder: where its files are.
         recipe: how it was made, as JSON data.
-        model: the plain module, (N, *shape) in [0, 1] -> logits (N, K), in evaluation mode.
-        box: what is answered, (N, *shape) -> (N, K) on the simplex: the model behind its defense's guard.
+        model: from inputs (N, *shape) in [0, 1] to logits (N, K), in evaluation mode; its `net` is the user's own.
+        defense: the settings that it was made with.
     """
 
     folder: Path
     recipe: Mapping[str, Any] = field(repr=False)
-    model: nn.Module = field(repr=False)
+    model: Defended = field(repr=False)
     defense: Defense
 
-    @property
+    @cached_property
     def box(self) -> BlackBox:
-        return self.defense.guard(Boxed(self.model, self.shape), self.model)
+        """An account without a name: inputs (N, *shape), as its users have them -> answers (N, K) on the simplex."""
+        return self.connect()
+
+    def connect(self, account: str = "") -> BlackBox:
+        """The black box of one account. What the guard remembers of an account lasts as long as this object."""
+        box = self._accounts.connect(account)
+        return box if self.scaling is None else Scaled(box, self.scaling)
+
+    @cached_property
+    def _accounts(self) -> Accounts:
+        return Accounts(self.model.heads(), self.model.guard, self.shape)
+
+    @property
+    def name(self) -> str:
+        """The folder's."""
+        return self.folder.name
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of one input."""
         return tuple(self.recipe["shape"])
 
     @property
+    def output(self) -> Probabilities:
+        """How many classes there are, and their names in the order of the answers' columns."""
+        return Probabilities(self.recipe["classes"], tuple(self.recipe["names"]))
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """How users' inputs become numbers in [0, 1]; None where they are."""
+        return scaling_of(self.recipe)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 (hex) of all that the answers follow from."""
+        return identity_of(self.recipe)
+
+    @property
     def hash(self) -> str:
-        """SHA-256 over the recipe, which holds the weights' own."""
-        return str(self.recipe["sha256"])
+        """`identity`, by the name that it had in version 0.1.0."""
+        return self.identity
+
+    def facts(self) -> VictimFacts:
+        """What a report may say of it."""
+        recipe = self.recipe
+        return VictimFacts(
+            key=self.identity, name=self.name, setting=setting_of(recipe), seed=recipe["seed"],
+            data=recipe["data"]["name"], net=recipe["net"], defense=recipe["defense"]["name"],
+            defense_settings=json.dumps(recipe["defense"]["settings"], sort_keys=True),
+            outliers=tuple(family["name"] for family in recipe["outliers"]),
+            shape=self.shape, classes=recipe["classes"], metrics={"protect_seconds": recipe["seconds"]},
+        )  # fmt: skip
 
 
 def setting_of(recipe: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of all that a release is made from but its seed: releases that share it are samples of one setting.
 
-    Where it started from trained weights, only that it did is told, for each seed starts from its own.
+    Where it started from trained weights, only that it did is told, since each seed starts from its own.
     """
-    made = {name: recipe[name] for name in ("net", "shape", "classes", "data", "outliers", "defense", "training")}
-    return fingerprint({**made, "start": recipe["start"] is not None})
+    return fingerprint({**{name: recipe[name] for name in MADE_FROM}, "start": recipe["start"] is not None})
 
 
-def write(partial: Path, folder: Path, model: nn.Module, recipe: Mapping[str, Any]) -> None:
-    """Put weights and recipe into the working folder `partial`, and rename it to `folder` in one step."""
-    partial.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+def identity_of(recipe: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of all that a release's answers follow from; equal weights made at other times share it."""
+    return fingerprint({name: recipe[name] for name in ANSWERED_WITH})
+
+
+def scaling_of(recipe: Mapping[str, Any]) -> Scaling | None:
+    """The scaling that a recipe keeps."""
+    return None if recipe["scaling"] is None else Scaling.of(recipe["scaling"])
+
+
+# Writing ----------------------------------------------------------------------------------------------------
+
+
+def check_writable(partial: Path, model: nn.Module) -> None:
+    """Write and read the module's tensors once: a net that cannot be released is found before it is trained.
+
+    Raises:
+        ReleaseError: they cannot be written to the folder `partial`, or do not come back.
+    """
+    path = partial / f"{WEIGHTS}.try"
+    try:
+        save_file(state_of(model), path)
+        restore(model, load_file(path))
+    except (SafetensorError, ValueError, RuntimeError, OSError) as e:
+        raise ReleaseError(f"The net's weights cannot be written to `{partial}`: {str(e).splitlines()[0]}") from e
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def hash_of(model: nn.Module) -> str:
+    """SHA-256 (hex) of a module's tensors and their names."""
+    return fingerprint({name: tensor_hash(value) for name, value in state_of(model).items()})
+
+
+def write_into(partial: Path, model: nn.Module, recipe: Mapping[str, Any]) -> None:
+    """Put weights and recipe into the working folder `partial`."""
     with replacing(partial / WEIGHTS) as temporary:
-        save_file(state, temporary)
+        save_file(state_of(model), temporary)
     sealed = {**recipe, "format": FORMAT, "weights_sha256": sha256(partial / WEIGHTS)}
     write_text(partial / RECIPE, json.dumps({**sealed, "sha256": fingerprint(sealed)}, indent=2) + "\n")
+
+
+def publish(partial: Path, folder: Path) -> None:
+    """Give the release in the working folder its place in one step; only then is what else is there removed.
+
+    A folder that exists keeps its other files, and its old release until the new one is whole.
+    """
     if folder.exists():
-        shutil.rmtree(folder)
-    partial.replace(folder)
+        durable_move(partial / WEIGHTS, folder / NEW_WEIGHTS)
+        durable_move(partial / RECIPE, folder / RECIPE)  # from here on the folder holds the new release
+        durable_move(folder / NEW_WEIGHTS, folder / WEIGHTS)
+        shutil.rmtree(partial)
+    else:
+        durable_move(partial, folder)
+        for entry in folder.iterdir():
+            if entry.name not in (WEIGHTS, RECIPE):
+                entry.unlink()
 
 
-def load(folder: str | os.PathLike[str], *, net: str | nn.Module | None = None, device: str = "cpu") -> Release:
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by its name, once where weights are shared; buffers that torch does not save, too."""
+    state: dict[str, Tensor] = {}
+    known: set[tuple[object, ...]] = set()
+    for name, value in {**model.state_dict(), **dict(model.named_buffers())}.items():
+        place = (value.data_ptr(), value.shape, value.stride())
+        if place not in known or not value.numel():
+            state[name] = value.detach().cpu().contiguous().clone()
+        known.add(place)
+    return state
+
+
+def restore(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a module the tensors of `state_of` a module like it.
+
+    Raises:
+        ValueError: a name or a shape is another; says which.
+    """
+    there = {**model.state_dict(keep_vars=True), **dict(model.named_buffers()), **dict(model.named_parameters())}
+    wanted = state_of(model)
+    for name in sorted(state.keys() ^ wanted.keys()):
+        raise ValueError(f"{'no' if name in wanted else 'an unknown'} tensor `{name}`")
+    for name, value in state.items():
+        if value.shape != there[name].shape:
+            raise ValueError(f"`{name}` of shape {tuple(value.shape)} where it takes {tuple(there[name].shape)}")
+    with torch.no_grad():
+        for name, value in state.items():
+            there[name].copy_(value)
+
+
+# Reading ----------------------------------------------------------------------------------------------------
+
+
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    net: str | nn.Module | None = None,
+    defense: str | type[Defense] | None = None,
+    device: str | torch.device | None = "cpu",
+) -> Release:
     """Read a release.
 
     Args:
         folder: what `protect` wrote.
         net: the network that was protected, where it is the user's own: a module like it, or its `module:callable`.
             A release never decides by itself what code is imported.
+        defense: the class of the defense, or its `module:Class`, where it is the user's own.
         device: where the model goes.
 
     Raises:
-        ReleaseError: a file is missing, truncated, tampered with or of an unknown format.
+        ReleaseError: a file is missing, truncated, tampered with or of an unknown format, or code has to be named.
+        Invalid: `net` or `defense` is not what the release was made with.
     """
     folder = Path(folder)
     recipe = read_recipe(folder)
     state = _read_weights(folder, recipe)
-    defense = create(DEFENSES, recipe["defense"]["name"], recipe["defense"]["settings"], "defense")
+    chosen = _defense_of(folder, recipe, defense)
     if net is None and ":" in recipe["net"]:
         raise ReleaseError(
             f"Release `{folder}` was made from your own `{recipe['net']}`: pass it, or one like it, as `net`."
         )
-    like = torch.zeros(2, *recipe["shape"])
-    model = defense.build(build(recipe["net"] if net is None else net, like, recipe["classes"], seed=0), like)
+    like = torch.rand(2, *recipe["shape"], generator=torch.Generator().manual_seed(0))
+    own = build(recipe["net"] if net is None else net, like, recipe["classes"], seed=0)
+    model = chosen.build(adapted(own, like, recipe["classes"]), like)
     try:
-        model.load_state_dict(state)
-    except RuntimeError as e:
-        rule = "of the architecture of the release"
-        require(False, "net", rule, f"`{recipe['net']}`, which does not fit ({str(e).splitlines()[1].strip()})")
-    return Release(folder, recipe, model.to(device).eval(), defense)
+        restore(model, state)
+    except ValueError as e:
+        require(False, "net", "of the architecture of the release", f"`{recipe['net']}`, which does not fit ({e})")
+    return Release(folder, recipe, model.to(choose(device)).eval(), chosen)
+
+
+def _defense_of(folder: Path, recipe: Mapping[str, Any], given: str | type[Defense] | None) -> Defense:
+    name, settings = recipe["defense"]["name"], recipe["defense"]["settings"]
+    if given is None and ":" in name:
+        raise ReleaseError(f"Release `{folder}` was made with your own `{name}`: pass it as `defense`.")
+    if isinstance(given, type):
+        return create({name: given}, name, settings, "defense")
+    return create(DEFENSES, given or name, settings, "defense")
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:
@@ -120,7 +265,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         format_, expected = recipe["format"], recipe["sha256"]
     except OSError as e:
         raise ReleaseError(f"Release `{folder}` should hold `{RECIPE}`. Found none ({e.strerror}).") from e
-    except (ValueError, AttributeError, KeyError, TypeError) as e:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as e:
         raise ReleaseError(f"`{path}` should be a recipe in JSON. Found a truncated or foreign file.") from e
     if format_ != FORMAT:
         raise ReleaseError(f"`{path}` should be of format {FORMAT}. Found {format_!r}: use the version that wrote it.")
@@ -131,18 +276,20 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     return recipe  # type: ignore[no-any-return]
 
 
-def _read_weights(folder: Path, recipe: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    path = folder / WEIGHTS
+def _read_weights(folder: Path, recipe: Mapping[str, Any]) -> dict[str, Tensor]:
+    path, expected = folder / WEIGHTS, recipe["weights_sha256"]
+    new = folder / NEW_WEIGHTS
+    if new.exists() and sha256(new) == expected:  # the process that wrote them ended before it could name them
+        path = new
     try:
         found = sha256(path)
     except OSError as e:
         raise ReleaseError(f"Release `{folder}` should hold `{WEIGHTS}`. Found none ({e.strerror}).") from e
-    if found != recipe["weights_sha256"]:
-        expected = recipe["weights_sha256"]
+    if found != expected:
         raise ReleaseError(
             f"`{path}` should have SHA-256 {expected}. Found {found}: it is truncated or was tampered with."
         )
     try:
         return load_file(path)
     except SafetensorError as e:
-        raise StealguardError(f"`{path}` is no safetensors file ({e}).") from e
+        raise StealguardError(f"`{path}` is not a safetensors file ({e}).") from e

@@ -1,0 +1,269 @@
+"""Victims: whatever can be asked. A release is one kind; a model that stealguard did not make is another."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stealguard.boxes.base import CHUNK
+from stealguard.defenses.base import Defense
+from stealguard.devices import choose, device_of
+from stealguard.errors import BoxFault, Invalid, StealguardError, require
+from stealguard.files import sha256
+from stealguard.identity import fingerprint
+from stealguard.nets import structure
+from stealguard.releases import Release, load
+from stealguard.releases.release import RECIPE, hash_of
+from stealguard.results import VictimFacts
+from stealguard.types import BlackBox, Probabilities
+
+SUM_OFF = 1e-3  # how far from 1 the sum of a row on the simplex may be
+
+
+@runtime_checkable
+class Victim(Protocol):
+    """What is attacked.
+
+    `shape` is that of one input, and `output` says how many classes an answer has; both are empty (`()`, 0 classes)
+    where only the data of an audit tell. `identity` is the SHA-256 of all that the answers follow from, or "" where
+    nobody knows. `connect` gives the black box of one account: what the victim remembers of an account is that
+    account's. `facts` is what a report may say.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def output(self) -> Probabilities: ...
+
+    @property
+    def identity(self) -> str: ...
+
+    def connect(self, account: str = "") -> BlackBox: ...
+
+    def facts(self) -> VictimFacts: ...
+
+
+class Given:
+    """A model that stealguard did not make, as a victim: anything that answers inputs.
+
+    Args:
+        model: a torch module; a scikit-learn classifier; a function of inputs (N, *shape), as a NumPy array or a
+            tensor, to answers; `module:callable` for one of these; or the path of an `.onnx` file. Answers may be rows
+            on the simplex (N, K), labels (N,), or, for two classes, the probability of the second, (N,) or (N, 1).
+            A module and an ONNX file may give logits (N, K), and their log-probabilities are understood as well.
+        shape: of one input; the audit's data tell if None.
+        classes: how many there are; the audit's data tell if None.
+        names: of the classes, in the order of the answers' columns.
+        name: what reports call the victim.
+        device: where a torch module runs; where it is if None.
+
+    Raises:
+        Invalid: `model` is none of these.
+
+    Example:
+        >>> victim = Given(lambda x: np.full((len(x), 2), 0.5), shape=(30,), classes=2)
+        >>> victim.connect()(torch.zeros(1, 30))
+        tensor([[0.5000, 0.5000]])
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        shape: Sequence[int] | None = None,
+        classes: int | None = None,
+        *,
+        names: Sequence[str] = (),
+        name: str = "",
+        device: str | torch.device | None = None,
+    ):
+        word = str(model) if isinstance(model, str | os.PathLike) else type(model).__name__
+        self.name = name or getattr(model, "__name__", word).rsplit("/", 1)[-1]
+        self.shape = tuple(shape or ())
+        self.output = Probabilities(classes or len(names), tuple(names))
+        self._word = word
+        self.identity, self.module, self._ask = _opened(model, device)
+
+    def connect(self, account: str = "") -> BlackBox:
+        """The box; nobody knows whether such a victim tells accounts apart."""
+        return self._answer
+
+    def facts(self) -> VictimFacts:
+        return VictimFacts(
+            key=self.identity, name=self.name, net=self._word, shape=self.shape, classes=self.output.classes or None
+        )
+
+    def fitted(self, shape: tuple[int, ...], classes: int, names: Sequence[str]) -> Given:
+        """This victim, with the shape and the classes of an audit's data where it has none of its own."""
+        other = object.__new__(type(self))
+        known = self.output
+        other.__dict__.update(self.__dict__)
+        other.shape = self.shape or shape
+        other.output = Probabilities(known.classes or classes, known.names or tuple(names))
+        return other
+
+    def _answer(self, x: Tensor, /) -> Tensor:
+        parts = [self._ask(part) for part in x.split(CHUNK)]
+        return torch.cat([_rows(part, self.output.classes, self.name).to(x.device) for part in parts])
+
+
+Ask = Callable[[Tensor], Tensor]
+
+
+def _opened(model: Any, device: str | torch.device | None) -> tuple[str, nn.Module | None, Ask]:
+    """The identity of a model, the module that it is if it is one, and how it is asked."""
+    if isinstance(model, str | os.PathLike):
+        if str(model).endswith(".onnx"):
+            return _onnx(Path(model))
+        model = _imported(str(model))
+    if isinstance(model, nn.Module):
+        model = model if device is None else model.to(choose(device))
+        return fingerprint([structure(model), hash_of(model)]), model, _of_module(model)
+    if hasattr(model, "predict_proba"):
+        model = model.predict_proba
+    elif hasattr(model, "predict") and not callable(model):
+        model = model.predict
+    require(callable(model), "victim", "a release, a model or a function of inputs", type(model).__name__)
+    return "", None, _OfFunction(model)
+
+
+def _imported(path: str) -> Any:
+    """What `module:callable` names; a function without parameters is called, and gives the model."""
+    module, colon, name = path.partition(":")
+    rule = "a release folder, `module:callable` or an .onnx file"
+    require(bool(colon), "victim", rule, f"`{path}`")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), name)
+        makes = inspect.isclass(found) or (inspect.isroutine(found) and not inspect.signature(found).parameters)
+        return found() if makes else found
+    except Exception as e:  # whatever the user's own code raises
+        found_text = f"`{path}` ({type(e).__name__}: {(str(e).splitlines() or [''])[0]})"
+        raise Invalid("victim", f"{rule} that can be imported", found_text) from e
+
+
+def _of_module(module: nn.Module) -> Ask:
+    @torch.no_grad()
+    def ask(x: Tensor) -> Tensor:
+        module.eval()
+        found = module(x.to(device_of(module)).clone())
+        found = getattr(found, "logits", found[0] if isinstance(found, tuple | list) else found)
+        return _from_logits(found.to(torch.float32))
+
+    return ask
+
+
+def _from_logits(found: Tensor) -> Tensor:
+    """Answers from what a net gives: logits, log-probabilities or probabilities (N, K), or one logit (N, 1)."""
+    if found.dim() == 2 and found.shape[1] == 1:
+        found = found.squeeze(1)
+    if found.dim() == 1:
+        p = found if bool(((found >= 0) & (found <= 1)).all()) else found.sigmoid()
+        return torch.stack([1 - p, p], dim=1)
+    return found if _on_simplex(found) else found.softmax(dim=1)
+
+
+def _on_simplex(rows: Tensor) -> bool:
+    return bool(rows.dim() == 2 and (rows >= 0).all() and ((rows.sum(dim=1) - 1).abs() <= SUM_OFF).all())
+
+
+class _OfFunction:
+    """How a function is asked: with NumPy arrays, or with tensors if it does not take arrays."""
+
+    def __init__(self, function: Callable[[Any], Any]):
+        self._function, self._tensors = function, False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self._tensors:
+            try:
+                return self._tensor(self._function(x.detach().cpu().numpy()))
+            except (TypeError, AttributeError):
+                self._tensors = True
+        return self._tensor(self._function(x))
+
+    @staticmethod
+    def _tensor(found: Any) -> Tensor:
+        return found.detach() if isinstance(found, Tensor) else torch.from_numpy(np.asarray(found))
+
+
+def _onnx(path: Path) -> tuple[str, None, Ask]:
+    try:
+        import onnxruntime
+    except ImportError as e:
+        raise StealguardError(f"`{path}` needs ONNX Runtime: pip install 'stealguard[onnx]' ({e}).") from e
+    try:
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        entry, identity = session.get_inputs()[0], sha256(path)
+    except Exception as e:  # onnxruntime has no common base of its errors
+        raise Invalid("victim", "an .onnx file that can be read", f"`{path}` ({str(e).splitlines()[0]})") from e
+    kind = {"tensor(double)": np.float64, "tensor(float16)": np.float16}.get(entry.type, np.float32)
+
+    def ask(x: Tensor) -> Tensor:
+        found = session.run(None, {entry.name: x.detach().cpu().numpy().astype(kind)})
+        rows = next((np.asarray(part) for part in found if np.ndim(part) == 2), found[0])
+        return _from_logits(torch.from_numpy(np.asarray(rows, np.float32)))
+
+    return identity, None, ask
+
+
+def _rows(found: Tensor, classes: int, name: str) -> Tensor:
+    """Answers (N, K) from what a stranger's model gives."""
+    if found.dim() == 2 and found.shape[1] == 1:
+        found = found.squeeze(1)
+    if found.dim() == 1 and found.is_floating_point() and classes == 2:
+        found = torch.stack([1 - found, found], dim=1)
+    elif found.dim() == 1 and classes and bool(((found >= 0) & (found < classes) & (found == found.floor())).all()):
+        found = F.one_hot(found.long(), classes)
+    found = found.to(torch.float32)
+    if found.dim() != 2 or not _on_simplex(found):
+        raise BoxFault(
+            f"`{name}` should answer rows on the simplex (N, K), or labels in 0 .. {max(0, classes - 1)}. "
+            f"Found {tuple(found.shape)}{'' if found.dim() != 2 else ' off the simplex'}."
+        )
+    return found
+
+
+def victim_of(
+    given: Any,
+    *,
+    net: str | nn.Module | None = None,
+    defense: str | type[Defense] | None = None,
+    device: str | torch.device | None = None,
+) -> Victim:
+    """The victim that `given` stands for: a victim, a release folder, or what `Given` takes.
+
+    Raises:
+        Invalid: it stands for none.
+    """
+    if isinstance(given, Victim):
+        return given
+    if isinstance(given, str | os.PathLike):
+        path = Path(given)
+        if path.is_dir() or (":" not in str(given) and path.suffix != ".onnx") or (path / RECIPE).exists():
+            return load(path, net=net, defense=defense, device="cpu" if device is None else device)
+    return Given(given, device=device)
+
+
+def renewed(victim: Victim) -> Victim:
+    """The victim as if nobody had asked it yet, where that can be had: a release with its memory blank."""
+    return replace(victim) if isinstance(victim, Release) else victim
+
+
+def remembers(victim: Victim) -> bool:
+    """Whether the victim is known to remember queries."""
+    return isinstance(victim, Release) and victim.model.guard.scope != "none"
