@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import nn
 
 from stealguard import data as sets
@@ -115,16 +117,25 @@ def audit(
     if progress:
         _tell(task, planned)
     path = Path(store or _home(victim) / STORE)
-    kept, made = Store(path), _Audit(victim, task, path.with_name(f"{path.name}.answers"), where)
-    keys = [made.key(theft) for theft in planned]
+    kept, work = Store(path), _Audit(victim, task, path.with_name(f"{path.name}.answers"), where)
+    keys = [work.key(theft) for theft in planned]
     with bar(f"audit {victim.name}", len(planned), show=progress) as tick:
         for number, (key, theft) in enumerate(zip(keys, planned, strict=True)):
-            if (known := kept.get(key)) is None or known.status == "failed":
-                tick(number, f"{theft.name} {theft.pool.name} {theft.labels} {theft.treatment} seed {theft.seed}")
-                kept.put(row := made.row(key, theft))
-                if row.status != "failed":  # else the next try need not pay for the same answers
-                    made.forget(key)
+            if _done(kept, key):
+                continue
+            tick(number, f"{theft.name} {theft.pool.name} {theft.labels} {theft.treatment} seed {theft.seed}")
+            with work.alone(key):
+                if not _done(kept, key):  # another process may have done it meanwhile
+                    kept.put(work.row(key, theft))
+                if _done(kept, key):  # else the next try need not pay for the same answers
+                    work.forget(key)
+    work.close()
     return [found for found in map(kept.get, keys) if found is not None]
+
+
+def _done(kept: Store, key: str) -> bool:
+    known = kept.get(key)
+    return known is not None and known.status != "failed"
 
 
 def _many(value: Any) -> list[Any]:
@@ -273,11 +284,25 @@ class _Audit:
             seconds=time.perf_counter() - started, status=status, reason=reason, device=self._device.type,
         )  # fmt: skip
 
+    @contextmanager
+    def alone(self, key: str) -> Iterator[None]:
+        """One process at a time carries out a theft; the answers that it has paid for are in one file."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._folder / f"{key}.lock"):
+            yield
+
     def forget(self, key: str) -> None:
         """Drop what an attacker was answered: its row is safe."""
         (self._folder / key).unlink(missing_ok=True)
-        if not any(self._folder.iterdir()):
-            self._folder.rmdir()
+
+    def close(self) -> None:
+        """Remove the locks, and the folder of answers if nothing is kept in it."""
+        if self._folder.is_dir():
+            for lock in self._folder.glob("*.lock"):
+                if not lock.with_suffix("").exists():
+                    lock.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._folder.rmdir()
 
     def _measured(self, clone: nn.Module, theft: Theft) -> dict[str, float]:
         test, classes = self._task.test, self._task.classes

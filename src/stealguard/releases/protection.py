@@ -108,7 +108,8 @@ def protect(
     name, settings = describe(DEFENSES, preset.defense)
     made = {
         "net": _word(net), "structure": made_of, "shape": list(shape), "classes": task.classes,
-        "names": list(task.names), "classes_given": _listed(classes), "scaling": None if task.scaling is None else task.scaling.state(),
+        "names": list(task.names), "classes_given": _listed(classes),
+        "scaling": None if task.scaling is None else task.scaling.state(),
         "data": {"name": task.name, "train_sha256": task.train_hash, "test_sha256": task.test_hash},
         "outliers": [
             {"name": label, "rows": len(known), "held_out": len(unseen), "sha256": known.hash}

@@ -29,10 +29,8 @@ def free(out: str | Path, overwrite: bool) -> Path:
     if not others:
         return folder
     release = RECIPE in others and WEIGHTS in others
-    rule = "a folder that does not exist yet" + (
-        " (or pass `overwrite`)" if release else "; only a release is replaced"
-    )
-    require(release and overwrite, "out", rule, f"`{out}`")
+    remedy = " (or pass `overwrite`)" if release else "; only a release is replaced"
+    require(release and overwrite, "out", f"a folder that does not exist yet{remedy}", f"`{out}`")
     return folder
 
 
