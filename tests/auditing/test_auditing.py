@@ -19,7 +19,7 @@ from samples import mlp, noise, task
 from stealguard.attacks import Knockoff
 from stealguard.attacks.transfer import random_queries
 from stealguard.auditing import run as auditing
-from stealguard.auditing.plan import fresh_clone
+from stealguard.auditing.plan import architecture
 from stealguard.defenses import EDM, PRADA
 from stealguard.errors import BoxFault, Invalid
 from stealguard.results.row import Row, Store
@@ -40,7 +40,7 @@ def test_a_row_says_what_happened(folder: Path) -> None:
     _, _, x, y = task()
     assert soft.benign_accuracy == (release.box(x).argmax(1) == y).double().mean().item()
     assert 0 <= soft.clone_accuracy <= 1
-    assert soft.release_hash == release.hash
+    assert soft.victim.key == release.identity
     assert not soft.in_family
     assert soft.status == "ok"
     assert {row.key for row in Store(folder / "audit.sqlite")} == {soft.key, hard.key}
@@ -48,7 +48,7 @@ def test_a_row_says_what_happened(folder: Path) -> None:
 
 def test_a_second_audit_computes_nothing_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = audit(folder)
-    monkeypatch.setattr(auditing.Bench, "row", lambda *a: pytest.fail("computed again"))
+    monkeypatch.setattr(auditing._Audit, "row", lambda *a: pytest.fail("computed again"))
     assert audit(folder) == first
     with pytest.raises(pytest.fail.Exception):
         audit(folder, seeds=[1])
@@ -91,7 +91,7 @@ def test_a_tabular_classifier_is_protected_and_audited(tmp_path: Path) -> None:
     assert soft.clone == "given:Sequential"
 
 
-def test_the_own_family_is_audited_with_what_was_held_out(tmp_path: Path) -> None:
+def test_an_in_family_pool_is_what_was_held_out(tmp_path: Path) -> None:
     family = noise(240)
     release = sg.protect(
         "lenet5", task(200), outliers=[family], defense=sg.InI(), training=sg.Training(epochs=1, batch=32),
@@ -99,7 +99,7 @@ def test_the_own_family_is_audited_with_what_was_held_out(tmp_path: Path) -> Non
     )  # fmt: skip
     (row,) = audit(release, pools=[family], labels=["soft"], attacks=[Knockoff(80, SHORT.training)])
     assert row.in_family
-    with pytest.raises(Invalid, match="`budget` should be at most the pool's size, 80"):
+    with pytest.raises(Invalid, match="`budget` should be at most the pool's size: pass a budget of 80 or less"):
         audit(release, pools=[family], attacks=[Knockoff(81, SHORT.training)])
 
 
@@ -115,19 +115,19 @@ def test_an_attack_that_fails_is_a_row_with_its_reason_and_is_tried_again(
         (row,) = audit(folder, labels=["soft"])
     assert (row.status, row.reason, row.queries) == ("failed", "`ini` should answer. Found silence.", 7)
     assert row.clone_accuracy is None
-    assert (folder / "audit.sqlite.journals" / row.key).stat().st_size > 0, "what was answered is kept"
+    assert (folder / "audit.sqlite.answers" / row.key).stat().st_size > 0, "what was answered is kept"
     (row,) = audit(folder, labels=["soft"])
     assert (row.status, row.queries) == ("ok", 100)
-    assert not (folder / "audit.sqlite.journals").exists()
+    assert not (folder / "audit.sqlite.answers").exists()
 
 
-def test_a_guard_that_refuses_ends_the_theft_and_costs_honest_users_too(tmp_path: Path) -> None:
-    """Of delta = 1 every client falls short, at the first verdict: on a little more than a hundred queries."""
+def test_a_guard_that_refuses_ends_the_attack_and_costs_honest_users_too(tmp_path: Path) -> None:
+    """With delta = 1 every account is refused at the first test, after a little more than a hundred queries."""
     release = sg.protect(
         "lenet5", task(1000), defense=PRADA(delta=1.0), training=sg.Training(epochs=3, batch=32),
         out=tmp_path / "prada", progress=False,
     )  # fmt: skip
-    journals = release.folder / "audit.sqlite.journals"
+    answers = release.folder / "audit.sqlite.answers"
     planned = {"attacks": [Knockoff(200, SHORT.training)], "pools": [noise(300)], "labels": ["soft"]}
     (row,) = audit(release, **planned)
     assert (row.status, row.budget) == ("ok", 200)
@@ -136,8 +136,8 @@ def test_a_guard_that_refuses_ends_the_theft_and_costs_honest_users_too(tmp_path
     plain = (sg.boxes.Boxed(release.model, release.shape)(task()[2]).argmax(1) == task()[3]).double().mean().item()
     assert plain > 0.9
     assert (row.benign_accuracy or 0) < 0.6 * plain, "250 test inputs, of which the first hundred or so are answered"
-    assert (row.top_1_kept or 0) == pytest.approx((row.benign_accuracy or 0) / plain, abs=0.05)
-    assert not journals.exists()
+    assert row.victim.metrics["top_1_kept"] == pytest.approx((row.benign_accuracy or 0) / plain, abs=0.05)
+    assert not answers.exists()
 
 
 def test_a_guard_that_remembers_is_asked_again_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,16 +156,16 @@ def test_a_guard_that_remembers_is_asked_again_after_a_kill(tmp_path: Path, monk
     assert (row.queries, row.clone_accuracy) == (alone.queries, alone.clone_accuracy)
 
 
-def test_a_thief_has_the_users_architecture_and_not_the_defenses(tmp_path: Path) -> None:
+def test_a_clone_has_the_users_architecture_and_not_the_defenses(tmp_path: Path) -> None:
     release = sg.protect(
         "lenet5", task(200), outliers=[noise(60)], defense=EDM(members=2), epochs=1, out=tmp_path / "edm",
         progress=False,
     )  # fmt: skip
-    clone = fresh_clone(release, None, noise(2), seed=0)
+    clone = architecture(release, None, 10, torch.device("cpu")).fresh(noise(2), seed=0)
     plain = sg.nets.build("lenet5", noise(4), 10, seed=0)
     assert {k: v.shape for k, v in clone.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
     (row, _) = audit(release)
-    assert (row.status, row.top_1_kept, row.distortion) == ("ok", 1, 0)
+    assert (row.status, row.victim.metrics["top_1_kept"], row.victim.metrics["distortion"]) == ("ok", 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -177,11 +177,11 @@ def test_a_thief_has_the_users_architecture_and_not_the_defenses(tmp_path: Path)
             {"pools": [noise(150, (1, 32, 32))]},
             r"`pools` should be of shape \(N, 1, 28, 28\), or resized with `resize`",
         ),
-        ({"pools": [noise(20)]}, "`budget` should be at most the pool's size, 20 for .* Found 100"),
+        ({"pools": [noise(20)]}, "pass a budget of 20 or less for .* Found 100"),
         ({"data": None}, "`data` should be given: the release was made from data without a name"),
         ({"data": task(50, (16,), 3)}, r"`data` should be of shape \(N, 1, 28, 28\)"),
         ({"attacks": "quik"}, "did you mean `quick`"),
-        ({"answers": ["sharpn"]}, "did you mean `sharpen`"),
+        ({"treatments": ["sharpn"]}, "did you mean `sharpen`"),
         ({"own": [-1]}, "`own` should be in 0 .. 1000"),
         ({"pools": ["own:x"]}, r"`pools` should be own:N with N in 1 .. 1000"),
         ({"attacks": []}, "should be at least one of each. Found an empty list"),
@@ -255,7 +255,7 @@ print(row.status, row.queries, row.clone_accuracy, row.agreement)
 """
 
 
-def test_a_thief_killed_after_its_queries_pays_for_none_of_them_again(folder: Path, tmp_path: Path) -> None:
+def test_an_attack_killed_after_its_queries_pays_for_none_of_them_again(folder: Path, tmp_path: Path) -> None:
     def run(store: str, die: bool) -> tuple[str, int]:
         log = tmp_path / f"{store}.log"
         code = KILLED_INSIDE.format(
@@ -274,11 +274,11 @@ def test_a_thief_killed_after_its_queries_pays_for_none_of_them_again(folder: Pa
     assert asked == 4, "the four chunks that were answered before the kill, and no more"
     assert again == whole
     assert again.startswith("ok 4096 ")
-    assert not list(tmp_path.glob("*.journals"))
+    assert not list(tmp_path.glob("*.answers"))
 
 
-class TestWhatAThiefOwns:
-    def test_samples_to_tune_on_come_with_the_no_theft_line(self, folder: Path) -> None:
+class TestOwnedSamples:
+    def test_samples_to_tune_on_come_with_the_no_theft_accuracy(self, folder: Path) -> None:
         without, tuned = audit(folder, labels=["soft"], own=[0, 100])
         assert (without.own, without.no_theft, tuned.own) == (0, None, 100)
         assert (tuned.no_theft or 0) > 0.5, "a hundred samples of blobs teach a net something"
@@ -289,28 +289,28 @@ class TestWhatAThiefOwns:
         assert (row.pool, row.own, row.queries) == ("own:50", 50, 100)
         assert row.no_theft is not None
 
-    def test_the_line_is_drawn_once_a_seed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_no_theft_accuracy_is_computed_once_a_seed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn = []
-        monkeypatch.setattr(auditing, "without_theft", lambda *a, seed: drawn.append(seed) or 0.5)
-        audit(folder, own=[30], seeds=[0, 1], answers=["", "sharpen"])
+        monkeypatch.setattr(auditing, "no_theft_accuracy", lambda *a, seed: drawn.append(seed) or 0.5)
+        audit(folder, own=[30], seeds=[0, 1], treatments=["", "sharpen"])
         assert len(drawn) == 2
 
 
-class TestAnswers:
+class TestTreatments:
     def test_treatments_are_part_of_the_row(self, folder: Path) -> None:
-        plain, sharp, both = audit(folder, labels=["soft"], answers=["", "sharpen", "z-score+confident"])
-        assert [row.answers for row in (plain, sharp, both)] == ["", "sharpen", "z-score+confident"]
+        plain, sharp, both = audit(folder, labels=["soft"], treatments=["", "sharpen", "z-score+confident"])
+        assert [row.treatment for row in (plain, sharp, both)] == ["", "sharpen", "z-score+confident"]
         assert len({row.key for row in (plain, sharp, both)}) == 3
 
     def test_an_attack_without_meaning_is_a_row_that_says_why(self, tmp_path: Path) -> None:
         release = sg.protect(mlp(), task(200, (16,), 3), defense="none", epochs=1, out=tmp_path / "a", progress=False)
         (row,) = audit(release, net=mlp(), data=task(200, (16,), 3), pools=[noise(150, (16,))], labels=["soft"],
-                       answers=["smooth"])  # fmt: skip
+                       treatments=["smooth"])  # fmt: skip
         assert (row.status, row.queries) == ("skip", 0)
         assert row.reason == "smoothing turns and shifts images, and these inputs are none"
 
 
-def test_a_suite_brings_its_own_thieves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suite_brings_its_own_settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stealguard.auditing import suites
 
     monkeypatch.setitem(

@@ -6,34 +6,37 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 import stealguard as sg
 from samples import mlp, noise, task
 from stealguard.attacks import ATTACKS
 from stealguard.attacks.treatments import TREATMENTS
-from stealguard.auditing.plan import thefts
-from stealguard.auditing.suites import SUITES, suite, unseen
+from stealguard.auditing.plan import architecture, thefts
+from stealguard.auditing.suites import SUITES, suite
 from stealguard.data import SETS
 from stealguard.data import task as task_of
+from stealguard.data.roles import unseen
 from stealguard.errors import Invalid
 from stealguard.settings import create, describe
 
 
 @pytest.mark.parametrize("name", SUITES)
 def test_every_block_can_be_carried_out(name: str, tmp_path: Path) -> None:
-    """On a task and a pool that are large enough, every theft of the suite is sound."""
+    """On a task and a pool that are large enough, every theft of the suite can be planned."""
     data = task(1000, (16,), 3)
     release = sg.protect(mlp(), data, defense="none", epochs=1, out=tmp_path / "a", progress=False)
+    clones = architecture(release, None, 3, torch.device("cpu"))
     for block in suite(name, [noise(60_000, (16,))]):
-        planned = list(thefts(release, task_of(data), block, [0], None, resize=False))
-        combined = (block.attacks, block.pools, block.labels, block.answers, block.own)
+        planned = list(thefts(release, task_of(data), block, [0], clones, resize=False))
+        combined = (block.attacks, block.pools, block.labels, block.treatments, block.own)
         assert len(planned) == math.prod(map(len, combined)) > 0
         for theft in planned:
             assert create(ATTACKS, *describe(ATTACKS, theft.attack), "attack") == theft.attack
-            assert set(theft.answers.split("+")) - {""} <= set(TREATMENTS)
+            assert set(theft.treatment.split("+")) - {""} <= set(TREATMENTS)
 
 
-def test_standard_knows_every_attack() -> None:
+def test_the_standard_suite_has_every_attack() -> None:
     tried = {describe(ATTACKS, attack)[0] for block in suite("standard", ["letters"]) for attack in block.attacks}
     assert tried == set(ATTACKS)
 

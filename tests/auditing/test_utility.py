@@ -10,42 +10,48 @@ from torch import Tensor
 
 import stealguard as sg
 from samples import blobs
-from stealguard.auditing.utility import answering, everything, milliseconds
-from stealguard.data import Split
+from stealguard.auditing.utility import everything, milliseconds, utility
+from stealguard.data.inputs import Stored
 from stealguard.errors import Refused
+from stealguard.types import BlackBox
 
 
 def test_without_a_guard_the_answers_are_the_models_own(ini_release: sg.Release) -> None:
-    test = Split(*blobs(300, seed=2))
-    facts = answering(ini_release, everything(ini_release.box, test.x), test)
+    x, y = blobs(300, seed=2)
+    facts = utility(ini_release, everything(ini_release.box, x), Stored(x), y)
     assert facts["top_1_kept"] == 1
     assert facts["distortion"] == 0
     assert 0 < facts["calibration_error"] < 1
     assert min(facts["ms_1"], facts["ms_64"], facts["plain_ms_1"], facts["plain_ms_64"]) > 0
 
 
-def test_a_guard_that_turns_answers_round_is_seen(ini_release: sg.Release) -> None:
-    test = Split(*blobs(300, seed=2))
-    own = everything(ini_release.box, test.x)
-    facts = answering(ini_release, own.roll(1, dims=1), test)
+def test_a_guard_that_permutes_answers_is_measured(ini_release: sg.Release) -> None:
+    x, y = blobs(300, seed=2)
+    own = everything(ini_release.box, x)
+    facts = utility(ini_release, own.roll(1, dims=1), Stored(x), y)
     assert facts["top_1_kept"] == 0
     assert facts["distortion"] == pytest.approx((own.roll(1, dims=1) - own).abs().sum(dim=1).mean().item(), rel=1e-5)
 
 
-def test_times_are_an_inputs(ini_release: sg.Release) -> None:
-    def slow(x: Tensor) -> Tensor:
-        time.sleep(0.004)
-        return torch.full((len(x), 2), 0.5)
+def test_times_are_per_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that each call of a box moves on: by 4 milliseconds, and by one."""
+    now = 0.0
 
-    def quick(x: Tensor) -> Tensor:
-        return torch.full((len(x), 2), 0.5)
+    def asked(seconds: float) -> BlackBox:
+        def box(x: Tensor) -> Tensor:
+            nonlocal now
+            now += seconds
+            return torch.full((len(x), 2), 0.5)
 
-    ms, plain = milliseconds(slow, quick, torch.rand(4, 1), repeats=2)
-    assert 1.0 <= ms < 4  # 4 ms shared by 4 inputs
-    assert plain < 0.5
+        return box
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    ms, plain = milliseconds(asked(0.004), asked(0.001), torch.rand(4, 1), repeats=2)
+    assert ms == pytest.approx(1.0)  # 4 ms shared by 4 inputs
+    assert plain == pytest.approx(0.25)
 
 
-def test_an_honest_client_that_is_refused_has_uniform_answers_from_then_on() -> None:
+def test_an_honest_account_that_is_refused_has_uniform_answers_from_then_on() -> None:
     left = 1500
 
     def box(x: Tensor) -> Tensor:
