@@ -14,10 +14,12 @@ from torch.utils.data import TensorDataset
 import stealguard as sg
 from samples import mlp, noise, task
 from stealguard.data import roles
+from stealguard.data.inputs import Stored
 from stealguard.data.roles import divide
 from stealguard.defenses import AdaptiveMisinformation
 from stealguard.errors import Invalid
 from stealguard.releases.protection import validation_split
+from stealguard.releases.workplace import working
 
 
 def protect(out: Path, **changes: Any) -> sg.Release:
@@ -53,13 +55,13 @@ def test_an_already_trained_model_is_a_start(tmp_path: Path) -> None:
     assert kept.recipe["start"] == str(plain.folder)
 
 
-def test_a_plain_start_is_the_users_net_in_a_defense_of_several_parts(tmp_path: Path) -> None:
+def test_a_plain_start_becomes_the_users_net_in_a_defense_of_several_parts(tmp_path: Path) -> None:
     plain = protect(tmp_path / "plain", defense="none")
     crawl = sg.Training(batch=32, lr=1e-12)
     defense = AdaptiveMisinformation()
     kept = protect(tmp_path / "kept", defense=defense, start=plain.folder, training=crawl)
-    for name, value in defense.plain(kept.model).state_dict().items():
-        torch.testing.assert_close(value, plain.model.state_dict()[name])
+    for name, value in kept.model.net.state_dict().items():
+        torch.testing.assert_close(value, plain.model.net.state_dict()[name])
     again = protect(tmp_path / "again", defense=defense, start=kept.folder, training=crawl)
     for name, value in again.model.state_dict().items():
         torch.testing.assert_close(value, kept.model.state_dict()[name])
@@ -81,12 +83,12 @@ def test_the_test_set_is_not_read(tmp_path: Path) -> None:
 
 def test_validation_is_held_out_of_training() -> None:
     x = torch.arange(100.0).view(-1, 1)
-    (fit_x, _), (held_x, _) = validation_split(sg.data.Split(x, torch.arange(100)), seed=0)
+    (fit_x, _), (held_x, _) = validation_split(sg.data.Split(Stored(x), torch.arange(100)), seed=0)
     assert len(held_x) == 10
-    assert torch.cat([fit_x, held_x]).sort(dim=0).values.equal(x)
+    assert torch.cat([fit_x[:], held_x[:]]).sort(dim=0).values.equal(x)
 
 
-def test_who_names_nothing_gets_robust_ini_and_the_outliers_of_the_tasks_shape(
+def test_the_default_is_robust_ini_with_the_outliers_of_the_tasks_shape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.savez(tmp_path / "some.npz", x=noise(60).numpy())
@@ -118,10 +120,10 @@ def test_a_table_is_protected_as_images_are(tmp_path: Path) -> None:
 
 def test_a_third_of_each_outlier_set_is_never_trained_on() -> None:
     x = torch.arange(90.0).view(-1, 1)
-    known, unseen = divide(x, "some set")
+    known, unseen = divide(Stored(x), "some set")
     assert (len(known), len(unseen)) == (60, 30)
-    assert torch.cat([known, unseen]).sort(dim=0).values.equal(x)
-    assert divide(x, "some set")[1].equal(unseen), "an audit must find the same third again"
+    assert torch.cat([known[:], unseen[:]]).sort(dim=0).values.equal(x)
+    assert divide(Stored(x), "some set")[1][:].equal(unseen[:]), "an audit must find the same third again"
 
 
 def test_outliers_of_another_shape_can_be_resized(tmp_path: Path) -> None:
@@ -146,7 +148,6 @@ def labels_off(y: torch.Tensor) -> torch.Tensor:
         ({"net": mlp(784, 7)}, r"`net` should be a module from inputs like the task's to logits \(N, 10\)"),
         ({"net": nn.Flatten()}, r"to logits \(N, 10\). Found \(2, 784\)"),
         ({"data": "mnits"}, r"`data` should be .*did you mean `mnist`"),
-        ({"data": (task(50)[0] * 2, *task(50)[1:])}, r"in \[0, 1\]"),
         ({"data": (task(50)[0] * float("nan"), *task(50)[1:])}, "NaN"),
         ({"data": (task(50)[0], labels_off(task(50)[1]), *task(50)[2:])}, "labels|y"),
         ({"data": (task(50)[0].long(), *task(50)[1:])}, "dtype"),
@@ -175,3 +176,155 @@ def test_a_release_is_not_overwritten_unasked(tmp_path: Path) -> None:
 def test_a_start_of_another_architecture_is_named(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="`start` should be of the architecture that is protected"):
         protect(tmp_path / "a", start=mlp())
+
+
+def test_what_is_in_the_way_of_a_release_is_not_removed(tmp_path: Path) -> None:
+    thesis = tmp_path / "work" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("years")
+    for overwrite in (False, True):
+        with pytest.raises(
+            Invalid, match="`out` should be a folder that does not exist yet; only a release is replaced"
+        ):
+            protect(thesis.parent, defense="none", overwrite=overwrite)
+        with pytest.raises(Invalid, match="`out` should be a folder"):
+            protect(thesis, defense="none", overwrite=overwrite)
+    assert thesis.read_text() == "years"
+
+
+def test_overwriting_a_release_keeps_what_else_is_in_its_folder(tmp_path: Path) -> None:
+    first = protect(tmp_path / "a", defense="none")
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    second = protect(tmp_path / "a", defense="none", seed=1, overwrite=True)
+    assert sg.load(tmp_path / "a").identity == second.identity != first.identity
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["notes.txt", "recipe.json", "weights.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
+
+
+def test_an_empty_folder_and_a_link_to_one_are_written_to(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for name in ("empty", "link"):
+        made = protect(tmp_path / name, defense="none")
+        assert made.folder == tmp_path / name
+        assert sg.load(tmp_path / name).identity == made.identity
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "link", "real"]
+
+
+def test_a_folder_that_cannot_be_renamed_onto_is_written_from_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == volume)
+    made = protect(volume, defense="none")
+    assert sg.load(volume).identity == made.identity
+    assert sorted(p.name for p in volume.iterdir()) == ["recipe.json", "weights.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["volume"]
+
+
+def test_a_release_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with working(tmp_path / "a"), pytest.raises(sg.StealguardError, match="Another process is writing the release"):
+        protect(tmp_path / "a", defense="none")
+    assert protect(tmp_path / "a", defense="none").folder.exists()
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.b(self.a(x).relu()).relu())
+
+
+class Counting(nn.Module):
+    """Its answers depend on how often it was trained, which it keeps in a buffer that torch does not save."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(16, 3)
+        self.register_buffer("steps", torch.zeros(3), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.steps = self.steps + torch.tensor([0.0, 0.01, 0.02])
+        return self.out(x) + self.steps
+
+
+class Forgetful(Counting):
+    """The same, kept in a plain attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.steps
+        self.steps = torch.zeros(3)
+
+
+@pytest.mark.parametrize("kind", [Tied, Counting])
+def test_tied_weights_and_learned_buffers_come_back(kind: type[nn.Module], tmp_path: Path) -> None:
+    data = task(200, (16,), 3)
+    made = protect(tmp_path / "a", net=kind(), data=data, defense="none")
+    again = sg.load(tmp_path / "a", net=kind())
+    torch.testing.assert_close(again.box(data[2]), made.box(data[2]))
+    if kind is Counting:
+        assert again.model.net.get_buffer("steps").abs().sum() > 0
+
+
+def test_what_a_release_cannot_keep_is_said_and_the_checkpoint_stays(tmp_path: Path) -> None:
+    with pytest.raises(sg.errors.ReleaseError, match="answers otherwise than the trained net"):
+        protect(tmp_path / "a", net=Forgetful(), data=task(200, (16,), 3), defense="none")
+    assert (tmp_path / "a.partial" / "checkpoint.pt").exists()
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_resumed_training_has_to_be_the_same_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the release follows from is told apart: the data, the defense, the outliers, the net."""
+    from stealguard.releases import release as releases
+
+    data = task(200, (16,), 3)
+    given: dict[str, Any] = {"net": mlp(), "data": data, "outliers": [noise(90, (16,))], "defense": "none"}
+    with monkeypatch.context() as patch:
+        patch.setattr(releases, "publish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            protect(tmp_path / "a", **given)
+    others: dict[str, Any] = {
+        "data": (data[0], data[1].flip(0), *data[2:]), "defense": sg.InI(), "outliers": [noise(90, (16,), seed=8)],
+        "net": nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)), "seed": 1, "epochs": 2,
+    }  # fmt: skip
+    for name, other in others.items():
+        with pytest.raises(Invalid, match="`resume`"):
+            protect(tmp_path / "a", **(given | {name: other}), resume=True)
+    assert protect(tmp_path / "a", **given, resume=True).folder.exists()
+
+
+def test_a_release_knows_its_data_and_its_classes(tmp_path: Path) -> None:
+    data = task(200, (16,), 3)
+    made = protect(tmp_path / "a", net=mlp(), data=data, classes=["red", "green", "blue"], defense="none")
+    assert made.output.names == ("red", "green", "blue")
+    assert len(made.recipe["data"]["train_sha256"]) == len(made.recipe["data"]["test_sha256"]) == 64
+    other = protect(tmp_path / "b", net=mlp(), data=(data[0], data[1], 1 - data[2], data[3]), defense="none")
+    assert other.recipe["data"]["test_sha256"] != made.recipe["data"]["test_sha256"]
+    assert other.recipe["data"]["train_sha256"] == made.recipe["data"]["train_sha256"]
+
+
+def test_equal_weights_made_at_another_time_have_one_identity(tmp_path: Path) -> None:
+    a, b = (protect(tmp_path / name, defense="none") for name in "ab")
+    assert a.identity == b.identity
+    assert a.recipe["sha256"] != b.recipe["sha256"]
+
+
+def test_two_arrays_are_split_by_the_seed(tmp_path: Path) -> None:
+    x, y, *_ = task(200, (16,), 3)
+    made = sg.protect(
+        mlp(), data=(x, y), outliers=[noise(90, (16,))], defense="ini", epochs=1, seed=0, out=tmp_path / "a",
+        training=sg.Training(batch=32), progress=False,
+    )  # fmt: skip
+    assert made.recipe["classes"] == 3
+    (row, _) = sg.audit(
+        made, data=(x.numpy(), y.numpy()), pools=[noise(100, (16,), seed=7)], budgets=50, progress=False
+    )
+    assert row.status == "ok"

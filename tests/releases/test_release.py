@@ -16,6 +16,7 @@ import torch
 import stealguard as sg
 from samples import mlp, noise, task
 from stealguard.errors import Invalid, ReleaseError
+from stealguard.identity import fingerprint
 
 
 def test_model_and_box_are_what_was_trained(ini_release: sg.Release) -> None:
@@ -69,12 +70,12 @@ def test_no_folder_at_all(tmp_path: Path) -> None:
 def test_another_format_is_named(folder: Path) -> None:
     path = folder / "recipe.json"
     recipe = {k: v for k, v in json.loads(path.read_text()).items() if k != "sha256"} | {"format": 99}
-    path.write_text(json.dumps({**recipe, "sha256": sg.files.fingerprint(recipe)}))
-    with pytest.raises(ReleaseError, match=r"should be of format 1. Found 99"):
+    path.write_text(json.dumps({**recipe, "sha256": fingerprint(recipe)}))
+    with pytest.raises(ReleaseError, match=r"should be of format 2. Found 99"):
         sg.load(folder)
 
 
-def test_a_module_of_ones_own_has_to_be_handed_over_again(tmp_path: Path) -> None:
+def test_a_users_own_module_has_to_be_passed_again(tmp_path: Path) -> None:
     made = sg.protect(mlp(), task(200, (16,), 3), defense="none", epochs=1, out=tmp_path / "own", progress=False)
     with pytest.raises(ReleaseError, match="made from your own `given:Sequential`: pass it, or one like it, as `net`"):
         sg.load(made.folder)
