@@ -1,4 +1,4 @@
-"""Victims that stealguard did not make, each audited: a function, a scikit-learn forest, a torch module, an ONNX file."""
+"""Victims that stealguard did not make: a function, a scikit-learn forest, a torch module, an ONNX file."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from stealguard.files import durable_move, replacing, sha256, write_text
 from stealguard.identity import fingerprint, tensor_hash
 from stealguard.nets import adapted, build
 from stealguard.results import VictimFacts
-from stealguard.settings import create
+from stealguard.settings import changed, create
 from stealguard.types import BlackBox, Probabilities
 
 WEIGHTS, RECIPE, CHECKPOINT = "weights.safetensors", "recipe.json", "checkpoint.pt"
@@ -252,8 +252,9 @@ def _defense_of(folder: Path, recipe: Mapping[str, Any], given: str | type[Defen
     if given is None and ":" in name:
         raise ReleaseError(f"Release `{folder}` was made with your own `{name}`: pass it as `defense`.")
     if isinstance(given, type):
-        return create({name: given}, name, settings, "defense")
-    return create(DEFENSES, given or name, settings, "defense")
+        return changed(given(), settings, f"defense {name}")
+    require(given in (None, name), "defense", f"`{name}`, which the release was made with", f"`{given}`")
+    return create(DEFENSES, name, settings, "defense")
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:
