@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +19,19 @@ def pictures(n: int, low: int, high: int) -> np.ndarray:
 
 def main() -> None:
     classes = {"dark": pictures(60, 0, 120), "light": pictures(60, 136, 256)}
-    how = {"defense": "none", "epochs": 30, "overwrite": True, "progress": False}
+    protect = partial(sg.protect, "lenet5", defense="none", epochs=30, overwrite=True, progress=False)
 
     for name, images in classes.items():
         folder = Path("pictures", name)
         folder.mkdir(parents=True, exist_ok=True)
         for number, image in enumerate(images):
             Image.fromarray(image).save(folder / f"{number}.png")
-    release = sg.protect("lenet5", data="folder:pictures", out="runs/from-folder", **how)
+    release = protect(data="folder:pictures", out="runs/from-folder")
     print(f"folder: {release.recipe['classes']} classes, one picture in six is held out for testing")
 
     x = np.concatenate(list(classes.values()))[:, None]  # (120, 1, 28, 28), uint8: 255 stands for 1
     y = np.repeat([0, 1], 60)
-    release = sg.protect("lenet5", data=(x, y), classes=["dark", "light"], out="runs/from-arrays", **how)
+    release = protect(data=(x, y), classes=["dark", "light"], out="runs/from-arrays")
     answers = release.box(torch.from_numpy(x[[0, -1]]).float() / 255)
     print("arrays: the classes of a dark and of a light picture are", answers.argmax(dim=1).tolist())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -47,10 +48,9 @@ def main() -> None:
     y = x[:, :3].argmax(dim=1)
     data = (x[:1000], y[:1000], x[1000:], y[1000:])
     net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
+    protect = partial(sg.protect, net, data, outliers=outliers, epochs=20, overwrite=True, progress=False)
     for defense in ("none", "own_defense:Tempered", "own_defense:Exposure"):
-        out = f"runs/{defense.rpartition(':')[2]}"
-        how = {"defense": defense, "outliers": outliers, "epochs": 20, "overwrite": True, "progress": False}
-        box = sg.protect(net, data=data, out=out, **how).box
+        box = protect(defense=defense, out=f"runs/{defense.rpartition(':')[2]}").box
         task, others = (box(part).max(dim=1).values.mean() for part in (x[1000:], outliers))
         print(f"{defense}: mean top probability {task:.2f} on the task, {others:.2f} on outliers")
 
