@@ -70,7 +70,7 @@ class Accounts:
         if self._guard.scope == "none":
             answers, _ = self._guard(outputs, x, {})
         else:
-            with self._held(account if self._guard.scope == "account" else SHARED) as memory:
+            with self._held(self._name(account)) as memory:
                 answers, memory.state = self._guard(outputs, x, memory.state)
         if len(answers) < len(x):
             message = f"The queries look like theft: {len(answers)} of {len(x)} inputs are answered."
@@ -78,8 +78,8 @@ class Accounts:
         return answers
 
     def state(self, account: str = SHARED) -> State:
-        """What is remembered of the account; under a guard whose memory is shared, of all accounts under ""."""
-        with self._held(account) as memory:
+        """What is remembered of the account; of all accounts where the guard's memory is shared."""
+        with self._held(self._name(account)) as memory:
             return memory.state
 
     def save(self) -> None:
@@ -90,16 +90,20 @@ class Accounts:
             with self._held(name) as memory:  # held, so that nothing newer can be written meanwhile
                 self._write(name, memory.state)
 
+    def _name(self, account: str) -> str:
+        """Under which name the account's memory is kept."""
+        return account if self._guard.scope == "account" else SHARED
+
     @contextmanager
     def _held(self, name: str) -> Iterator[_Memory]:
         """The memory of that name, for one request at a time."""
         with self._lock:
             if name not in self._known:
+                self._make_room()
                 self._known[name] = _Memory(self._read(name))
             memory = self._known[name]
             self._known.move_to_end(name)
             memory.users += 1
-            self._make_room()
         try:
             with memory.lock:
                 yield memory
@@ -108,9 +112,11 @@ class Accounts:
                 memory.users -= 1
 
     def _make_room(self) -> None:
+        """Write and drop the memories that have not been used for longest, until there is room for one more."""
         idle = [name for name, memory in self._known.items() if not memory.users] if self._folder else []
-        for name in idle[: max(0, len(self._known) - self._limit)]:
-            self._write(name, self._known.pop(name).state)
+        for name in idle[: max(0, len(self._known) + 1 - self._limit)]:
+            self._write(name, self._known[name].state)
+            del self._known[name]  # only now: a full disk must not make it forgotten
 
     def _path(self, name: str) -> Path | None:
         return self._folder and self._folder / f"{hashlib.sha256(name.encode()).hexdigest()}.safetensors"
