@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from stealguard.boxes.accounts import Account, Accounts
+from stealguard.defenses.base import Defended, Defense, Rule
+from stealguard.training import Training, fit
+from stealguard.training.combine import COMBINES
 
 
 def blobs(n: int, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -30,3 +37,25 @@ def noise(n: int, shape: tuple[int, ...] = (1, 28, 28), seed: int = 3) -> Tensor
 
 def mlp(inputs: int = 16, classes: int = 3) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, 24), nn.ReLU(), nn.Linear(24, classes))
+
+
+def boxed(model: Defended, shape: tuple[int, ...] = (16,)) -> Account:
+    """The box of one account that has asked nothing yet."""
+    return Accounts(model.heads(), model.guard, shape).connect("a")
+
+
+def told(defense: Defense, y: Tensor) -> Tensor:
+    """What a defense that changes answers by a rule makes of rows `y` on the simplex, (N, K)."""
+    guard = defense.guard(nn.Identity(), y[:2])
+    assert isinstance(guard, Rule)
+    return guard.rule(y)
+
+
+def trained(
+    defense: Defense, net: nn.Module, x: Tensor, y: Tensor, training: Training, **options: Any
+) -> tuple[Defended, list[dict[str, float]]]:
+    """What a defense makes of a net, trained with its losses, and the history of that; options are those of `fit`."""
+    model = defense.build(net, x[:2])
+    combine = COMBINES[defense.combine]
+    return model, fit(model, x, y, training, seed=0, combine=combine, progress=False,
+                      **{"objective": lambda _, batch: model.losses(batch), **options})  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a guard may do to answers: pure functions of rows on the simplex, (N, K), that never leave it."""
+"""Changes of answers: pure functions from rows on the simplex, (N, K), to rows on the simplex."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from stealguard.errors import require
 
 
 def check_budget(eps: float) -> None:
-    """L1 distances between rows on the simplex are in [0, 2]."""
+    """Raise `Invalid` unless `eps` can be an L1 distance between rows on the simplex: in [0, 2]."""
     require(0 <= eps <= 2, "eps", "in [0, 2]", eps)
 
 
 def toward(y: Tensor, target: Tensor, eps: float) -> Tensor:
-    """As far from `y` on the straight line to `target`, both (N, K), as an L1 distance of `eps` allows.
+    """The point on the straight line from `y` to `target`, both (N, K), at an L1 distance of `eps` or at the target.
 
     The most probable class stays the most probable if it is the target's too: rounding is monotone.
+
+    >>> toward(torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[0.0, 0.0, 1.0]]), 0.5)
+    tensor([[0.3750, 0.3750, 0.2500]])
     """
     distance = (target - y).abs().sum(dim=1, keepdim=True)
     share = (eps / distance.clamp_min(torch.finfo(y.dtype).tiny)).clamp_max(1)
@@ -27,12 +30,15 @@ def steepest(y: Tensor, gain: Tensor, eps: float) -> Tensor:
     """The y' on the simplex within L1 distance `eps` of `y` with the greatest sum_k gain_k y'_k: a linear program.
 
     Exact and greedy (Mazeika, Li & Forsyth 2022, algorithm 1): the class of the greatest gain receives up to eps / 2,
-    and the classes of the least gains give all they have, one after the other.
+    and the classes of the least gains lose all they have, one after the other.
 
     Args:
         y: rows on the simplex, (N, K).
         gain: finite, (N, K).
         eps: at least 0.
+
+    >>> steepest(torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.0, 1.0, 2.0]]), 1.0)
+    tensor([[0.0000, 0.2500, 0.7500]])
     """
     best = gain.argmax(dim=1, keepdim=True)
     order = gain.argsort(dim=1)
@@ -54,5 +60,5 @@ def reverse_sigmoid(y: Tensor, beta: float | Tensor = 0.7, gamma: float = 0.2) -
         gamma: in (0, 1].
     """
     odds, against = y.clamp(0, 1).pow(gamma), (1 - y).clamp(0, 1).pow(gamma)
-    bent = (y - beta * (odds / (odds + against) - 0.5)).clamp_min(0)  # below 0 is only the rounding of a zero
+    bent = (y - beta * (odds / (odds + against) - 0.5)).clamp_min(0)  # negative values are rounding errors of a zero
     return bent / bent.sum(dim=1, keepdim=True)

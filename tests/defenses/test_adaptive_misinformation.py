@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import stealguard as sg
-from samples import blobs, mlp, noise
+from samples import blobs, boxed, mlp, noise, trained
 from stealguard.boxes.base import Boxed
 from stealguard.defenses import AdaptiveMisinformation
 from stealguard.defenses.adaptive_misinformation import mixing_share, reverse_cross_entropy
@@ -21,22 +21,21 @@ def test_the_share_is_one_below_tau_half_at_it_and_zero_above() -> None:
     torch.testing.assert_close(mixing_share(rows, 0.6, 7.0).squeeze(1), by_hand)
 
 
-@pytest.mark.parametrize(("tau", "answerer"), [(0.0, "honest"), (1.0, "misinforming")])
+@pytest.mark.parametrize(("tau", "answerer"), [(0.0, "net"), (1.0, "misinforming")])
 def test_at_the_ends_of_tau_one_net_answers_alone(tau: float, answerer: str) -> None:
     defense = AdaptiveMisinformation(tau=tau, nu=1e6)
     model, x = defense.build(mlp(), noise(2, (16,))), noise(50, (16,))
-    answers = defense.guard(Boxed(model, (16,)), model)(x)
-    torch.testing.assert_close(answers, Boxed(getattr(model, answerer), (16,))(x))
+    torch.testing.assert_close(boxed(model)(x), Boxed(getattr(model, answerer), (16,))(x))
 
 
 def test_half_a_share_is_the_mean_of_both() -> None:
-    model, x = AdaptiveMisinformation().build(mlp(), noise(2, (16,))), noise(1, (16,))
-    honest = Boxed(model, (16,))(x)
-    answers = AdaptiveMisinformation(tau=honest.max().item()).guard(Boxed(model, (16,)), model)(x)
-    torch.testing.assert_close(answers, (honest + Boxed(model.misinforming, (16,))(x)) / 2)
+    net, x = mlp(), noise(1, (16,))
+    honest = Boxed(net, (16,))(x)
+    model = AdaptiveMisinformation(tau=honest.max().item()).build(net, x)
+    torch.testing.assert_close(boxed(model)(x), (honest + Boxed(model.misinforming, (16,))(x)) / 2)
 
 
-def test_reverse_cross_entropy_by_hand_and_where_a_float_has_no_room() -> None:
+def test_reverse_cross_entropy_by_hand_and_where_a_float_rounds_to_one() -> None:
     logits, y = torch.randn(40, 7, dtype=torch.float64), torch.randint(7, (40,))
     by_hand = -(1 - logits.softmax(dim=1)[torch.arange(40), y]).log().mean()
     torch.testing.assert_close(reverse_cross_entropy(logits, y), by_hand)
@@ -49,28 +48,27 @@ def test_the_losses_by_hand() -> None:
     defense = AdaptiveMisinformation(exposure=0.7)
     model = defense.build(mlp(), noise(2, (16,))).double()
     x, z, y = noise(8, (16,)).double(), noise(5, (16,), seed=4).double(), torch.arange(8) % 3
-    losses = defense.objective(model, x, seed=0)(model, Batch(x, y, z))
-    exposure = sum(-(model.honest(row[None]).softmax(1).log() / 3).sum() for row in z) / 5
+    losses = model.losses(Batch(x, y, z))
+    wrong = -(1 - model.misinforming(x).softmax(1)[torch.arange(8), y]).log().mean()
+    torch.testing.assert_close(losses["misinformation"], wrong)
+    exposure = sum(-(model.net(row[None]).softmax(1).log() / 3).sum() for row in z) / 5
     torch.testing.assert_close(losses["exposure"], 0.7 * exposure)
     assert list(losses) == ["task", "exposure", "misinformation"]
     without = AdaptiveMisinformation(exposure=0.0)
     assert not without.needs_outliers
-    assert list(without.objective(model, x, seed=0)(model, Batch(x, y))) == ["task", "misinformation"]
+    assert list(without.build(mlp().double(), x).losses(Batch(x, y))) == ["task", "misinformation"]
 
 
-def test_it_answers_the_task_and_misleads_on_outliers() -> None:
+def test_task_inputs_get_right_answers_and_outliers_wrong_ones() -> None:
     (x, y), (test_x, test_y), z = blobs(900, (16,), 3, seed=1), blobs(300, (16,), 3, seed=2), noise(900, (16,))
-    defense = AdaptiveMisinformation()
-    torch.manual_seed(0)
-    model = defense.build(mlp(), noise(2, (16,)))
-    sg.fit(model, x, y, sg.Training(epochs=30, batch=64, lr=0.1), seed=0, outliers=z, progress=False,
-           objective=defense.objective(model, x, seed=0))  # fmt: skip
-    box = defense.guard(Boxed(model, (16,)), model)
+    training = sg.Training(epochs=30, batch=64, lr=0.1)
+    model, _ = trained(AdaptiveMisinformation(), mlp(), x, y, training, outliers=z)
+    box = boxed(model)
     assert (box(test_x).argmax(1) == test_y).double().mean() > 0.9
     wrong = Boxed(model.misinforming, (16,))(test_x)
     assert (wrong.argmax(1) == test_y).double().mean() < 0.05
     fresh = noise(300, (16,), seed=9)
-    plain = Boxed(model, (16,))(fresh)
+    plain = Boxed(model.net, (16,))(fresh)
     replaced = plain.amax(dim=1) < 0.45
     assert replaced.any()
     torch.testing.assert_close(box(fresh)[replaced], Boxed(model.misinforming, (16,))(fresh)[replaced])

@@ -1,4 +1,4 @@
-"""CIP: its energies and poisons by hand, and who gets which."""
+"""CIP: its energies and poisons by hand, and which inputs get which."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stealguard as sg
-from samples import blobs, mlp, noise
+from samples import blobs, boxed, mlp, noise, trained
 from stealguard.boxes.base import Boxed, check_answers, logits
 from stealguard.defenses import CIP
 from stealguard.defenses.cip import Scored, energy, strong_poison
@@ -21,7 +21,7 @@ def test_the_losses_by_hand() -> None:
     defense = CIP(weight=0.3, m_in=-2.0, m_out=-1.5)
     model = defense.build(mlp(), noise(2, (16,))).double()
     x, z, y = noise(8, (16,)).double(), noise(5, (16,), seed=4).double(), torch.arange(8) % 3
-    losses = defense.objective(model, x, seed=0)(model, Batch(x, y, z))
+    losses = model.losses(Batch(x, y, z))
     e_in, e_out = (-model(part).exp().sum(dim=1).log() for part in (x, z))
     by_hand = (e_in + 2).clamp_min(0).square().mean() + (-1.5 - e_out).clamp_min(0).square().mean()
     torch.testing.assert_close(losses["energy"], 0.3 * by_hand)
@@ -50,51 +50,48 @@ def test_the_noise_is_ten_decibels_below() -> None:
     torch.testing.assert_close(strong_poison(y, u), torch.nn.functional.normalize(silent + loud, p=1, dim=1))
 
 
-def test_energies_decide_who_is_answered_how() -> None:
-    model, x = Scored(mlp()), noise(300, (16,))
+def test_energies_decide_which_inputs_are_poisoned_how() -> None:
+    model, x = Scored(mlp(), CIP(quantiles=(0.3, 0.8))), noise(300, (16,))
     e = energy(logits(model, x))
-    model.energies.copy_(e.repeat(7)[:2048])
+    model.energies.latest.copy_(e.repeat(7)[:2048])
     y = Boxed(model, (16,))(x)
-    answers = CIP(quantiles=(0.3, 0.8)).guard(Boxed(model, (16,)), model)(x)
-    weak, strong = (model.energies.quantile(q) for q in (0.3, 0.8))
-    calm, odd = e <= weak, e > strong
-    assert torch.equal(answers[calm], y[calm])
-    between = ~calm & ~odd
+    answers = boxed(model)(x)
+    weak, strong = (model.energies.latest.quantile(q) for q in (0.3, 0.8))
+    usual, unusual = e <= weak, e > strong
+    assert torch.equal(answers[usual], y[usual])
+    between = ~usual & ~unusual
     assert torch.equal(answers[between], reverse_sigmoid(y, 0.9, 0.6)[between])
-    assert ((answers[odd] - y[odd]).abs().sum(dim=1) > 0).all()
-    assert min(calm.sum(), between.sum(), odd.sum()) > 40
+    assert ((answers[unusual] - y[unusual]).abs().sum(dim=1) > 0).all()
+    assert min(usual.sum(), between.sum(), unusual.sum()) > 40
 
 
 def test_asking_again_or_in_other_batches_tells_nothing_new() -> None:
-    model, x = Scored(mlp()), noise(64, (16,))
-    model.energies.fill_(-100.0)  # everything is strange
-    guard = CIP().guard(Boxed(model, (16,)), model)
-    one = guard(x)
-    assert torch.equal(one, guard(x))
-    torch.testing.assert_close(one, torch.cat([guard(row[None]) for row in x]))
+    model, x = Scored(mlp(), CIP()), noise(64, (16,))
+    model.energies.latest.fill_(-100.0)  # every input is unusual
+    box = boxed(model)
+    one = box(x)
+    assert torch.equal(one, box(x))
+    torch.testing.assert_close(one, torch.cat([box(row[None]) for row in x]))
 
 
 def test_the_latest_energies_are_kept() -> None:
-    model = Scored(mlp())
+    model = Scored(mlp(), CIP())
     first, second = noise(1500, (16,)), noise(1500, (16,), seed=5)
-    model.look(first)
+    model.energies.observe(model.net, first)
     for _ in range(4):
-        model.look(second)
+        model.energies.observe(model.net, second)
     expected = torch.cat([energy(model(second)), energy(model(first))])[:2048]
-    torch.testing.assert_close(model.energies, expected)
+    torch.testing.assert_close(model.energies.latest, expected)
 
 
-def test_task_inputs_are_answered_and_outliers_are_not() -> None:
+def test_task_inputs_get_right_answers_and_outliers_other_ones() -> None:
     (x, y), (test_x, test_y), z = blobs(1500, (16,), 3, seed=1), blobs(300, (16,), 3, seed=2), noise(900, (16,))
     defense = CIP(weight=0.1, m_in=-8.0, m_out=-3.0)
-    torch.manual_seed(0)
-    model = defense.build(mlp(), noise(2, (16,)))
-    sg.fit(model, x, y, sg.Training(epochs=40, batch=64, lr=0.02), seed=0, outliers=z, progress=False,
-           objective=defense.objective(model, x, seed=0))  # fmt: skip
-    guard = defense.guard(Boxed(model, (16,)), model)
-    assert (guard(test_x).argmax(1) == test_y).double().mean() > 0.85
+    model, _ = trained(defense, mlp(), x, y, sg.Training(epochs=40, batch=64, lr=0.02), outliers=z)
+    box = boxed(model)
+    assert (box(test_x).argmax(1) == test_y).double().mean() > 0.85
     fresh = noise(300, (16,), seed=9)
-    assert (guard(fresh).argmax(1) == Boxed(model, (16,))(fresh).argmax(1)).double().mean() < 0.5
+    assert (box(fresh).argmax(1) == Boxed(model, (16,))(fresh).argmax(1)).double().mean() < 0.5
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Decoys: no class stands for itself, and whoever has the greater mass answers."""
+"""Decoys: no class stands for itself, and the weights of both answers are those of the formula."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stealguard.defenses.decoys import DOUBT, LENGTH, SHARPNESS, SIDE, STEEPNESS
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 199])
-def test_no_class_is_left_where_it_is(classes: int) -> None:
+def test_a_derangement_moves_every_class(classes: int) -> None:
     wrong = derangement(classes, seed=5)
     assert wrong.sort().values.tolist() == list(range(classes))
     assert (wrong != torch.arange(classes)).all()
@@ -19,7 +19,7 @@ def test_no_class_is_left_where_it_is(classes: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 28, 28), (3, 100, 90)])
-def test_inputs_are_seen_centered_and_of_one_length(shape: tuple[int, ...]) -> None:
+def test_decoys_read_inputs_centered_and_of_one_length(shape: tuple[int, ...]) -> None:
     x = noise(4, shape)
     flat = _flat(x)
     assert flat.shape[1] == (3 * SIDE * SIDE if shape[0] == 3 else x[0].numel())
@@ -35,7 +35,7 @@ def filled(x: torch.Tensor, classes: int) -> Decoys:
     return decoys.double()
 
 
-def test_masses_add_up_by_hand() -> None:
+def test_an_answer_is_the_sum_of_both_masses_by_hand() -> None:
     net, x = mlp().double(), noise(20, (16,)).double()
     decoys = filled(x, 3)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_masses_add_up_by_hand() -> None:
 
 
 @pytest.mark.parametrize("strictness", [60.0, 1e6, 1e38])
-def test_at_the_ends_one_of_the_two_answers_alone(strictness: float) -> None:
+def test_at_extreme_strictness_only_the_net_or_only_the_decoys_answer(strictness: float) -> None:
     net, x = mlp(), noise(50, (16,))
     decoys = filled(x, 3).float()
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_at_the_ends_one_of_the_two_answers_alone(strictness: float) -> None:
     torch.testing.assert_close(never, torch.full((50, 1), DOUBT / 3))
 
 
-def test_all_doubt_is_uniform() -> None:
+def test_with_doubt_one_answers_are_uniform() -> None:
     net, x = mlp().double(), noise(50, (16,)).double()
     with torch.no_grad():
         answers = Decoyed(net, filled(x, 3), 60.0, doubt=1.0)(x).softmax(dim=1)

@@ -1,4 +1,4 @@
-"""What every defense must satisfy, by the registry alone, and what InI's objective is made of."""
+"""What every defense must satisfy, by the registry alone, and what InI's losses consist of."""
 
 from __future__ import annotations
 
@@ -7,17 +7,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import stealguard as sg
-from samples import blobs, mlp, noise
-from stealguard.boxes.base import Boxed, check_answers
-from stealguard.defenses import DEFENSES
-from stealguard.nets import build
+from samples import blobs, boxed, mlp, noise, trained
+from stealguard.boxes.accounts import Accounts
+from stealguard.boxes.base import check_answers, outputs_of
+from stealguard.defenses import DEFENSES, InI
+from stealguard.defenses.base import Defended, Defense, evaluating, surrogate_of
+from stealguard.nets import build, reinitialized
+from stealguard.seeds import seeded
 from stealguard.training.combine import COMBINES
 from stealguard.types import Batch
 
+QUICK = {"memguard": {"steps": 10}}  # settings of answers that take long
 SHAPES = [((1, 28, 28), 10), ((3, 32, 32), 100), ((16,), 3), ((16,), 2)]
+
+
+def usual(name: str) -> Defense:
+    return DEFENSES[name](**QUICK.get(name, {}))
 
 
 def model_for(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -32,62 +40,132 @@ def batch_for(shape: tuple[int, ...], classes: int, n: int = 8) -> Batch:
 @pytest.mark.parametrize(("shape", "classes"), SHAPES)
 class TestContract:
     def test_it_trains(self, name: str, shape: tuple[int, ...], classes: int) -> None:
-        defense = DEFENSES[name]()
+        defense = usual(name)
         model = defense.build(model_for(shape, classes), noise(2, shape))
-        objective = defense.objective(model, noise(4, shape), seed=0)
-        losses = objective(model, batch_for(shape, classes))
+        losses = model.losses(batch_for(shape, classes))
         assert next(iter(losses)) == "task", "the task's loss comes first"
         assert all(loss.shape == () and torch.isfinite(loss) for loss in losses.values())
         COMBINES[defense.combine](list(losses.values()), list(model.parameters()))
-        assert any(p.grad.abs().sum() > 0 for p in model.parameters())
+        assert any(p.grad.abs().sum() > 0 for p in model.parameters() if p.grad is not None)
 
-    def test_its_seed_decides_what_it_draws(self, name: str, shape: tuple[int, ...], classes: int) -> None:
-        defense = DEFENSES[name]()
-        model, batch = defense.build(model_for(shape, classes), noise(2, shape)).eval(), batch_for(shape, classes)
+    def test_what_it_draws_follows_from_the_net(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        net, batch = model_for(shape, classes), batch_for(shape, classes)
 
         def losses() -> dict[str, float]:
-            with sg.seeds.seeded(1):  # as fit does: what is drawn anew in each step comes from torch's generator
-                return {k: v.item() for k, v in defense.objective(model, batch.x, seed=5)(model, batch).items()}
+            model = usual(name).build(net, noise(2, shape)).eval()
+            with seeded(1):  # as fit does: what is drawn anew in each step comes from torch's generator
+                return {k: v.item() for k, v in model.losses(batch).items()}
 
         assert losses() == losses()
 
-    def test_its_box_answers_rows_on_the_simplex(self, name: str, shape: tuple[int, ...], classes: int) -> None:
-        defense = DEFENSES[name]()
-        model = defense.build(model_for(shape, classes), noise(2, shape))
-        box = defense.guard(Boxed(model, shape), model)
+    def test_its_answers_are_rows_on_the_simplex(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        box = boxed(usual(name).build(model_for(shape, classes), noise(2, shape)).eval(), shape)
         for x in (noise(1, shape), noise(7, shape), torch.zeros(2, *shape), torch.ones(2, *shape)):
-            assert check_answers(box(x), len(x), name).shape == (len(x), classes)
+            answers = box(x)
+            assert check_answers(answers, len(x), name).shape == (len(x), classes)
+            assert not answers.requires_grad
 
-    def test_the_users_net_is_a_part_of_what_is_trained(self, name: str, shape: tuple[int, ...], classes: int) -> None:
-        defense, net = DEFENSES[name](), model_for(shape, classes)
+    def test_the_users_net_is_a_part_of_it(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        net = model_for(shape, classes)
         kept = {key: value.clone() for key, value in net.state_dict().items()}
-        plain = defense.plain(defense.build(net, noise(2, shape)))
-        assert all(torch.equal(value, kept[key]) for key, value in plain.state_dict().items())
+        model = usual(name).build(net, noise(2, shape))
+        assert isinstance(model, Defended)
+        assert model.net is net
+        assert all(torch.equal(model.state_dict()[f"net.{key}"], value) for key, value in kept.items())
 
     def test_its_weights_can_be_read_back(self, name: str, shape: tuple[int, ...], classes: int) -> None:
-        defense = DEFENSES[name]()
-        model, other = (defense.build(model_for(shape, classes), noise(2, shape)) for _ in "ab")
+        defense, batch = usual(name), batch_for(shape, classes)
+        model = defense.build(model_for(shape, classes), noise(2, shape))
+        losses = model.losses(batch)  # what is counted in training is read back too
+        COMBINES[defense.combine](list(losses.values()), list(model.parameters()))
+        torch.optim.SGD(model.parameters(), lr=0.01).step()
+        other = defense.build(model_for(shape, classes), torch.zeros(2, *shape))
         torch.nn.init.normal_(next(other.parameters()))
         other.load_state_dict(model.state_dict())
         x = noise(6, shape)
         assert torch.equal(model.eval()(x), other.eval()(x))
+        assert torch.equal(boxed(model, shape)(x), boxed(other, shape)(x))
+
+    def test_its_heads_answer_each_row_by_itself(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        model, x = usual(name).build(model_for(shape, classes), noise(2, shape)), noise(6, shape)
+        model.losses(batch_for(shape, classes))
+        heads, order = model.heads(), torch.tensor([3, 1, 5, 0, 2, 4])
+        assert "logits" in heads
+        together = outputs_of(heads, x)
+        one_by_one = [outputs_of(heads, row[None]) for row in x]
+        shuffled = outputs_of(heads, x[order])
+        for key, output in together.items():
+            assert len(output) == 6
+            assert not output.requires_grad
+            torch.testing.assert_close(torch.cat([row[key] for row in one_by_one]), output)
+            torch.testing.assert_close(shuffled[key], output[order])
+
+    def test_asking_changes_no_head(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        model, x = usual(name).build(model_for(shape, classes), noise(2, shape)).eval(), noise(6, shape)
+        kept = {key: value.clone() for key, value in model.state_dict().items()}
+        heads = model.heads()
+        before = outputs_of(heads, x)
+        box = Accounts(heads, model.guard, shape).connect("a")
+        for _ in range(2):
+            box(x.flip(0))
+        for key, output in outputs_of(heads, x).items():
+            assert torch.equal(output, before[key])
+        for key, value in model.state_dict().items():
+            torch.testing.assert_close(value, kept[key], rtol=0, atol=0, equal_nan=True)
+
+    def test_its_guard_never_changes_the_state_that_it_gets(
+        self, name: str, shape: tuple[int, ...], classes: int
+    ) -> None:
+        model, x = usual(name).build(model_for(shape, classes), noise(2, shape)).eval(), noise(6, shape)
+        outputs, guard = outputs_of(model.heads(), x), model.guard
+        state = guard.start()
+        for _ in range(2):
+            kept = {key: value.clone() for key, value in state.items()}
+            answers, new = guard(outputs, x, state)
+            assert set(state) == set(kept) == set(new)
+            assert all(torch.equal(value, kept[key]) for key, value in state.items())
+            if guard.scope == "none":
+                assert new is state
+                unknown = {"other": torch.ones(1)}
+                again, same = guard(outputs, x, unknown)
+                assert torch.equal(again, answers)
+                assert same is unknown
+            assert torch.equal(guard(outputs, x, state)[0], answers), "the answers follow from the state"
+            state = new
 
     def test_it_is_frozen(self, name: str, shape: tuple[int, ...], classes: int) -> None:
         with pytest.raises(FrozenInstanceError):
             DEFENSES[name]().combine = "other"
 
 
+SCOPES = {"prada": "account", "hoda": "account", "modelguard-s": "shared"}
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_a_guard_remembers_for_nobody_for_each_account_or_for_all(name: str) -> None:
+    model = usual(name).build(mlp(), noise(2, (16,))).eval()
+    assert model.guard.scope == SCOPES.get(name, "none")
+    accounts = Accounts(model.heads(), model.guard, (16,))
+    accounts.answer("a", noise(40, (16,)))
+    first, other, blank = accounts.state("a"), accounts.state("b"), model.guard.start()
+
+    def same(one: sg.types.State, two: sg.types.State) -> bool:
+        return set(one) == set(two) and all(torch.equal(value, two[key]) for key, value in one.items())
+
+    assert same(first, blank) == (model.guard.scope == "none")
+    assert same(other, first if model.guard.scope == "shared" else blank)
+
+
 @pytest.mark.parametrize("name", DEFENSES)
 def test_training_that_was_interrupted_ends_in_the_same_bits(name: str, tmp_path: Path) -> None:
-    """What a defense counts along in training lies in the module, and so in the checkpoint."""
+    """What a defense counts in training is a part of the module, and so of the checkpoint."""
     defense, (x, y), z = DEFENSES[name](), blobs(64, (16,), 3), noise(64, (16,))
 
     def train(checkpoint: Path, resume: bool, steps: int) -> nn.Module:
         torch.manual_seed(0)
         model, left = defense.build(mlp(), noise(2, (16,))), iter(range(steps))
-        losses = defense.objective(model, x, seed=0)
         sg.fit(model, x, y, sg.Training(epochs=4, batch=16, lr=0.01), seed=0, outliers=z, progress=False,
-               objective=lambda m, batch: next(left) >= 0 and losses(m, batch),
+               objective=lambda _, batch: next(left) >= 0 and model.losses(batch),
                combine=COMBINES[defense.combine], checkpoint=checkpoint, resume=resume)  # fmt: skip
         return model
 
@@ -109,30 +187,53 @@ ANSWERING = {  # other values of each setting that training does not read
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_training_reads_nothing_that_is_said_to_be_read_by_answers_alone(name: str) -> None:
-    kind, x, y, z = DEFENSES[name], *blobs(64, (16,), 3), noise(64, (16,))
+def test_training_does_not_read_the_settings_of_answers(name: str) -> None:
+    kind, (x, y), z = DEFENSES[name], blobs(64, (16,), 3), noise(64, (16,))
     assert set(ANSWERING.get(name, {})) == set(kind.answering)
     usual = kind()
     other = replace(usual, **ANSWERING.get(name, {}))
     assert other.basis == usual.basis == usual.basis.basis
 
-    def trained(defense: sg.Defense) -> dict[str, torch.Tensor]:
+    def weights(defense: Defense) -> dict[str, Tensor]:
         torch.manual_seed(0)
-        model = defense.build(mlp(), noise(2, (16,)))
-        sg.fit(model, x, y, sg.Training(epochs=2, batch=16, lr=0.01), seed=0, outliers=z, progress=False,
-               objective=defense.objective(model, x, seed=0), combine=COMBINES[defense.combine])  # fmt: skip
-        return model.state_dict()
+        training = sg.Training(epochs=2, batch=16, lr=0.01)
+        return trained(defense, mlp(), x, y, training, outliers=z)[0].state_dict()
 
-    basis = trained(usual.basis)
-    for key, value in trained(other).items():
+    basis = weights(usual.basis)
+    for key, value in weights(other).items():
         torch.testing.assert_close(basis[key], value, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("name", [name for name, kind in DEFENSES.items() if kind().needs_outliers])
+def test_losses_that_read_outliers_say_so_where_there_are_none(name: str) -> None:
+    model = usual(name).build(mlp(), noise(2, (16,)))
+    with pytest.raises(ValueError, match="pass `outliers` to the training"):
+        model.losses(Batch(noise(8, (16,)), torch.arange(8) % 3))
+
+
+def test_a_surrogate_is_frozen_and_follows_from_its_seed_and_from_the_nets_architecture() -> None:
+    net, x = build("lenet5", noise(4), 10, seed=0), noise(3)
+    one, again, other = (surrogate_of(net, seed) for seed in (1, 1, 2))
+    assert not any(p.requires_grad for p in one.parameters())
+    assert not any(part.training for part in one.modules())
+    assert torch.equal(one(x), again(x))
+    assert torch.equal(one(x), reinitialized(net, seed=1).eval()(x))
+    assert not torch.equal(one(x), other(x))
+
+
+def test_evaluation_mode_ends_with_its_block_for_each_part_as_it_was() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    net[1].eval()
+    with pytest.raises(ZeroDivisionError), evaluating(net):
+        assert not any(part.training for part in net.modules())
+        _ = 1 / 0
+    assert [part.training for part in net.modules()] == [True, True, False]
+
+
 class TestInI:
-    def terms(self, defense: sg.InI, **batch: object) -> dict[str, torch.Tensor]:
-        model = model_for((1, 28, 28), 10)
-        filled = batch_for((1, 28, 28), 10)._replace(**batch)
-        return dict(defense.objective(model, filled.x, seed=0)(model, filled))
+    def terms(self, defense: InI, **batch: object) -> dict[str, Tensor]:
+        model = defense.build(model_for((1, 28, 28), 10), noise(4))
+        return dict(model.losses(batch_for((1, 28, 28), 10)._replace(**batch)))
 
     def test_the_authors_order(self) -> None:
         assert list(self.terms(sg.InI())) == ["task", "induction", "isolation", "magnitude"]
@@ -152,29 +253,51 @@ class TestInI:
         assert list(self.terms(alone, outliers=None)) == ["task", "isolation"]
 
     def test_several_surrogates_are_averaged(self) -> None:
-        model, batch = model_for((1, 28, 28), 10), batch_for((1, 28, 28), 10)
-        two = sg.InI(surrogates=2)
-        stand_ins = [two._stand_in(model, batch.x, sg.seeds.derive(0, "surrogate", i)) for i in range(2)]
-        apart = [sg.InI()._losses(model, batch, [s]) for s in stand_ins]
-        together = two.objective(model, batch.x, seed=0)(model, batch)
+        net, batch = model_for((1, 28, 28), 10), batch_for((1, 28, 28), 10)
+        both, single = sg.InI(surrogates=2).build(net, batch.x), sg.InI().build(net, batch.x)
+        apart = []
+        for surrogate in both.surrogates(batch.x):
+            single._surrogates = [surrogate]
+            apart.append(single.losses(batch))
         assert not torch.equal(apart[0]["induction"], apart[1]["induction"])
-        for name, value in together.items():
+        for name, value in both.losses(batch).items():
             torch.testing.assert_close(value, (apart[0][name] + apart[1][name]) / 2)
 
     def test_the_surrogate_may_have_another_architecture(self) -> None:
-        model, like = model_for((1, 28, 28), 10), noise(4)
-        stand_in = sg.InI(surrogate="wrn16_4")._stand_in(model, like, 0)
-        assert not stand_in.training
-        assert stand_in(like).shape == (4, 10)
-        assert sum(p.numel() for p in stand_in.parameters()) > 2_000_000
+        model, like = sg.InI(surrogate="wrn16_4").build(model_for((1, 28, 28), 10), noise(4)), noise(4)
+        (surrogate,) = model.surrogates(like)
+        assert not surrogate.training
+        assert surrogate(like).shape == (4, 10)
+        assert sum(p.numel() for p in surrogate.parameters()) > 2_000_000
+        torch.testing.assert_close(surrogate.mean, like.mean(dim=(0, 2, 3)).view(1, 1, 1))
+        assert not any(p.requires_grad for p in surrogate.parameters())
 
-    def test_training_leaves_the_surrogate_frozen(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        made: list[nn.Module] = []
-        draw = sg.InI._stand_in
-        monkeypatch.setattr(sg.InI, "_stand_in", lambda *a: made.append(draw(*a)) or made[-1])
-        model, batch = model_for((1, 28, 28), 10), batch_for((1, 28, 28), 10)
-        objective = sg.InI().objective(model, batch.x, seed=0)
-        before = {k: v.clone() for k, v in made[0].state_dict().items()}
-        sg.fit(model, batch.x, batch.y, sg.Training(epochs=3, batch=4), seed=0, objective=objective,
-               combine=COMBINES["pcgrad"], outliers=batch.outliers, progress=False)  # fmt: skip
-        assert all(torch.equal(v, before[k]) for k, v in made[0].state_dict().items())
+    def test_surrogates_follow_from_the_weights_at_the_start_and_are_no_part_of_the_module(self) -> None:
+        net, batch = model_for((1, 28, 28), 10), batch_for((1, 28, 28), 10)
+        model, again = sg.InI().build(net, batch.x), sg.InI().build(net, batch.x)
+        names, weights = list(model.state_dict()), len(list(model.parameters()))
+        (surrogate,) = model.surrogates(batch.x)
+        with torch.no_grad():
+            next(net.parameters()).add_(1)
+        assert torch.equal(again.surrogates(batch.x)[0](batch.x), surrogate(batch.x))
+        other = sg.InI().build(net, batch.x)
+        assert not torch.equal(other.surrogates(batch.x)[0](batch.x), surrogate(batch.x))
+        model.losses(batch)
+        assert list(model.state_dict()) == names
+        assert len(list(model.parameters())) == weights
+
+    def test_surrogates_are_where_the_batch_is(self) -> None:
+        model = sg.InI().build(mlp(), noise(4, (16,)))
+        assert all(p.dtype == torch.float32 for p in model.surrogates(noise(4, (16,)))[0].parameters())
+        assert all(p.dtype == torch.float64 for p in model.surrogates(noise(4, (16,)).double())[0].parameters())
+        assert all(p.is_meta for p in model.surrogates(torch.empty(4, 16, device="meta"))[0].parameters())
+
+    def test_training_leaves_the_surrogate_frozen(self) -> None:
+        batch = batch_for((1, 28, 28), 10)
+        model = sg.InI().build(model_for((1, 28, 28), 10), batch.x)
+        (surrogate,) = model.surrogates(batch.x)
+        before = {k: v.clone() for k, v in surrogate.state_dict().items()}
+        sg.fit(model, batch.x, batch.y, sg.Training(epochs=3, batch=4), seed=0, combine=COMBINES["pcgrad"],
+               objective=lambda _, b: model.losses(b), outliers=batch.outliers, progress=False)  # fmt: skip
+        assert model.surrogates(batch.x) == [surrogate]
+        assert all(torch.equal(v, before[k]) for k, v in surrogate.state_dict().items())

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stealguard as sg
-from samples import blobs, mlp, noise
+from samples import blobs, mlp, noise, trained
 from stealguard.boxes.base import Boxed
 from stealguard.defenses import EDM
 from stealguard.defenses.edm import coherence
@@ -37,7 +37,7 @@ def test_the_losses_by_hand() -> None:
     defense = EDM(diversity=0.3, members=3)
     model = defense.build(mlp(), noise(2, (16,))).double()
     x, z, y = noise(8, (16,)).double(), noise(5, (16,), seed=4).double(), torch.arange(8) % 3
-    losses = defense.objective(model, x, seed=0)(model, Batch(x, y, z))
+    losses = model.losses(Batch(x, y, z))
     by_hand = [-member(x).softmax(1).log()[torch.arange(8), y].mean() for member in model.members]
     torch.testing.assert_close(losses["task"], sum(by_hand))
     torch.testing.assert_close(losses["diversity"], 0.3 * coherence([m(z).softmax(1) for m in model.members]))
@@ -45,14 +45,14 @@ def test_the_losses_by_hand() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 200), st.integers(2, 7), st.integers(0, 10**6))
-def test_an_input_has_one_member_whatever_it_is_batched_with(n: int, members: int, seed: int) -> None:
+def test_an_input_has_one_member_in_every_batch(n: int, members: int, seed: int) -> None:
     model = EDM(members=members).build(mlp(40, 3), noise(2, (40,)))
     x = noise(n, (40,), seed=seed)
     routed = model.route(x)
     assert torch.equal(routed, torch.cat([model.route(row[None]) for row in x]))
     order = torch.randperm(n)
     assert torch.equal(routed[order], model.route(x[order]))
-    assert torch.equal(routed, model.route(x.double())), "nor on its precision"
+    assert torch.equal(routed, model.route(x.double())), "the member does not depend on the precision either"
 
 
 def test_answers_are_the_members_own() -> None:
@@ -63,7 +63,7 @@ def test_answers_are_the_members_own() -> None:
         torch.testing.assert_close(logits, model.members[number](row[None])[0])
 
 
-def test_every_member_has_its_share_and_a_small_change_its_member() -> None:
+def test_every_member_answers_a_share_and_a_small_change_keeps_the_member() -> None:
     model, x = EDM().build(mlp(784, 10), noise(2, (784,))), noise(5000, (784,))
     share = model.route(x).bincount(minlength=5) / 5000
     assert share.min() > 0.1
@@ -83,10 +83,7 @@ def test_the_hash_follows_from_the_weights_and_is_read_back_with_them() -> None:
 def test_members_agree_on_the_task_and_not_on_outliers() -> None:
     (x, y), (test_x, test_y), z = blobs(900, (16,), 3, seed=1), blobs(300, (16,), 3, seed=2), noise(900, (16,))
     defense = EDM(members=3)
-    torch.manual_seed(0)
-    model = defense.build(mlp(), noise(2, (16,)))
-    history = sg.fit(model, x, y, sg.Training(epochs=30, batch=64, lr=0.1), seed=0, outliers=z, progress=False,
-                     objective=defense.objective(model, x, seed=0))  # fmt: skip
+    model, history = trained(defense, mlp(), x, y, sg.Training(epochs=30, batch=64, lr=0.1), outliers=z)
     assert history[-1]["diversity"] < history[0]["diversity"] - 0.3
     assert (Boxed(model, (16,))(test_x).argmax(1) == test_y).double().mean() > 0.9
     fresh = noise(300, (16,), seed=9)

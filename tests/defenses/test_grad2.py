@@ -1,6 +1,8 @@
-"""GRAD^2's gains against gradients by autograd, in float64; that the program is solved is tested with the simplex."""
+"""GRAD^2's gains against gradients by autograd, in float64; tests of the simplex show that the program is solved."""
 
 from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samples import mlp, noise
-from stealguard.boxes.base import logits
+from stealguard.boxes.base import logits, outputs_of
 from stealguard.defenses import GRAD2
 from stealguard.defenses.base import Cost
 from stealguard.defenses.grad2 import slope_along_ones
@@ -61,13 +63,23 @@ def test_the_guard_is_the_linear_program_with_these_gains(direction: str) -> Non
     defense = GRAD2(eps=0.4, direction=direction, seed=3)
     surrogate = reinitialized(model, seed=derive(3, "grad2", "surrogate")).eval()
     gain = logits(surrogate, x).softmax(dim=1) - y if direction == "opposite" else slope_along_ones(surrogate, x)
-    found = defense.guard(lambda _: y, model)(x)
+    guard = defense.build(model, x).guard
+    found = guard.answer({**outputs_of(guard.heads(), x), "logits": y.log()}, x)
     torch.testing.assert_close(found, steepest(y, gain, 0.4))
     torch.testing.assert_close((found - y).abs().sum(dim=1), torch.full((8,), 0.4))
 
 
-def test_settings_and_costs() -> None:
+def test_costs_follow_from_the_direction_and_an_unknown_one_is_named() -> None:
     assert GRAD2().cost == Cost(forwards=1)
     assert GRAD2(direction="all-ones").cost == Cost(forwards=2)
     with pytest.raises(Invalid, match=r"`direction` should be one of opposite, all-ones\. Found `watermark`"):
         GRAD2(direction="watermark")
+
+
+def test_the_slope_is_right_in_many_threads_at_once() -> None:
+    net, parts = mlp(), noise(64, (16,)).split(4)
+    expected = [slope_along_ones(net, part) for part in parts]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda part: slope_along_ones(net, part), parts))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)

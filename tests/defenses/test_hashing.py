@@ -37,7 +37,7 @@ def test_uniforms_are_splitmix64() -> None:
     assert uniforms(seeds, 5).tolist() == by_hand
 
 
-def test_uniforms_are_even_and_neighbors_have_nothing_to_do_with_each_other() -> None:
+def test_uniforms_are_even_and_neighbors_are_not_correlated() -> None:
     u = uniforms(torch.arange(20_000), 4)
     assert u.min() >= 0
     assert u.max() < 1

@@ -1,19 +1,21 @@
-"""HODA: past nets and hardness against a plain record, the distance by hand, thieves found out, honest clients not."""
+"""HODA: past nets and hardness against a plain record, the distance by hand, and which accounts are refused."""
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import stealguard as sg
-from samples import blobs, mlp, noise
-from stealguard.boxes.accounts import Remembering
+from samples import blobs, boxed, mlp, noise
+from stealguard.boxes.accounts import Accounts
 from stealguard.boxes.base import Boxed, ask
 from stealguard.defenses import HODA
-from stealguard.defenses.hoda import Staged, pearson_distance
+from stealguard.defenses.base import Defended
+from stealguard.defenses.hoda import Stages, hardness, pearson_distance
 from stealguard.errors import Invalid, Refused
 
 SHAPE, CLASSES = (16,), 3
@@ -27,23 +29,21 @@ def hard(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def between(n: int) -> Tensor:
-    """Inputs that all lie between classes, as a thief's who has none of the task."""
+    """Inputs that all lie between classes, like those of an attacker without any data of the task."""
     x, _ = blobs(n, SHAPE, CLASSES, seed=7)
     return (x + x.roll(1, dims=0)) / 2
 
 
-def trained(stages: int = 6, epochs: int = 8) -> tuple[Staged, dict[int, nn.Module]]:
-    """The module after training, and each of its steps' nets, kept apart: those that it can have been."""
+def trained(stages: int = 6, epochs: int = 8) -> tuple[Defended, dict[int, nn.Module]]:
+    """The module after training, and the net as it was at each step, kept apart."""
     x, y = hard(1200, seed=1)
-    defense, record = HODA(stages=stages), {}
+    record: dict[int, nn.Module] = {}
     torch.manual_seed(0)
-    model = defense.build(mlp(), noise(2, (16,)))
-    assert isinstance(model, Staged)
-    losses = defense.objective(model, x, seed=0)
+    model = HODA(stages=stages, delta=0.001).build(mlp(), noise(2, (16,)))
 
-    def recorded(net: nn.Module, batch: sg.types.Batch) -> object:
+    def recorded(_: nn.Module, batch: sg.types.Batch) -> object:
         record[len(record) + 1] = copy.deepcopy(model.net).eval()
-        return losses(net, batch)
+        return model.losses(batch)
 
     sg.fit(model, x, y, sg.Training(epochs=epochs, batch=32, lr=0.02), seed=0, objective=recorded, progress=False)  # type: ignore[arg-type]
     return model, record
@@ -52,37 +52,45 @@ def trained(stages: int = 6, epochs: int = 8) -> tuple[Staged, dict[int, nn.Modu
 @pytest.mark.parametrize(("stages", "epochs"), [(6, 8), (5, 1), (2, 3)])
 def test_past_nets_are_evenly_spaced_and_what_the_net_was_then(stages: int, epochs: int) -> None:
     model, record = trained(stages, epochs)
-    taken = model.taken[model.taken > 0]
+    taken = model.stages.taken[model.stages.taken > 0]
     assert stages / 2 <= len(taken) <= stages
-    assert torch.equal(taken, torch.arange(1, len(taken) + 1) * model.spacing)
-    assert len(record) - taken[-1] < model.spacing
-    x = noise(40, SHAPE)
-    for weights, step in zip(model.weights, taken.tolist(), strict=False):
-        now = torch.func.functional_call(model.net, model._named(weights), (x,))
-        assert torch.equal(now, record[step](x))
+    assert torch.equal(taken, torch.arange(1, len(taken) + 1) * model.stages.spacing)
+    assert len(record) - taken[-1] < model.stages.spacing
+    x, past = noise(40, SHAPE), model.heads()["past"]
+    assert len(past.nets) == len(taken)
+    for net, step in zip(past.nets, taken.tolist(), strict=True):
+        assert torch.equal(net(x), record[step](x))
+
+
+def test_past_nets_share_the_memory_of_the_stages() -> None:
+    model, _ = trained(5, 1)
+    stored = model.stages.weights.untyped_storage().data_ptr()
+    nets = model.heads()["past"].nets
+    assert {p.untyped_storage().data_ptr() for p in nets.parameters()} == {stored}
+    assert not any(p.requires_grad for p in nets.parameters())
 
 
 def test_hardness_is_the_first_past_net_from_which_the_label_stays() -> None:
     model, record = trained()
     x = noise(300, SHAPE)
-    steps = [step for step in model.taken.tolist() if step]
+    steps = [step for step in model.stages.taken.tolist() if step]
     labels = [record[step](x).argmax(1) for step in steps] + [model.net(x).argmax(1)]
     by_hand = [
         next(i for i in range(len(labels)) if all(later[n] == labels[-1][n] for later in labels[i:]))
         for n in range(len(x))
     ]
-    assert model.hardness(x, labels[-1]).tolist() == by_hand
+    assert hardness(model.heads()["past"](x), labels[-1]).tolist() == by_hand
     assert len(set(by_hand)) > 2
 
 
 def test_batch_norm_has_its_past_statistics_too() -> None:
     net = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
-    model, x = Staged(net, 4), noise(30, SHAPE)
-    was = net.eval()(x)
-    weights = model._now()
+    stages, x = Stages(net, 4), noise(30, SHAPE)
+    was = net.eval()(x).detach()
+    stages.observe(net, x)
     net.train()(10 * x)
     assert not torch.equal(net.eval()(x), was)
-    assert torch.equal(torch.func.functional_call(net, model._named(weights), (x,)), was)
+    assert torch.equal(stages.labels(net).nets[0](x), was)
 
 
 def test_pearson_distance_by_hand() -> None:
@@ -94,37 +102,41 @@ def test_pearson_distance_by_hand() -> None:
     assert pearson_distance(a, torch.ones(4)) == 0
 
 
-def found_after(guard: object, x: Tensor) -> int:
-    return sum(len(answers) for _, answers in ask(guard, x))  # type: ignore[arg-type]
+def answered(model: Defended, x: Tensor) -> int:
+    """How many of the queries are answered before the account is refused."""
+    return sum(len(answers) for _, answers in ask(boxed(model), x))
 
 
-def test_far_queries_are_found_out_and_an_honest_client_is_not() -> None:
+def test_queries_far_from_the_task_are_detected_and_an_honest_account_is_not() -> None:
     model, _ = trained()
-    (honest, _), box = hard(3000, seed=2), Boxed(model, SHAPE)
-    assert found_after(HODA(delta=0.001).guard(box, model), honest) == 3000
-    assert found_after(HODA(delta=0.001).guard(box, model), between(3000)) == 99, "the first histogram tells"
+    honest, _ = hard(3000, seed=2)
+    assert answered(model, honest) == 3000
+    assert answered(model, between(3000)) == 99, "the first histogram reveals the attacker"
 
 
 @pytest.mark.parametrize("size", [1, 37, 100, 512])
-def test_batches_do_not_matter_and_a_restart_neither(size: int) -> None:
+def test_neither_batches_nor_a_restart_change_what_is_detected(size: int, tmp_path: Path) -> None:
     model, _ = trained()
-    box, (honest, _) = Boxed(model, SHAPE), hard(150, seed=2)
+    honest, _ = hard(150, seed=2)
     x = torch.cat([honest, between(300)])
-    whole = found_after(HODA(delta=0.001).guard(box, model), x)
+    whole = answered(model, x)
     assert whole == 299, "the first two histograms are mostly honest"
-    guard, answered = HODA(delta=0.001).guard(box, model), 0
+    found = 0
     for part in x.split(size):
-        again = HODA(delta=0.001).guard(box, model)
-        assert isinstance(guard, Remembering)
-        assert isinstance(again, Remembering)
-        again.load_state_dict(guard.state_dict())
-        guard = again
+        accounts = Accounts(model.heads(), model.guard, SHAPE, tmp_path)  # as after a restart
         try:
-            answered += len(guard(part))  # type: ignore[operator]
+            found += len(accounts.answer("a", part))
         except Refused as refusal:
-            answered += refusal.left
+            found += refusal.left
             break
-    assert answered == whole
+        accounts.save()
+    assert found == whole
+
+
+def test_answers_are_those_of_the_net() -> None:
+    model, _ = trained(5, 1)
+    x = noise(40, SHAPE)
+    assert torch.equal(boxed(model)(x), Boxed(model.net, SHAPE)(x))
 
 
 @pytest.mark.parametrize(("setting", "value"), [("delta", 2.1), ("queries", 0), ("stages", 1)])

@@ -1,16 +1,19 @@
-"""MemGuard: who is learned from, a search that a slow loop confirms, and answers that no classifier can tell apart."""
+"""MemGuard: which inputs are learned from, the search against a slow loop, and what the classifier can still tell."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samples import mlp, noise
+from samples import boxed, mlp, noise
 from stealguard.boxes.base import Boxed
 from stealguard.defenses import MemGuard
-from stealguard.defenses.memguard import CLOSENESS, KEEPING, ROUNDING, Held, undecided
+from stealguard.defenses.base import Defended
+from stealguard.defenses.memguard import CLOSENESS, KEEPING, ROUNDING, undecided
 from stealguard.errors import Invalid
 from stealguard.types import Batch
 
@@ -54,7 +57,7 @@ def slow(h: nn.Module, y: Tensor, steps: int) -> Tensor:
     return found
 
 
-def test_the_search_is_the_papers_row_by_row() -> None:
+def test_the_search_is_that_of_the_paper_row_by_row() -> None:
     y = rows(12)
     expected = torch.stack([slow(Confidence(), row, 60) for row in y])
     torch.testing.assert_close(undecided(Confidence(), y, 60), expected, rtol=0, atol=1e-9)
@@ -69,65 +72,65 @@ def test_the_classifier_is_crossed_and_the_top_class_kept() -> None:
     torch.testing.assert_close(moved.sum(dim=1), torch.ones(300).double())
 
 
-def trained() -> Held:
-    """A net whose answers to what it learned from are surer: the classifier finds something."""
+def trained() -> Defended:
+    """A net whose answers to what it learned from are surer, so that the classifier finds something."""
     torch.manual_seed(0)
-    defense = MemGuard(share=0.5)
-    model, x = defense.build(mlp(), noise(2, (16,))), noise(400, (16,))
+    model, x = MemGuard(share=0.5).build(mlp(), noise(2, (16,))), noise(400, (16,))
     y = torch.randint(3, (400,))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(300):
         optimizer.zero_grad()
-        torch.stack(list(defense._losses(model, Batch(x, y)).values())).sum().backward()
+        torch.stack(list(model.losses(Batch(x, y)).values())).sum().backward()
         optimizer.step()
-    assert isinstance(model, Held)
-    return model
+    return model.eval()
 
 
-def test_answers_leave_the_classifier_guessing_within_the_budget() -> None:
+def with_settings(model: Defended, settings: MemGuard) -> Defended:
+    """The same weights under other settings of answers."""
+    other = replace(settings, share=0.5).build(mlp(), noise(2, (16,))).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def test_the_classifier_cannot_tell_answers_apart_and_the_budget_holds() -> None:
     model, x = trained(), noise(400, (16,))
-    box = Boxed(model, (16,))
-    y = box(x)
+    y = Boxed(model, (16,))(x)
     certain = (model.membership(y).sigmoid() - 0.5).abs().mean()
-    free = MemGuard(eps=2.0).guard(box, model)(x)
+    free = boxed(with_settings(model, MemGuard(eps=2.0)))(x)
     assert (model.membership(free).sigmoid() - 0.5).abs().mean() < 0.5 * certain
     assert torch.equal(free.argmax(dim=1), y.argmax(dim=1))
     farthest = (free - y).abs().sum(dim=1)
     for eps in (0.0, 0.05, 0.2):
-        moved = (MemGuard(eps=eps).guard(box, model)(x) - y).abs().sum(dim=1)
-        expected = farthest.clamp_max(eps)  # an answer is moved all the way with the chance eps / distance, or not
+        moved = (boxed(with_settings(model, MemGuard(eps=eps)))(x) - y).abs().sum(dim=1)
+        expected = farthest.clamp_max(eps)  # an answer moves all the way with probability eps / distance, else not at all
         assert moved.mean() <= eps + 0.05
         assert abs(moved.mean() - expected.mean()) < 0.05
         assert ((moved < 1e-6) | ((moved - farthest).abs() < 1e-5)).all()
 
 
-def test_a_question_has_one_answer() -> None:
+def test_a_query_has_one_answer_in_every_batch() -> None:
     model, x = trained(), noise(60, (16,))
-    guard = MemGuard(eps=0.1).guard(Boxed(model, (16,)), model)
-    torch.testing.assert_close(guard(x), torch.cat([guard(part) for part in x.flip(0).split(7)]).flip(0))
+    box = boxed(with_settings(model, MemGuard(eps=0.1)))
+    torch.testing.assert_close(box(x), torch.cat([box(part) for part in x.flip(0).split(7)]).flip(0))
 
 
 def test_a_share_is_never_learned_from() -> None:
-    defense = MemGuard(share=0.2)
-    model, x = defense.build(mlp(), noise(2, (16,))), noise(2000, (16,))
-    assert isinstance(model, Held)
-    members = model.members(x)
+    model, x = MemGuard(share=0.2).build(mlp(), noise(2, (16,))), noise(2000, (16,))
+    members = model.split.members(x)
     assert 0.76 < members.double().mean() < 0.84
-    assert torch.equal(members, model.members(x[torch.arange(2000)]))
+    assert torch.equal(members.flip(0), model.split.members(x.flip(0)))
     y = torch.arange(2000) % 3
-    assert defense._losses(model, Batch(x, y))["task"] == F.cross_entropy(model(x[members]), y[members])
-    alone = defense._losses(model, Batch(x[~members][:5], y[:5]))
+    assert model.losses(Batch(x, y))["task"] == F.cross_entropy(model(x[members]), y[members])
+    alone = model.losses(Batch(x[~members][:5], y[:5]))
     assert alone["task"] == 0
     assert alone["membership"].isfinite()
 
 
-def test_the_net_does_not_feel_the_classifier() -> None:
-    defense = MemGuard()
-    model = defense.build(mlp(), noise(2, (16,)))
-    assert isinstance(model, Held)
-    losses = defense._losses(model, Batch(noise(50, (16,)), torch.arange(50) % 3))
-    felt = torch.autograd.grad(losses["membership"], list(model.net.parameters()), allow_unused=True, retain_graph=True)
-    assert all(gradient is None or not gradient.any() for gradient in felt)
+def test_the_net_gets_no_gradient_from_the_classifier() -> None:
+    model = MemGuard().build(mlp(), noise(2, (16,)))
+    losses = model.losses(Batch(noise(50, (16,)), torch.arange(50) % 3))
+    received = torch.autograd.grad(losses["membership"], list(model.net.parameters()), allow_unused=True, retain_graph=True)
+    assert all(gradient is None or not gradient.any() for gradient in received)
     assert any(p.any() for p in torch.autograd.grad(losses["membership"], list(model.membership.parameters())))
 
 

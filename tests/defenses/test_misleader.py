@@ -1,4 +1,4 @@
-"""MISLEADER: each term against float64 by hand, and who learns from which."""
+"""MISLEADER: each term against float64 by hand, and which nets learn from which."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_terms_by_hand() -> None:
     soft = [(net(BATCH.x) / 4).softmax(1) for net in (teacher, member)]
     torch.testing.assert_close(terms.distillation, 16 * divergence(*soft))
     told, learned = member(asked).softmax(1), clone(asked).softmax(1)
-    torch.testing.assert_close(terms.theft, divergence(told, learned))
+    torch.testing.assert_close(terms.clone, divergence(told, learned))
     torch.testing.assert_close(terms.extraction, -divergence(told, learned))
 
 
@@ -40,21 +40,21 @@ def gradients(loss: torch.Tensor, net: nn.Module) -> bool:
 
 def test_each_part_learns_from_its_own_losses() -> None:
     model = Misleader().build(mlp(), noise(2, (16,))).double()
-    losses = Misleader()._losses(model, BATCH)
-    parts = {"teacher": model.teacher, "members": model.members, "thieves": model.clones}
+    losses = model.losses(BATCH)
+    parts = {"teacher": model.teacher, "members": nn.ModuleList(model.members), "clones": model.clones}
     moved = {name: {part for part, net in parts.items() if gradients(loss, net)} for name, loss in losses.items()}
     assert moved == {
-        "task": {"members"}, "distillation": {"members"}, "extraction": {"members"}, "theft": {"thieves"},
+        "task": {"members"}, "distillation": {"members"}, "extraction": {"members"}, "clones": {"clones"},
         "teacher": {"teacher"},
     }  # fmt: skip
 
 
 def test_a_member_learns_as_fast_as_it_would_alone() -> None:
     """Its gradient is that of its own loss, however many members there are."""
-    model, defense = Misleader(extraction=0).build(mlp(), noise(2, (16,))).double(), Misleader(extraction=0)
+    model = Misleader(extraction=0).build(mlp(), noise(2, (16,))).double()
     member = model.members[0]
     terms = member_terms(member, model.clones[0], model.teacher(BATCH.x).detach(), BATCH, BATCH.x, 6.0)
-    losses = defense._losses(model, BATCH)
+    losses = model.losses(BATCH)
     weights = list(member.parameters())
     alone = torch.autograd.grad(0.7 * terms.task + 0.3 * terms.distillation, weights)
     together = torch.autograd.grad(losses["task"] + losses["distillation"], weights)
@@ -68,7 +68,7 @@ def test_it_answers_the_mean_of_its_members() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (16,)])
-def test_altered_inputs_are_inputs_still(shape: tuple[int, ...]) -> None:
+def test_altered_inputs_stay_in_the_unit_interval(shape: tuple[int, ...]) -> None:
     x = noise(5, shape)
     new = altered(x)
     assert new.shape == x.shape

@@ -1,4 +1,4 @@
-"""ModelGuard-W against a solver of linear programs; ModelGuard-S against one answer after the other."""
+"""ModelGuard-W against a solver of linear programs; ModelGuard-S against the published rule, answer by answer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from benchmarks.modelguard_lp import solved
 from torch import Tensor, nn
 
-from samples import mlp
-from stealguard.boxes.accounts import Clients
+from samples import told
+from stealguard.boxes.accounts import Accounts
 from stealguard.defenses import ModelGuardS, ModelGuardW
 from stealguard.defenses.modelguard import SMALLEST, Quantized, least_likely
 from stealguard.errors import Invalid
+from stealguard.types import State
 
 
 def rows(n: int, classes: int, scale: float, seed: int = 0) -> Tensor:
@@ -54,7 +55,7 @@ def test_w_keeps_the_top_class(eps: float, dtype: torch.dtype) -> None:
     y = torch.cat([rows(100, 100, scale) for scale in (0.001, 0.3, 3.0, 30.0)]).to(dtype)
     y[:20, 3:5] = y[:20].amax(dim=1, keepdim=True)
     y = y / y.sum(dim=1, keepdim=True)
-    assert torch.equal(ModelGuardW(eps).guard(lambda _: y, nn.Identity())(y).argmax(dim=1), y.argmax(dim=1))
+    assert torch.equal(told(ModelGuardW(eps), y).argmax(dim=1), y.argmax(dim=1))
 
 
 def one_by_one(y: Tensor, eps: float, capacity: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -70,61 +71,75 @@ def one_by_one(y: Tensor, eps: float, capacity: int) -> tuple[list[Tensor], list
     return told, book
 
 
+def quantized(settings: ModelGuardS, y: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    """What is answered in the place of `y`, and what is remembered then."""
+    guard = Quantized(settings)
+    return guard({"logits": y.log()}, y, guard.start() if state is None else state)
+
+
 @pytest.mark.parametrize("size", [1, 7, 200])
-def test_s_is_the_published_rule_row_after_row_whatever_the_batch(size: int) -> None:
-    y = rows(200, 5, 3.0)
-    told, book = one_by_one(y, 0.5, 1000)
-    guard = Quantized(lambda x: x, 0.5, 1000)
-    torch.testing.assert_close(torch.cat([guard(part) for part in y.split(size)]), torch.stack(told))
-    torch.testing.assert_close(guard.state_dict()["codewords"], torch.stack(book))
+def test_s_is_the_published_rule_row_after_row_in_every_batch(size: int) -> None:
+    y, settings, state = rows(200, 5, 3.0), ModelGuardS(0.5, 1000), None
+    expected, book = one_by_one(y, 0.5, 1000)
+    found = []
+    for part in y.split(size):
+        answers, state = quantized(settings, part, state)
+        found.append(answers)
+    torch.testing.assert_close(torch.cat(found), torch.stack(expected))
+    assert state is not None
+    torch.testing.assert_close(state["codewords"], torch.stack(book))
     assert 5 < len(book) < 100
-    torch.testing.assert_close(guard(y), torch.stack(told)), "the same questions have the same answers"
+    torch.testing.assert_close(quantized(settings, y, state)[0], torch.stack(expected))  # the same once more
 
 
 def test_s_is_bounded_and_keeps_its_budget_when_full() -> None:
     y = rows(500, 20, 2.0)
-    guard = Quantized(lambda x: x, 0.3, 12)
-    told = guard(y)
-    assert guard.state_dict()["codewords"].shape == (12, 20)
-    assert ((told - y).abs().sum(dim=1) <= 0.3 + 1e-9).all()
-    assert torch.equal(told.argmax(dim=1), y.argmax(dim=1))
-    known = set(guard.state_dict()["codewords"].argmax(dim=1).tolist())
-    strangers = torch.tensor([c not in known for c in y.argmax(dim=1).tolist()])
-    assert strangers.any()
-    assert torch.equal(told[strangers], y[strangers])
-    assert not torch.equal(told[~strangers], y[~strangers])
+    found, state = quantized(ModelGuardS(0.3, 12), y)
+    assert state["codewords"].shape == (12, 20)
+    assert ((found - y).abs().sum(dim=1) <= 0.3 + 1e-9).all()
+    assert torch.equal(found.argmax(dim=1), y.argmax(dim=1))
+    known = set(state["codewords"].argmax(dim=1).tolist())
+    others = torch.tensor([c not in known for c in y.argmax(dim=1).tolist()])
+    assert others.any()
+    torch.testing.assert_close(found[others], y[others], rtol=0, atol=1e-15)
+    assert not torch.allclose(found[~others], y[~others])
 
 
-def test_s_goes_on_from_its_state() -> None:
+def test_s_continues_from_its_state() -> None:
     y, more = rows(60, 6, 2.0), rows(60, 6, 2.0, seed=1)
-    defense = ModelGuardS(eps=0.6, codewords=40)
-    whole, before, after = (defense.guard(lambda x: x, nn.Identity()) for _ in "abc")
-    whole(y), before(y)
-    after.load_state_dict(before.state_dict())
-    torch.testing.assert_close(after(more), whole(more))
-    torch.testing.assert_close(after.state_dict(), whole.state_dict())
+    settings = ModelGuardS(eps=0.6, codewords=40)
+    _, state = quantized(settings, y)
+    answers, after = quantized(settings, more, state)
+    together, whole = quantized(settings, torch.cat([y, more]))
+    torch.testing.assert_close(answers, together[60:])
+    torch.testing.assert_close(after, whole)
 
 
 def test_s_takes_no_state_that_does_not_fit() -> None:
-    guard = Quantized(lambda x: x, 0.6, 2)
+    settings = ModelGuardS(0.6, 2)
     with pytest.raises(Invalid, match=r"`codewords` \(M, K\), M at most 2. Found \(3, 4\)"):
-        guard.load_state_dict({"codewords": torch.zeros(3, 4)})
+        quantized(settings, torch.eye(4), {"codewords": torch.zeros(3, 4)})
     with pytest.raises(Invalid, match="Found nothing"):
-        guard.load_state_dict({})
+        quantized(settings, torch.eye(4), {})
     assert "1,024" in ModelGuardS().cost.state
 
 
-def test_a_book_of_other_classes_is_named() -> None:
-    guard = ModelGuardS().guard(lambda x: x, mlp())
-    guard.load_state_dict({"codewords": torch.eye(4)})  # type: ignore[attr-defined]
+def test_codewords_of_other_classes_are_named() -> None:
     with pytest.raises(Invalid, match=r"`codewords` should be of 3 classes, as answers are\. Found 4"):
-        guard(torch.eye(3))
+        quantized(ModelGuardS(), torch.eye(3), {"codewords": torch.eye(4)})
 
 
-def test_each_client_has_a_book_that_outlives_its_place_in_memory(tmp_path: Path) -> None:
-    rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
-    clients = Clients(lambda: ModelGuardS(eps=0.5).guard(lambda x: x, mlp()), tmp_path, limit=1)
-    first = clients("ann", rows)
-    clients("bob", rows.flip(0))  # ann's book is on disk now
-    assert torch.equal(clients("ann", rows), first)
-    assert not torch.equal(clients("bob", rows), first)  # bob's began with another answer
+def test_all_accounts_share_one_book_that_outlives_the_process(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6))
+    x = torch.rand(40, 4, generator=torch.Generator().manual_seed(0))
+    model = ModelGuardS(eps=0.5).build(net, x)
+
+    def new() -> Accounts:
+        return Accounts(model.heads(), model.guard, (4,), tmp_path, limit=1)
+
+    accounts = new()
+    first = accounts.answer("ann", x)
+    assert torch.equal(accounts.answer("bob", x.flip(0)).flip(0), first), "bob gets the codewords that ann's queries made"
+    accounts.save()
+    assert torch.equal(new().answer("bob", x.flip(0)).flip(0), first)
+    assert not torch.equal(Accounts(model.heads(), model.guard, (4,)).answer("bob", x.flip(0)).flip(0), first)

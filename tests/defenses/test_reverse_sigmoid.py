@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from samples import told
 from stealguard.defenses import DCP, ReverseSigmoid
 from stealguard.defenses.base import Defense
 from stealguard.errors import Invalid
 
 Y = torch.randn(40, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64).mul(3).softmax(dim=1)
-
-
-def told(defense: Defense, y: Tensor) -> Tensor:
-    return defense.guard(lambda _: y, nn.Identity())(y)
 
 
 def formula(y: Tensor, beta: float, gamma: float, gate: Tensor | float = 1.0) -> Tensor:
@@ -28,21 +25,21 @@ def test_it_is_the_formula_odds_above_one_included(beta: float, gamma: float) ->
     torch.testing.assert_close(told(ReverseSigmoid(beta, gamma), Y), formula(Y, beta, gamma))
 
 
-def test_certainty_has_its_limit() -> None:
+def test_a_probability_of_zero_or_one_has_its_limit() -> None:
     y = torch.tensor([[1.0, 0.0, 0.0]])
     torch.testing.assert_close(told(ReverseSigmoid(0.7), y), torch.tensor([[0.65, 0.35, 0.35]]) / 1.35)
     near = torch.tensor([[1 - 2e-300, 1e-300, 1e-300]], dtype=torch.float64)
     assert told(ReverseSigmoid(0.7, 0.001), near).isfinite().all()
 
 
-def test_a_uniform_row_stays_so_and_no_strength_changes_nothing() -> None:
+def test_a_uniform_row_stays_uniform_and_strength_zero_changes_nothing() -> None:
     uniform = torch.full((3, 7), 1 / 7)
     torch.testing.assert_close(told(ReverseSigmoid(), uniform), uniform)
     torch.testing.assert_close(told(ReverseSigmoid(beta=0.0), Y), Y)
     torch.testing.assert_close(told(DCP(beta=0.0), Y), Y)
 
 
-def test_the_gate_leaves_sure_answers_alone() -> None:
+def test_the_gate_does_not_change_sure_answers() -> None:
     sure = Y.amax(dim=1)
     found = told(DCP(beta=0.6), Y)
     torch.testing.assert_close(found[sure > 0.65], Y[sure > 0.65])

@@ -6,9 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
 
-from samples import mlp, noise
+from samples import mlp, noise, told
 from stealguard.boxes.base import top_1
 from stealguard.defenses import Rounding, TopK
 from stealguard.defenses.base import Defense
@@ -17,25 +16,21 @@ from stealguard.errors import Invalid
 Y = torch.tensor([[0.1, 0.6, 0.3, 0.0], [0.25, 0.25, 0.25, 0.25]])
 
 
-def told(defense: Defense, y: Tensor = Y) -> Tensor:
-    return defense.guard(lambda _: y, nn.Identity())(y)
-
-
 def test_top_1_is_the_label_alone() -> None:
-    assert torch.equal(told(TopK()), top_1(Y))
+    assert torch.equal(told(TopK(), Y), top_1(Y))
     tied = torch.full((50, 200), 1 / 200)
-    assert torch.equal(told(TopK(), tied), top_1(tied)), "among equals, the one that argmax names"
+    assert torch.equal(told(TopK(), tied), top_1(tied)), "among equal classes, the one that argmax names"
 
 
 def test_the_rest_is_renormalized_or_spread() -> None:
-    torch.testing.assert_close(told(TopK(k=2))[0], torch.tensor([0, 2 / 3, 1 / 3, 0]))
-    torch.testing.assert_close(told(TopK(k=2, rest="spread"))[0], torch.tensor([0.05, 0.6, 0.3, 0.05]))
-    assert torch.equal(told(TopK(k=4)), Y)
+    torch.testing.assert_close(told(TopK(k=2), Y)[0], torch.tensor([0, 2 / 3, 1 / 3, 0]))
+    torch.testing.assert_close(told(TopK(k=2, rest="spread"), Y)[0], torch.tensor([0.05, 0.6, 0.3, 0.05]))
+    assert torch.equal(told(TopK(k=4), Y), Y)
 
 
 def test_rounding_by_hand() -> None:
-    torch.testing.assert_close(told(Rounding(1)), torch.tensor([[0.1, 0.6, 0.3, 0.0], [0.3, 0.3, 0.2, 0.2]]))
-    torch.testing.assert_close(told(Rounding(2)), Y)
+    torch.testing.assert_close(told(Rounding(1), Y), torch.tensor([[0.1, 0.6, 0.3, 0.0], [0.3, 0.3, 0.2, 0.2]]))
+    torch.testing.assert_close(told(Rounding(2), Y), Y)
 
 
 @settings(deadline=None)
@@ -61,7 +56,7 @@ def test_settings_are_checked(make, rule: str) -> None:
         make()
 
 
-def test_no_training_differs() -> None:
+def test_training_is_that_of_an_undefended_net() -> None:
     assert TopK().basis == Defense()
-    assert told(TopK()).shape == told(Rounding()).shape == (2, 4)
-    assert TopK().build(net := mlp(), noise(2, (16,))) is net
+    assert told(TopK(), Y).shape == told(Rounding(), Y).shape == (2, 4)
+    assert TopK().build(net := mlp(), noise(2, (16,))).net is net

@@ -1,10 +1,14 @@
-"""Every defense by its name. A defense is a frozen dataclass; its fields are its settings."""
+"""Every defense by its name, and what a defense of one's own is made of.
+
+A defense is a frozen dataclass; its fields are its settings.
+"""
 
 from __future__ import annotations
 
 from stealguard.defenses.adaptive_misinformation import AdaptiveMisinformation
-from stealguard.defenses.base import Defense
+from stealguard.defenses.base import Cost, Defended, Defense, Plain, Rule
 from stealguard.defenses.cip import CIP
+from stealguard.defenses.detection import Detector
 from stealguard.defenses.edm import EDM
 from stealguard.defenses.grad2 import GRAD2
 from stealguard.defenses.hoda import HODA
@@ -28,15 +32,21 @@ __all__ = [
     "MAD",
     "PRADA",
     "AdaptiveMisinformation",
+    "Cost",
+    "Defended",
+    "Defense",
+    "Detector",
     "InI",
     "MemGuard",
     "Misleader",
     "ModelGuardS",
     "ModelGuardW",
     "NastyTeacher",
+    "Plain",
     "ReverseSigmoid",
     "RobustInI",
     "Rounding",
+    "Rule",
     "TopK",
 ]
 

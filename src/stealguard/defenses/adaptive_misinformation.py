@@ -1,30 +1,19 @@
-"""Adaptive Misinformation (Kariyappa & Qureshi, CVPR 2020, arXiv 1911.07100): unsure answers become wrong ones."""
+"""Adaptive Misinformation (Kariyappa & Qureshi, CVPR 2020, arXiv 1911.07100): wrong answers where a net is unsure."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.boxes.base import Boxed
-from stealguard.defenses.base import Cost, Defense
+from stealguard.defenses.base import Cost, Defended, Defense, Plain
 from stealguard.errors import require, require_weight
 from stealguard.nets import sibling
-from stealguard.types import Batch, BlackBox, Objective
-
-
-class Misinformed(nn.Module):
-    """The net that is served, f, and the one whose answers replace its own, f-hat; forward is f's logits."""
-
-    def __init__(self, honest: nn.Module, misinforming: nn.Module):
-        super().__init__()
-        self.honest, self.misinforming = honest, misinforming
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.honest(x)
+from stealguard.types import Batch
 
 
 def reverse_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -38,6 +27,35 @@ def mixing_share(answers: Tensor, tau: float, nu: float) -> Tensor:
     return torch.sigmoid(nu * (tau - answers.amax(dim=1, keepdim=True)))
 
 
+class Mixed(Plain):
+    """Answers (1 - alpha) f + alpha f-hat, from the heads `logits` and `misinformation`."""
+
+    def __init__(self, tau: float, nu: float):
+        self._tau, self._nu = tau, nu
+
+    def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        honest = super().answer(outputs, x)
+        return torch.lerp(honest, outputs["misinformation"].softmax(dim=1), mixing_share(honest, self._tau, self._nu))
+
+
+class Misinformed(Defended):
+    """The user's net, f, and `misinforming`, f-hat, whose answers replace those of f; forward is f's logits."""
+
+    def __init__(self, net: nn.Module, misinforming: nn.Module, settings: AdaptiveMisinformation):
+        super().__init__(net, Mixed(settings.tau, settings.nu))
+        self.misinforming, self.settings = misinforming, settings
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        terms = {"task": F.cross_entropy(self.net(batch.x), batch.y)}
+        if self.settings.exposure:
+            terms["exposure"] = -self.settings.exposure * F.log_softmax(self.net(batch.z), dim=1).mean()
+        terms["misinformation"] = reverse_cross_entropy(self.misinforming(batch.x), batch.y)
+        return terms
+
+    def heads(self) -> Mapping[str, nn.Module]:
+        return {**super().heads(), "misinformation": self.misinforming}
+
+
 @dataclass(frozen=True)
 class AdaptiveMisinformation(Defense):
     """Answers (1 - alpha) f + alpha f-hat: f where it is sure, a net trained to be wrong where it is not.
@@ -49,8 +67,7 @@ class AdaptiveMisinformation(Defense):
     The published program has nu = 10,000 where the paper has 1,000; either is nearly a step.
 
     Args:
-        tau: the strength, in [0, 1]: the confidence below which answers are replaced. Comparisons go through it, up
-            to 0.99.
+        tau: the strength, in [0, 1]: the confidence below which answers are replaced. Comparisons vary it up to 0.99.
         nu: how steep the step at tau is, above 0.
         exposure: lambda, the weight of outlier exposure, at least 0.
     """
@@ -78,33 +95,5 @@ class AdaptiveMisinformation(Defense):
     def cost(self) -> Cost:
         return Cost(forwards=1.0, trained="a second net of the same architecture")
 
-    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
-        return Misinformed(net, sibling(net, 1))
-
-    def plain(self, model: nn.Module) -> nn.Module:
-        assert isinstance(model, Misinformed)
-        return model.honest
-
-    def objective(self, model: nn.Module, like: Tensor, *, seed: int) -> Objective:
-        return self._losses
-
-    def _losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        assert isinstance(model, Misinformed)
-        x, y, z = batch
-        terms = {"task": F.cross_entropy(model.honest(x), y)}
-        if self.exposure:
-            assert z is not None, "fit hands outliers to whoever needs them"
-            terms["exposure"] = -self.exposure * F.log_softmax(model.honest(z), dim=1).mean()
-        terms["misinformation"] = reverse_cross_entropy(model.misinforming(x), y)
-        return terms
-
-    def guard(self, box: BlackBox, model: nn.Module) -> BlackBox:
-        assert isinstance(model, Misinformed)
-        wrong = model.misinforming
-
-        def mixed(x: Tensor, /) -> Tensor:
-            honest = box(x)
-            alpha = mixing_share(honest, self.tau, self.nu)
-            return torch.lerp(honest, Boxed(wrong, tuple(x.shape[1:]))(x), alpha)
-
-        return mixed
+    def build(self, net: nn.Module, like: Tensor) -> Defended:
+        return Misinformed(net, sibling(net, 1), self)

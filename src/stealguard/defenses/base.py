@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from stealguard.devices import device_of
+from stealguard.nets import reinitialized
 from stealguard.training.losses import task_loss
 from stealguard.types import Batch, Guard, Scope, State
 
@@ -21,9 +25,11 @@ class Plain:
     scope: ClassVar[Scope] = "none"
 
     def heads(self) -> Mapping[str, nn.Module]:
+        """Modules that the guard needs outputs of, beside the defended module's own heads: none."""
         return {}
 
     def start(self) -> State:
+        """What is remembered before the first query: nothing."""
         return {}
 
     def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -35,13 +41,17 @@ class Plain:
 
 
 class Rule(Plain):
-    """A guard that changes each answer by a function from rows on the simplex (N, K) to such rows."""
+    """A guard that changes each answer by a rule.
+
+    Args:
+        rule: from rows on the simplex, (N, K), to such rows; each row by itself.
+    """
 
     def __init__(self, rule: Callable[[Tensor], Tensor]):
-        self._rule = rule
+        self.rule = rule
 
     def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        return self._rule(super().answer(outputs, x))
+        return self.rule(super().answer(outputs, x))
 
 
 class Defended(nn.Module):
@@ -68,7 +78,8 @@ class Defended(nn.Module):
     def heads(self) -> Mapping[str, nn.Module]:
         """What the guard reads: modules from inputs (N, *shape) to outputs (N, ...), each row by itself.
 
-        Heads are pure functions of a batch, so that a server can run them once for the inputs of many accounts.
+        Heads are pure functions of a batch, so that a server can run them once for the inputs of many accounts. They
+        belong to the module as it is now: ask for them again after its weights were changed or moved.
         """
         return {"logits": self, **self.guard.heads()}
 
@@ -76,8 +87,9 @@ class Defended(nn.Module):
 class Cost(NamedTuple):
     """What a defense takes beyond a plain net, as it declares itself; an audit measures the time.
 
-    `forwards` is the forward passes that an answer takes beyond the one of a plain net. `state` says in a few words
-    what is remembered of an account's queries, and `trained` what had to be trained beside the net; "" for nothing.
+    `forwards` is the number of forward passes that an answer takes beyond the one of a plain net. `state` says in a few
+    words what is remembered of an account's queries, and `trained` what is trained beside the net; "" for nothing.
+    Both are prose for tables.
     """
 
     forwards: float = 0.0
@@ -97,11 +109,11 @@ class Defense:
     """The name in `COMBINES` of how the losses become one gradient."""
 
     answering: ClassVar[tuple[str, ...]] = ()
-    """The settings that training does not read: with other values of these the same weights answer otherwise."""
+    """The settings that training does not read: other values of these change the answers of the same weights."""
 
     @property
     def needs_outliers(self) -> bool:
-        """Whether the losses read `Batch.outliers`."""
+        """Whether the losses read `Batch.z`."""
         return False
 
     @property
@@ -132,5 +144,29 @@ class Defense:
         return Defended(net, self.guard(net, like))
 
     def guard(self, net: nn.Module, like: Tensor) -> Guard:
-        """What is answered, for defenses that need no training of their own."""
+        """What is answered, for defenses that need no training of their own. Arguments as for `build`."""
         return Plain()
+
+
+def surrogate_of(net: nn.Module, seed: int) -> nn.Module:
+    """A net of the same architecture with weights drawn from `seed`: frozen, in evaluation mode, on the net's device.
+
+    The weights are drawn on the processor, so that they are the same on every device.
+
+    Raises:
+        Invalid: the net cannot be initialized anew.
+    """
+    drawn = reinitialized(copy.deepcopy(net).cpu(), seed=seed)
+    return drawn.eval().requires_grad_(False).to(device_of(net))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside the block the module is in evaluation mode; after it, each of its parts is in its own mode again."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

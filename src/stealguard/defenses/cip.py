@@ -1,67 +1,38 @@
-"""Categorical Inference Poisoning (Zhang, Hua, Wang, Jiang & Yang, IEEE TIFS 2023): the stranger, the falser."""
+"""Categorical Inference Poisoning (Zhang, Hua, Wang, Jiang & Yang, IEEE TIFS 2023): false answers to unusual inputs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.boxes.base import logits
-from stealguard.checks import check_inputs
-from stealguard.defenses.base import Defense
+from stealguard.defenses.base import Defended, Defense, Plain, evaluating
 from stealguard.defenses.hashing import projection, uniforms
 from stealguard.errors import require, require_weight
 from stealguard.nets import seed_from
 from stealguard.seeds import derive
 from stealguard.simplex import reverse_sigmoid
-from stealguard.types import Batch, BlackBox, Objective
+from stealguard.types import Batch
 
-EVERY = 4  # steps of training from one look at the energies of task inputs to the next
+EVERY = 4  # training steps from one observation of the energies of task inputs to the next
 KEPT = 2048  # of the latest energies
 NOISE = 0.1  # power of the strong poison's noise, as a share of the answer's: 10 dB
 
 
-class Scored(nn.Module):
-    """A net, a key to draw by, and the latest energies of task inputs; forward is the net's logits."""
-
-    key: Tensor
-    energies: Tensor
-    seen: Tensor
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-        self.register_buffer("key", torch.tensor(derive(seed_from(net), "poison")))
-        self.register_buffer("energies", torch.full((KEPT,), torch.nan))
-        self.register_buffer("seen", torch.tensor(0))  # steps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    @torch.no_grad()
-    def look(self, x: Tensor) -> None:
-        """One more step of training is about to be made, on task inputs x."""
-        if int(self.seen) % EVERY == 0:
-            training = self.net.training
-            self.net.eval()
-            with torch.autocast(x.device.type, enabled=False):  # as it will be when it answers
-                self.energies.copy_(torch.cat([energy(self.net(x)).to(self.energies), self.energies])[:KEPT])
-            self.net.train(training)
-        self.seen += 1
-
-
 def energy(logits: Tensor) -> Tensor:
-    """-log sum exp of each row, (N,): low where a net is at home (Liu et al., NeurIPS 2020)."""
+    """-log sum exp of each row, (N,): low on inputs like those that were learned (Liu et al., NeurIPS 2020)."""
     return -logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(dim=1)  # half precision is too coarse
 
 
 def strong_poison(y: Tensor, u: Tensor) -> Tensor:
-    """Rows (N, K) with their entries in a random order in which another class is first, and noise on top.
+    """Rows (N, K) with their entries in a random order in which another class is first, and noise added.
 
     Args:
+        y: rows on the simplex, (N, K).
         u: numbers in [0, 1), (N, 2 K), that order and noise follow from.
     """
     k, top = y.shape[1], y.argmax(dim=1, keepdim=True)
@@ -73,6 +44,60 @@ def strong_poison(y: Tensor, u: Tensor) -> Tensor:
     return F.normalize(y.gather(1, torch.where(stays, swapped, order)) + noise.to(y), p=1, dim=1)
 
 
+class Energies(nn.Module):
+    """The latest energies of task inputs, (KEPT,), NaN where none is known yet; and the key of what poisons draw."""
+
+    key: Tensor
+    latest: Tensor
+    steps: Tensor
+
+    def __init__(self, key: int):
+        super().__init__()
+        self.register_buffer("key", torch.tensor(key))
+        self.register_buffer("latest", torch.full((KEPT,), torch.nan))
+        self.register_buffer("steps", torch.tensor(0))  # of training so far
+
+    @torch.no_grad()
+    def observe(self, net: nn.Module, x: Tensor) -> None:
+        """Called before each training step of `net`, with its task inputs."""
+        if int(self.steps) % EVERY == 0:
+            with evaluating(net), torch.autocast(x.device.type, enabled=False):  # as the net is when it answers
+                self.latest.copy_(torch.cat([energy(net(x)).to(self.latest), self.latest])[:KEPT])
+        self.steps += 1
+
+
+class Poisoned(Plain):
+    """Poisons the answers to inputs whose energy is above the quantiles of task inputs' energies."""
+
+    def __init__(self, energies: Energies, quantiles: tuple[float, ...]):
+        self._energies, self._quantiles = energies, quantiles
+
+    def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        y, e = super().answer(outputs, x), energy(outputs["logits"])[:, None]
+        weak, strong = (self._energies.latest.nanquantile(q).to(e) for q in self._quantiles)
+        u = uniforms(projection(x, int(self._energies.key))[0], 2 * y.shape[1]).to(y.device)
+        return torch.where(e > strong, strong_poison(y, u), torch.where(e > weak, reverse_sigmoid(y, 0.9, 0.6), y))
+
+
+class Scored(Defended):
+    """The user's net and the `energies` of task inputs under it; forward is the net's logits."""
+
+    def __init__(self, net: nn.Module, settings: CIP):
+        energies = Energies(derive(seed_from(net), "poison"))
+        super().__init__(net, Poisoned(energies, settings.quantiles))
+        self.energies, self.settings = energies, settings
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        self.energies.observe(self.net, batch.x)
+        v = self.net(batch.x)
+        terms = {"task": F.cross_entropy(v, batch.y)}
+        if self.settings.weight:
+            on_task = F.relu(energy(v) - self.settings.m_in).square().mean()
+            on_outliers = F.relu(self.settings.m_out - energy(self.net(batch.z))).square().mean()
+            terms["energy"] = self.settings.weight * (on_task + on_outliers)
+        return terms
+
+
 @dataclass(frozen=True)
 class CIP(Defense):
     """Answers inputs of high energy falsely, and those of very high energy at random.
@@ -81,15 +106,16 @@ class CIP(Defense):
     energy is above that of 95 % of task inputs is answered by a reverse sigmoid of the answer (the weak poison); above
     that of 99.9 %, by its entries in a random order and noise (the strong one).
 
-    The energies of task inputs are those of the last steps of training, in evaluation mode. What is drawn follows from
-    the input, so that asking again tells nothing new; the program draws anew. It trains in two steps, the terms on
-    energies in the second; here it is one. Its second poison, wrong answers to the task inputs of which the net is
-    least sure, is a watermark by which a stolen model is recognized, and is left out.
+    The energies of task inputs are those of the last training steps, in evaluation mode. What is drawn follows from
+    the input, so that asking again tells nothing new; the published program draws anew. It trains in two stages, with
+    the terms on energies in the second; here there is one stage. Its second poison, wrong answers to the task inputs
+    of which the net is least sure, is a watermark by which a stolen model is recognized, and is left out.
 
     Args:
         weight: w, at least 0.
         m_in, m_out: the energies that task inputs should be below and outliers above.
-        quantiles: the strength: of task inputs' energies, rising, above which an answer is poisoned weakly, strongly.
+        quantiles: the strength: the quantiles of task inputs' energies, rising, above which an answer is poisoned
+            weakly and strongly.
     """
 
     answering = ("quantiles",)
@@ -118,39 +144,5 @@ class CIP(Defense):
     def distortion_limit(self) -> float:
         return 2.0
 
-    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
-        return Scored(net)
-
-    def plain(self, model: nn.Module) -> nn.Module:
-        assert isinstance(model, Scored)
-        return model.net
-
-    def objective(self, model: nn.Module, like: Tensor, *, seed: int) -> Objective:
-        return self._losses
-
-    def _losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        assert isinstance(model, Scored)
-        model.look(batch.x)
-        v = model(batch.x)
-        terms = {"task": F.cross_entropy(v, batch.y)}
-        if self.weight:
-            assert batch.outliers is not None, "fit hands outliers to whoever needs them"
-            at_home = F.relu(energy(v) - self.m_in).square().mean()
-            abroad = F.relu(self.m_out - energy(model(batch.outliers))).square().mean()
-            terms["energy"] = self.weight * (at_home + abroad)
-        return terms
-
-    def guard(self, box: BlackBox, model: nn.Module) -> BlackBox:
-        """Asks the net itself, since the box's answers do not tell the energy."""
-        assert isinstance(model, Scored)
-        latest = model.energies.cpu()
-        weak, strong = (latest.nanquantile(q) for q in self.quantiles)
-
-        def poisoned(x: Tensor, /) -> Tensor:
-            check_inputs(x, "x")
-            said = logits(model, x)
-            y, e = said.softmax(dim=1), energy(said)[:, None]
-            u = uniforms(projection(x, int(model.key))[0], 2 * y.shape[1]).to(y.device)
-            return torch.where(e > strong, strong_poison(y, u), torch.where(e > weak, reverse_sigmoid(y, 0.9, 0.6), y))
-
-        return poisoned
+    def build(self, net: nn.Module, like: Tensor) -> Defended:
+        return Scored(net, self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -11,44 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.defenses.base import Cost, Defense
+from stealguard.defenses.base import Cost, Defended, Defense
 from stealguard.defenses.hashing import projection
 from stealguard.errors import require, require_weight
 from stealguard.nets import seed_from, sibling
 from stealguard.seeds import derive
-from stealguard.types import Batch, Objective
-
-
-class Routed(nn.Module):
-    """Several nets, and a secret hash that says which one answers an input; forward is that one's logits, (N, K).
-
-    The hash is coarse: a step function of the input's length along a random direction. An adversary who changes an
-    input a little to see what the other members say still meets the same one, as the paper wants; yet neighboring
-    steps go to different members. An input goes to the same member in whatever batch.
-
-    Args:
-        members: the nets; the hash's key follows from the first one's weights.
-        width: of a step, as a distance between inputs.
-    """
-
-    key: Tensor
-
-    def __init__(self, members: Sequence[nn.Module], width: float):
-        super().__init__()
-        self.members, self._width = nn.ModuleList(members), width
-        self.register_buffer("key", torch.tensor(derive(seed_from(members[0]), "hash")))
-
-    def route(self, x: Tensor) -> Tensor:
-        """The member, (N,), that answers each of x, (N, *shape) in [0, 1]."""
-        along, unit = projection(x, int(self.key))
-        return (along / (self._width * unit)).floor().long() % len(self.members)
-
-    def forward(self, x: Tensor) -> Tensor:
-        routed = self.route(x)
-        order = routed.argsort()
-        parts = order.split(routed.bincount(minlength=len(self.members)).tolist())
-        answered = [member(x[rows]) for member, rows in zip(self.members, parts, strict=True) if len(rows)]
-        return torch.cat(answered)[order.argsort()]
+from stealguard.types import Batch
 
 
 def coherence(probabilities: Sequence[Tensor]) -> Tensor:
@@ -57,16 +25,60 @@ def coherence(probabilities: Sequence[Tensor]) -> Tensor:
     return torch.stack(pairs).logsumexp(dim=0).mean()
 
 
+class Routed(Defended):
+    """Several nets, and a secret hash that says which one answers an input; forward is that one's logits, (N, K).
+
+    The hash is coarse: a step function of the input's length along a random direction. An attacker who changes an
+    input a little to see what the other members say still gets the same one, as the paper wants; yet neighboring
+    steps go to different members. An input goes to the same member in whatever batch.
+
+    Args:
+        net: the first member; the hash's key follows from its weights.
+        others: the other members.
+        settings: the defense.
+    """
+
+    key: Tensor
+
+    def __init__(self, net: nn.Module, others: Iterable[nn.Module], settings: EDM):
+        super().__init__(net)
+        self.others, self.settings = nn.ModuleList(others), settings
+        self.register_buffer("key", torch.tensor(derive(seed_from(net), "hash")))
+
+    @property
+    def members(self) -> list[nn.Module]:
+        return [self.net, *self.others]
+
+    def route(self, x: Tensor) -> Tensor:
+        """The number, (N,), of the member that answers each of x, (N, *shape) in [0, 1]."""
+        along, unit = projection(x, int(self.key))
+        return (along / (self.settings.width * unit)).floor().long() % len(self.members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        routed = self.route(x)
+        order = routed.argsort()
+        parts = order.split(routed.bincount(minlength=len(self.members)).tolist())
+        answered = [member(x[rows]) for member, rows in zip(self.members, parts, strict=True) if len(rows)]
+        return torch.cat(answered)[order.argsort()]
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        terms = {"task": torch.stack([F.cross_entropy(member(batch.x), batch.y) for member in self.members]).sum()}
+        if self.settings.diversity:
+            on_outliers = [member(batch.z).softmax(dim=1) for member in self.members]
+            terms["diversity"] = self.settings.diversity * coherence(on_outliers)
+        return terms
+
+
 @dataclass(frozen=True)
 class EDM(Defense):
     """L = sum_i CE(f_i(x), y) + lambda log sum_{a<b} exp cos(f_a(z), f_b(z)): alike on the task, unlike on outliers.
 
     The members train together; the sum lets each learn the task as fast as it would alone. A query is answered by the
-    one that a secret hash of it says, so an answer costs one forward pass, whatever the number of members.
+    member that its secret hash names, so an answer costs one forward pass, whatever the number of members.
 
-    No public program trains one. The paper asks for a hash that an adversary cannot know and that is coarse, so that
-    small changes of an input do not reach another member; how it computes its own could not be pinned down, and this
-    one, which has both properties, is of this house.
+    No public program trains one. The paper asks for a hash that an attacker cannot know and that is coarse, so that
+    small changes of an input do not reach another member. Its own hash could not be reconstructed from the text; the
+    one used here has both properties.
 
     Args:
         diversity: lambda, the strength, at least 0.
@@ -92,21 +104,5 @@ class EDM(Defense):
     def cost(self) -> Cost:
         return Cost(trained=f"{self.members} nets in the place of one")
 
-    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
-        return Routed([net, *(sibling(net, number) for number in range(1, self.members))], self.width)
-
-    def plain(self, model: nn.Module) -> nn.Module:
-        assert isinstance(model, Routed)
-        return model.members[0]
-
-    def objective(self, model: nn.Module, like: Tensor, *, seed: int) -> Objective:
-        return self._losses
-
-    def _losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        assert isinstance(model, Routed)
-        x, y, z = batch
-        terms = {"task": torch.stack([F.cross_entropy(member(x), y) for member in model.members]).sum()}
-        if self.diversity:
-            assert z is not None, "fit hands outliers to whoever needs them"
-            terms["diversity"] = self.diversity * coherence([member(z).softmax(dim=1) for member in model.members])
-        return terms
+    def build(self, net: nn.Module, like: Tensor) -> Defended:
+        return Routed(net, [sibling(net, number) for number in range(1, self.members)], self)

@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from stealguard.boxes.base import CHUNK, logits
-from stealguard.defenses.base import Cost, Defense
+from stealguard.defenses.base import Cost, Defense, Plain, surrogate_of
 from stealguard.errors import require
-from stealguard.nets import reinitialized
 from stealguard.seeds import derive
 from stealguard.simplex import check_budget, steepest
-from stealguard.types import BlackBox
+from stealguard.types import Guard
+
+_FORWARD_MODE = Lock()  # torch has one level of forward differentiation in a process, whatever the thread
+
+
+@torch.no_grad()
+def slope_along_ones(module: nn.Module, x: Tensor) -> Tensor:
+    """How fast each logit (N, K) of a module grows at `x` as all of its parameters grow alike."""
+    weights = {name: p.detach() for name, p in module.named_parameters()}
+    ones = {name: torch.ones_like(p) for name, p in weights.items()}
+    with _FORWARD_MODE:
+        slope: Tensor = jvp(lambda w: functional_call(module, w, (x,)), (weights,), (ones,))[1]
+    return slope
+
+
+class Slope(nn.Module):
+    """`slope_along_ones` of a net as a head: from inputs (N, *shape) to (N, K)."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return slope_along_ones(self.net, x)
+
+
+class Redirected(Plain):
+    """Answers that send a surrogate's step in another direction, from the head `surrogate` or `slope`."""
+
+    def __init__(self, net: nn.Module, settings: GRAD2):
+        self._net, self._settings = net, settings
+
+    def heads(self) -> Mapping[str, nn.Module]:
+        surrogate = surrogate_of(self._net, derive(self._settings.seed, "grad2", "surrogate"))
+        return {"surrogate": surrogate} if self._settings.direction == "opposite" else {"slope": Slope(surrogate)}
+
+    def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        y = super().answer(outputs, x)
+        if self._settings.direction == "opposite":
+            return steepest(y, outputs["surrogate"].softmax(dim=1).to(y) - y, self._settings.eps)
+        return steepest(y, outputs["slope"].to(y), self._settings.eps)
 
 
 @dataclass(frozen=True)
@@ -35,8 +75,8 @@ class GRAD2(Defense):
       gives every class the same gain, so all layers are taken.
 
     The surrogate is a random network of the victim's architecture; the paper's, which were trained on stolen answers
-    for some epochs, cannot be had from a release alone. The top class is not held: with an `eps` of 1 or more, even a
-    sure answer gives half its mass away and may lose its top.
+    for some epochs, cannot be had from a release alone. The most probable class is not kept: with an `eps` of 1 or
+    more, even a sure answer gives half of its mass away and may get another most probable class.
 
     Args:
         eps: strength: the L1 budget, in [0, 2].
@@ -61,32 +101,5 @@ class GRAD2(Defense):
     def cost(self) -> Cost:
         return Cost(forwards=1.0 if self.direction == "opposite" else 2.0)
 
-    def guard(self, box: BlackBox, model: nn.Module) -> BlackBox:
-        surrogate = reinitialized(model, seed=derive(self.seed, "grad2", "surrogate")).eval()
-        return Redirected(box, surrogate, self.eps, self.direction)
-
-
-class Redirected:
-    """A box whose answers send a surrogate's step in another direction."""
-
-    def __init__(self, box: BlackBox, surrogate: nn.Module, eps: float, direction: str):
-        self._box, self._surrogate, self._eps, self._direction = box, surrogate, eps, direction
-
-    def __call__(self, x: Tensor, /) -> Tensor:
-        y = self._box(x)
-        if self._direction == "opposite":
-            return steepest(y, logits(self._surrogate, x).softmax(dim=1).to(y) - y, self._eps)
-        return steepest(y, slope_along_ones(self._surrogate, x).to(y), self._eps)
-
-
-@torch.no_grad()
-def slope_along_ones(module: nn.Module, x: Tensor) -> Tensor:
-    """How fast each logit (N, K) grows at `x` as every parameter grows alike, on the device of `x`."""
-    weights = {name: p.detach() for name, p in module.named_parameters()}
-    ones = {name: torch.ones_like(p) for name, p in weights.items()}
-    device = next(iter(weights.values())).device
-
-    def slope(part: Tensor) -> Tensor:
-        return jvp(lambda w: functional_call(module, w, (part,)), (weights,), (ones,))[1].to(x.device)
-
-    return torch.cat([slope(part.to(device)) for part in x.split(CHUNK)])
+    def guard(self, net: nn.Module, like: Tensor) -> Guard:
+        return Redirected(net, self)

@@ -1,4 +1,4 @@
-"""Random numbers that follow from an input: the same whenever it is asked, whatever it is batched with."""
+"""Random numbers that follow from an input alone: the same at every request and in every batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GOLDEN, FIRST, SECOND = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E
 def projection(x: Tensor, key: int) -> tuple[Tensor, float]:
     """Where inputs (N, *shape) in [0, 1] lie along a secret direction, (N,), and the length of a unit there.
 
-    Inputs and direction are whole numbers, and their products add up exactly in double precision.
+    Inputs and direction are rounded to whole numbers, whose products add up exactly in double precision.
     """
     generator = torch.Generator().manual_seed(key)
     direction = torch.randint(-STEPS, STEPS + 1, (x[0].numel(),), generator=generator).double().to(x.device)

@@ -1,104 +1,43 @@
-"""HODA (Sadeghzadeh, Sobhanian, Dehghan & Jalili, 2021, arXiv 2106.11424): thieves ask harder things than users."""
+"""HODA (Sadeghzadeh, Sobhanian, Dehghan & Jalili, 2021, arXiv 2106.11424): attackers' queries are hard ones."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from stealguard.boxes.accounts import Watch
-from stealguard.defenses.base import Cost, Defense
+from stealguard.defenses.base import Cost, Defended, Defense, evaluating
+from stealguard.defenses.detection import Detector
 from stealguard.errors import require
-from stealguard.training.losses import task_loss
-from stealguard.types import Batch, BlackBox, Objective
+from stealguard.types import Batch, State
 
-EVERY = 20  # steps of training from one look at the histogram of task inputs to the next
+EVERY = 20  # training steps from one count of task inputs' hardness to the next
 
 
-class Staged(nn.Module):
-    """A net that remembers what it was on the way to what it is; forward is its logits.
+class PastLabels(nn.Module):
+    """The labels that past nets give, as a head: from inputs (N, *shape) to (N, number of nets), oldest net first."""
 
-    The past weights, at most `stages` of them, are evenly spaced over all steps so far: when every place is taken,
-    each second one is given up and the spacing is doubled. So between half and all of the places are in use, whatever
-    the length of the training, which nobody needs to know beforehand.
-    """
-
-    weights: Tensor
-    taken: Tensor
-    step: Tensor
-    spacing: Tensor
-    normal: Tensor
-
-    def __init__(self, net: nn.Module, stages: int):
+    def __init__(self, nets: list[nn.Module]):
         super().__init__()
-        self.net = net
-        self.register_buffer("weights", torch.zeros(stages, len(self._now())))
-        self.register_buffer("taken", torch.zeros(stages, dtype=torch.long))  # at which step; 0 for a free place
-        self.register_buffer("step", torch.tensor(0))
-        self.register_buffer("spacing", torch.tensor(1))
-        self.register_buffer("normal", torch.zeros(stages + 1))  # how many task inputs have each hardness
+        self.nets = nn.ModuleList(nets)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+        labels = [net(x).argmax(dim=1) for net in self.nets]
+        return torch.stack(labels, dim=1) if labels else torch.zeros(len(x), 0, dtype=torch.long, device=x.device)
 
-    @property
-    def past(self) -> Tensor:
-        """The weights of the past nets that are kept, oldest first, (stages so far, weights)."""
-        return self.weights[: int((self.taken > 0).sum())]
 
-    @property
-    def histogram(self) -> Tensor:
-        """How many task inputs have each hardness that there is so far, (stages so far + 1,)."""
-        return self.normal[: len(self.past) + 1]
+def hardness(past: Tensor, labels: Tensor) -> Tensor:
+    """For each input, (N,): how many past nets there were before its label became what it is now and stayed so.
 
-    @torch.no_grad()
-    def look(self, x: Tensor) -> None:
-        """One more step of training is about to be made, on task inputs x."""
-        self.step += 1
-        changed = int(self.step) % int(self.spacing) == 0 and self._take()
-        if changed:
-            self.normal.zero_()
-        if changed or int(self.step) % EVERY == 0:
-            training = self.net.training
-            self.net.eval()
-            self.normal += self.hardness(x, self.net(x).argmax(dim=1)).bincount(minlength=len(self.normal))
-            self.net.train(training)
-
-    @torch.no_grad()
-    def hardness(self, x: Tensor, labels: Tensor) -> Tensor:
-        """For each of x, (N,): how many of the past nets there were before its label became what it is now, (N,)."""
-        lasting, since = torch.zeros_like(labels), torch.ones_like(labels, dtype=torch.bool)
-        for weights in self.past.flip(0):
-            since &= functional_call(self.net, self._named(weights), (x,)).argmax(dim=1) == labels
-            lasting += since
-        return len(self.past) - lasting
-
-    def _take(self) -> bool:
-        if (self.taken > 0).all():
-            kept = self.taken % (2 * self.spacing) == 0
-            n = int(kept.sum())
-            self.weights[:n], self.taken[:n] = self.weights[kept], self.taken[kept]
-            self.taken[n:] = 0
-            self.spacing *= 2
-            if int(self.step) % int(self.spacing):
-                return True
-        place = len(self.past)
-        self.weights[place], self.taken[place] = self._now(), self.step
-        return True
-
-    def _state(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.net.state_dict().items() if value.is_floating_point()}
-
-    def _now(self) -> Tensor:
-        return torch.cat([value.reshape(-1).float() for value in self._state().values()])
-
-    def _named(self, weights: Tensor) -> dict[str, Tensor]:
-        state = self._state()
-        parts = weights.split([value.numel() for value in state.values()])
-        return {name: part.view_as(value).to(value) for (name, value), part in zip(state.items(), parts, strict=True)}
+    Args:
+        past: the labels that past nets gave, oldest first, (N, number of nets).
+        labels: the present ones, (N,).
+    """
+    lasting = (past == labels[:, None]).flip(1).long().cumprod(dim=1).sum(dim=1)
+    return past.shape[1] - lasting
 
 
 def pearson_distance(histogram: Tensor, other: Tensor) -> float:
@@ -108,21 +47,147 @@ def pearson_distance(histogram: Tensor, other: Tensor) -> float:
     return float(1 - a @ b / norms) if norms > 0 else 0.0
 
 
-@dataclass(frozen=True)
-class HODA(Defense):
-    """Refuses a client whose histogram of hardness is unlike that of the task's own inputs.
+class Stages(nn.Module):
+    """What a net was at earlier steps of its training, and how hard task inputs were for it.
 
-    An input is as hard as the training was long before its label settled: the first of a sequence of past nets from
-    which on all give the label that the last one gives. Of every `queries` queries of a client the histogram's Pearson
-    distance to that of task inputs is taken; more than delta gives a thief away.
-
-    In the paper past nets are those at the ends of epochs; here they are evenly spaced over the training's steps, and
-    the normal histogram is counted along on task batches, so that one run makes everything and none of the task's
-    inputs is kept.
+    The past weights, at most `places` of them, are evenly spaced over all steps so far: when every place is taken, each
+    second one is given up and the spacing is doubled. So between half and all of the places are in use, whatever the
+    length of the training, which need not be known beforehand.
 
     Args:
-        delta: the strength, in [0, 2]: the greatest distance of an honest client. The defender sets it by honest
-            clients' distances.
+        net: whose weights are kept.
+        places: how many at most, at least 2.
+    """
+
+    weights: Tensor
+    taken: Tensor
+    step: Tensor
+    spacing: Tensor
+    counts: Tensor
+
+    def __init__(self, net: nn.Module, places: int):
+        super().__init__()
+        self.register_buffer("weights", torch.zeros(places, len(_flat(net))))
+        self.register_buffer("taken", torch.zeros(places, dtype=torch.long))  # at which step; 0 for a free place
+        self.register_buffer("step", torch.tensor(0))
+        self.register_buffer("spacing", torch.tensor(1))
+        self.register_buffer("counts", torch.zeros(places + 1))  # how many task inputs have each hardness
+
+    @property
+    def past(self) -> Tensor:
+        """The weights of the past nets that are kept, oldest first, (stages so far, weights)."""
+        return self.weights[: int((self.taken > 0).sum())]
+
+    @property
+    def histogram(self) -> Tensor:
+        """How many task inputs have each hardness that there is so far, (stages so far + 1,)."""
+        return self.counts[: len(self.past) + 1]
+
+    def labels(self, net: nn.Module) -> PastLabels:
+        """The labels that `net` gave at the stages, as a head that shares the stages' weights."""
+        return PastLabels([_with(net, weights) for weights in self.past]).eval()
+
+    @torch.no_grad()
+    def observe(self, net: nn.Module, x: Tensor) -> None:
+        """Called before each training step of `net`, with its task inputs."""
+        self.step += 1
+        changed = int(self.step) % int(self.spacing) == 0 and self._take(net)
+        if changed:
+            self.counts.zero_()
+        if changed or int(self.step) % EVERY == 0:
+            with evaluating(net):
+                degrees = hardness(self.labels(net)(x), net(x).argmax(dim=1))
+            self.counts += degrees.bincount(minlength=len(self.counts))
+
+    def _take(self, net: nn.Module) -> bool:
+        """Keep the net's weights; whether the stages have changed."""
+        if (self.taken > 0).all():
+            kept = self.taken % (2 * self.spacing) == 0
+            n = int(kept.sum())
+            self.weights[:n], self.taken[:n] = self.weights[kept], self.taken[kept]
+            self.taken[n:] = 0
+            self.spacing *= 2
+            if int(self.step) % int(self.spacing):
+                return True
+        place = len(self.past)
+        self.weights[place], self.taken[place] = _flat(net), self.step
+        return True
+
+
+def _floating(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in net.state_dict().items() if value.is_floating_point()}
+
+
+def _flat(net: nn.Module) -> Tensor:
+    """All floating tensors of a net's state in one, (weights,)."""
+    return torch.cat([value.reshape(-1).float() for value in _floating(net).values()])
+
+
+def _with(net: nn.Module, weights: Tensor) -> nn.Module:
+    """A frozen copy of the net with the weights that `_flat` gave; it shares their memory where it can."""
+    state, past = _floating(net), copy.deepcopy(net).requires_grad_(False)
+    parts = weights.split([value.numel() for value in state.values()])
+    named = {name: part.view_as(value).to(value) for (name, value), part in zip(state.items(), parts, strict=True)}
+    past.load_state_dict(named, strict=False, assign=True)
+    return past
+
+
+class Hardness(Detector):
+    """Refuses by the histogram of queries' hardness, which it fills from the head `past`."""
+
+    def __init__(self, stages: Stages, settings: HODA):
+        self._stages, self._settings = stages, settings
+
+    def blank(self) -> State:
+        return {"counts": torch.zeros(self._settings.stages + 1, dtype=torch.long)}
+
+    def examine(
+        self, answers: Tensor, outputs: Mapping[str, Tensor], x: Tensor, state: State
+    ) -> tuple[State, int | None]:
+        degrees = hardness(outputs["past"], answers.argmax(dim=1)).cpu()
+        counts, normal, start = state["counts"], self._stages.histogram.cpu(), 0
+        while start < len(x):
+            part = degrees[start : start + self._settings.queries - int(counts.sum())]
+            counts = counts + part.bincount(minlength=len(counts))
+            start += len(part)
+            if int(counts.sum()) == self._settings.queries:
+                if pearson_distance(counts[: len(normal)], normal) > self._settings.delta:
+                    return {"counts": counts}, start - 1
+                counts = torch.zeros_like(counts)
+        return {"counts": counts}, None
+
+
+class Staged(Defended):
+    """The user's net and the `stages` of its training; forward is the net's logits."""
+
+    def __init__(self, net: nn.Module, settings: HODA):
+        stages = Stages(net, settings.stages)
+        super().__init__(net, Hardness(stages, settings))
+        self.stages = stages
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        self.stages.observe(self.net, batch.x)
+        return super().losses(batch)
+
+    def heads(self) -> Mapping[str, nn.Module]:
+        return {**super().heads(), "past": self.stages.labels(self.net)}
+
+
+@dataclass(frozen=True)
+class HODA(Defense):
+    """Refuses an account whose histogram of hardness is unlike that of the task's own inputs.
+
+    An input is as hard as the training was long before its label settled: the first of a sequence of past nets from
+    which on all give the label that the last one gives. Of every `queries` queries of an account the histogram's
+    Pearson distance to that of task inputs is taken; a distance of more than delta reveals an attacker.
+
+    In the paper past nets are those at the ends of epochs; here they are evenly spaced over the training's steps, and
+    the histogram of task inputs is counted on training batches, so that one run makes everything and none of the
+    task's inputs is kept.
+
+    Args:
+        delta: the strength, in [0, 2]: the greatest distance of an honest account. The defender sets it by the
+            distances of honest accounts.
         queries: in a histogram; the paper has 100.
         stages: places for past nets, of which half to all are in use.
     """
@@ -140,54 +205,8 @@ class HODA(Defense):
 
     @property
     def cost(self) -> Cost:
-        state = f"a histogram of {self.stages + 1} numbers a client"
+        state = f"a histogram of {self.stages + 1} numbers an account"
         return Cost(forwards=float(self.stages), state=state, trained=f"{self.stages} past states of the net")
 
-    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
-        return Staged(net, self.stages)
-
-    def plain(self, model: nn.Module) -> nn.Module:
-        assert isinstance(model, Staged)
-        return model.net
-
-    def objective(self, model: nn.Module, like: Tensor, *, seed: int) -> Objective:
-        return self._losses
-
-    def _losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        assert isinstance(model, Staged)
-        model.look(batch.x)
-        return task_loss(model, batch)
-
-    def guard(self, box: BlackBox, model: nn.Module) -> BlackBox:
-        assert isinstance(model, Staged)
-        return Hardness(box, model, self)
-
-
-class Hardness(Watch):
-    """HODA's memory of one client: the histogram that is being filled."""
-
-    def __init__(self, box: BlackBox, model: Staged, settings: HODA):
-        super().__init__(box)
-        self._model, self._settings = model, settings
-        self._counts = torch.zeros(settings.stages + 1, dtype=torch.long)
-
-    def found_out(self, x: Tensor, answers: Tensor) -> int | None:
-        device = self._model.weights.device
-        degrees = self._model.hardness(x.to(device), answers.argmax(dim=1).to(device)).cpu()
-        start, normal = 0, self._model.histogram.cpu()
-        while start < len(x):
-            part = degrees[start : start + self._settings.queries - int(self._counts.sum())]
-            self._counts += part.bincount(minlength=len(self._counts))
-            start += len(part)
-            if int(self._counts.sum()) == self._settings.queries:
-                distance = pearson_distance(self._counts[: len(normal)], normal)
-                if distance > self._settings.delta:
-                    return start - 1
-                self._counts.zero_()
-        return None
-
-    def memory(self) -> dict[str, Tensor]:
-        return {"counts": self._counts.clone()}
-
-    def remember(self, memory: Mapping[str, Tensor]) -> None:
-        self._counts = memory["counts"].clone()
+    def build(self, net: nn.Module, like: Tensor) -> Defended:
+        return Staged(net, self)

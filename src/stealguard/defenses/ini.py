@@ -1,9 +1,9 @@
-"""Isolation and Induction, trained into the weights: Guo et al., ACM MM 2023, arXiv 2308.00958, and what follows."""
+"""Isolation and Induction, trained into the weights (Guo et al., ACM MM 2023, arXiv 2308.00958), and `ini-robust`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,15 +11,74 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.defenses.base import Cost, Defense
+from stealguard.defenses.base import Cost, Defended, Defense, evaluating, surrogate_of
 from stealguard.defenses.decoys import DOUBT, Decoyed, Decoys
 from stealguard.defenses.surrogate import READINGS, Linearization, Reading, isolation, magnitude_at
+from stealguard.devices import device_of
 from stealguard.errors import pick, require, require_weight
-from stealguard.nets import build, reinitialized, seed_from
+from stealguard.nets import build, seed_from
 from stealguard.seeds import derive
 from stealguard.training.combine import COMBINES
 from stealguard.training.losses import induction
-from stealguard.types import Batch, Objective
+from stealguard.types import Batch
+
+
+class Isolated(Defended):
+    """The user's net; while it trains, frozen surrogates stand for the clones that attackers will train.
+
+    The surrogates are drawn at the first losses, from a seed that follows from the weights that `net` has when this is
+    built. They are neither parameters nor a part of the state dict.
+
+    Args:
+        net: from inputs (N, *shape) to logits (N, K).
+        like: some of the task's inputs, (n, *shape).
+        settings: the defense.
+    """
+
+    def __init__(self, net: nn.Module, like: Tensor, settings: InI):
+        super().__init__(net)
+        self.settings, self._like, self._seed = settings, like, derive(seed_from(net), "surrogate")
+        self._surrogates: list[nn.Module] = []  # in a list torch does not see them
+
+    def surrogates(self, like: Tensor) -> list[nn.Module]:
+        """The surrogates, on the device and in the precision of `like`."""
+        if not self._surrogates:
+            self._surrogates = [self._drawn(derive(self._seed, i)) for i in range(self.settings.surrogates)]
+        return [surrogate.to(like) for surrogate in self._surrogates]
+
+    def _drawn(self, seed: int) -> nn.Module:
+        if self.settings.surrogate is None:
+            return surrogate_of(self.net, seed)
+        named = build(self.settings.surrogate, self._like, _classes(self.net, self._like), seed=seed)
+        return named.eval().requires_grad_(False)
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The weighted terms, in the authors' order; each batch goes through the net on its own."""
+        settings, surrogates, v = self.settings, self.surrogates(batch.x), self.net(batch.x)
+        terms = {"task": F.cross_entropy(v, batch.y)}
+        if settings.needs_outliers:
+            on_outliers = self.net(batch.z)
+            at_outliers = [Linearization(s, batch.z) for s in surrogates]
+        if settings.gamma:
+            terms["induction"] = settings.gamma * _mean(induction(on_outliers, s.logits) for s in at_outliers)
+        if settings.delta:
+            on_task = (isolation(v, s, batch.x, batch.y, settings.reading) for s in surrogates)
+            terms["isolation"] = settings.delta * _mean(on_task)
+        if settings.epsilon:
+            sizes = (magnitude_at(on_outliers, s, settings.reading) for s in at_outliers)
+            terms["magnitude"] = settings.epsilon * _mean(sizes)
+        return terms
+
+
+def _mean(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean()
+
+
+@torch.no_grad()
+def _classes(net: nn.Module, like: Tensor) -> int:
+    """How many classes K the net has."""
+    with evaluating(net):
+        return int(net(like[:2].to(device_of(net))).shape[1])
 
 
 @dataclass(frozen=True)
@@ -28,11 +87,11 @@ class InI(Defense):
 
     Args:
         gamma: weight of induction: on outliers, answer as the surrogate itself does.
-        delta: weight of isolation: on task data, turn the thief's gradient away from the true one.
-        epsilon: weight of the magnitude of the gradient that a thief gets on outliers.
-        reading: the thief's divergence: KL(p || q) as in the `paper`, or KL(q || p) as in the `official` program.
+        delta: weight of isolation: on task data, turn the clone's gradient away from the one that true labels give.
+        epsilon: weight of the magnitude of the gradient that a clone gets on outliers.
+        reading: what the clone minimizes: KL(p || q) as in the `paper`, or KL(q || p) as in the `official` program.
         combine: `pcgrad` (the authors'), `total` or `upgrad`.
-        surrogate: architecture of the stand-in for the thief; the victim's own if None.
+        surrogate: architecture of the surrogate; the victim's own if None.
         surrogates: how many of them, each drawn at random and frozen; the terms are averaged over them.
     """
 
@@ -53,53 +112,22 @@ class InI(Defense):
 
     @staticmethod
     def robust() -> RobustInI:
-        """This house's own continuation of the method, with its default settings."""
+        """`ini-robust`, this project's continuation of the method, with its default settings."""
         return RobustInI()
 
     @property
     def needs_outliers(self) -> bool:
         return self.gamma > 0 or self.epsilon > 0
 
-    def objective(self, model: nn.Module, like: Tensor, *, seed: int) -> Objective:
-        frozen = [self._stand_in(model, like, derive(seed, "surrogate", i)) for i in range(self.surrogates)]
-        return lambda victim, batch: self._losses(victim, batch, frozen)
-
-    def _stand_in(self, model: nn.Module, like: Tensor, seed: int) -> nn.Module:
-        """A random network in evaluation mode, on the model's device."""
-        if self.surrogate is None:
-            return reinitialized(model, seed=seed).eval()
-        device = next(model.parameters()).device
-        with torch.no_grad():
-            classes = model(like[:2].to(device)).shape[1]
-        return build(self.surrogate, like, classes, seed=seed).to(device).eval()
-
-    def _losses(self, victim: nn.Module, batch: Batch, surrogates: Sequence[nn.Module]) -> dict[str, Tensor]:
-        """The weighted terms, in the authors' order; each batch goes through the victim on its own."""
-        x, y, z = batch
-        v = victim(x)
-        terms = {"task": F.cross_entropy(v, y)}
-        if self.needs_outliers:
-            assert z is not None, "fit hands outliers to whoever needs them"
-            on_outliers = victim(z)
-            at_outliers = [Linearization(s, z) for s in surrogates]
-        if self.gamma:
-            terms["induction"] = self.gamma * _mean(induction(on_outliers, s.logits) for s in at_outliers)
-        if self.delta:
-            terms["isolation"] = self.delta * _mean(isolation(v, s, x, y, self.reading) for s in surrogates)
-        if self.epsilon:
-            terms["magnitude"] = self.epsilon * _mean(magnitude_at(on_outliers, s, self.reading) for s in at_outliers)
-        return terms
-
-
-def _mean(values: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean()
+    def build(self, net: nn.Module, like: Tensor) -> Defended:
+        return Isolated(net, like, self)
 
 
 @dataclass(frozen=True)
 class RobustInI(Defense):
-    """Isolation by an outlier class without a place in the answer, induction by decoys.
+    """Isolation by an outlier class that no answer shows, induction by decoys.
 
-    Let v be the net's logits and let an outlier be a further class, whose logit is 0:
+    Let v be the net's logits and let outliers be a further class, whose logit is 0:
 
         L_task = mean log(1 + sum_k exp v_k(x)) - v_y(x),    L_ind = mean log(1 + sum_k exp v_k(z)),
 
@@ -112,17 +140,22 @@ class RobustInI(Defense):
     where d leaves out the class that v finds most probable. So v answers where the net is sure that the input is the
     task's, and decoys answer elsewhere.
 
-    Why a *linear* d: a thief learns what is simplest first. Decoys are simple and of a piece, on the pixels themselves,
-    and a linear classifier calls nine of ten task inputs by w's wrong name; so the thief's first lesson is wrong on the
-    task, and the few outliers that are still answered honestly must undo it. Near-uniform answers teach nothing, which
-    leaves those few as the whole lesson; wrong answers made from the net's own share its features, from which the thief
-    learns the net's border.
+    Why d is *linear*: a clone learns what is simplest first. Decoys are simple and consistent functions of the pixels,
+    and a linear classifier gives nine of ten task inputs w's wrong class. So what the clone learns first is wrong on
+    the task, and the few outliers that are still answered honestly must correct it. Near-uniform answers would leave
+    those few as all that the clone learns from. Wrong answers made from the net's own features would show the clone
+    where the net's answers change from honest to wrong.
+
+    With two classes there are no decoys, whatever the settings say: the only wrong class is the opposite of the net's,
+    so a clone of the decoys with its two classes exchanged would be a clone of the net. Outliers are then answered
+    nearly uniformly, as with `decoys` off.
 
     Args:
         strictness: the strength: the logarithm of how much likelier outliers are held to be than in training, where
-            one input in two is. Every unit costs honest users accuracy on unusual inputs, and a thief more.
-        decoys: whether outliers are answered with decoys. Without, they are answered all but uniformly, an honest
-            "unknown"; the most probable class is still the net's where floats can tell, so labels give much of it away.
+            one input in two is one. Every unit costs benign accuracy on unusual inputs, and more clone accuracy.
+        decoys: whether outliers are answered with decoys. Without, they are answered nearly uniformly, which tells the
+            user that the input is unknown; the most probable class is still the net's where floats can tell, so labels
+            give much of it away.
     """
 
     answering = ("strictness", "decoys")
@@ -141,28 +174,7 @@ class RobustInI(Defense):
     def cost(self) -> Cost:
         return Cost(trained="a linear classifier")
 
-    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
-        with torch.no_grad():
-            classes = net.eval()(like).shape[1]
+    def build(self, net: nn.Module, like: Tensor) -> Defended:
+        classes = _classes(net, like)
         decoys = Decoys(like, classes, derive(seed_from(net), "decoys"))
-        return Decoyed(net, decoys, self.strictness, DOUBT if self.decoys else 1.0)
-
-    def plain(self, model: nn.Module) -> nn.Module:
-        assert isinstance(model, Decoyed)
-        return model.net
-
-    def objective(self, model: nn.Module, like: Tensor, *, seed: int) -> Objective:
-        return self._losses
-
-    def _losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Task inputs and outliers go through the net together: batch normalization sees what it will see in use."""
-        assert isinstance(model, Decoyed)
-        x, y, z = batch
-        assert z is not None, "fit hands outliers to whoever needs them"
-        v = F.pad(model.net(torch.cat([x, z])), (0, 1))
-        outlier = torch.full((len(z),), v.shape[1] - 1, device=v.device)
-        return {
-            "task": F.cross_entropy(v[: len(x)], y),
-            "induction": F.cross_entropy(v[len(x) :], outlier),
-            "decoys": F.cross_entropy(model.decoys(x), model.decoys.wrong[y]),  # type: ignore[index]
-        }
+        return Decoyed(net, decoys, self.strictness, DOUBT if self.decoys and classes > 2 else 1.0)

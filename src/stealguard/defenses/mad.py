@@ -1,20 +1,19 @@
-"""Maximizing Angular Deviation: answers that turn the thief's gradient (Orekondy, Schiele & Fritz, ICLR 2020)."""
+"""Maximizing Angular Deviation: answers that turn the clone's gradient (Orekondy, Schiele & Fritz, ICLR 2020)."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-from stealguard.boxes.base import Rewritten, logits
-from stealguard.defenses.base import Cost, Defense
-from stealguard.nets import reinitialized
+from stealguard.defenses.base import Cost, Defense, Plain, Rule, surrogate_of
 from stealguard.seeds import derive
 from stealguard.simplex import check_budget, toward
-from stealguard.types import BlackBox
+from stealguard.types import Guard
 
 UPWEIGHED = 1e-5  # added to the most probable class's share of a vertex, so that it stays alone at the top
 ENUMERATED = 10  # classes up to which every vertex is tried; beyond, they are grown greedily
@@ -61,24 +60,26 @@ class MAD(Defense):
     def cost(self) -> Cost:
         return Cost(forwards=1.0 if self.objmax else 0.0)
 
-    def guard(self, box: BlackBox, model: nn.Module) -> BlackBox:
+    def guard(self, net: nn.Module, like: Tensor) -> Guard:
         if self.objmax:
-            surrogate = reinitialized(model, seed=derive(self.seed, "mad", "surrogate")).eval()
-            return Turned(box, surrogate, self.eps, self.keep_top)
+            return Turned(net, self)
         vertex = farthest_keeping_top if self.keep_top else farthest
-        return Rewritten(box, lambda y: toward(y, vertex(y), self.eps))
+        return Rule(lambda y: toward(y, vertex(y), self.eps))
 
 
-class Turned:
-    """A box whose answers turn the gradient that a surrogate would get from them."""
+class Turned(Plain):
+    """Answers that turn the gradient that a surrogate would get from them, from the head `surrogate`."""
 
-    def __init__(self, box: BlackBox, surrogate: nn.Module, eps: float, keep_top: bool):
-        self._box, self._surrogate, self._eps = box, surrogate, eps
-        self._vertex = widest_keeping_top if keep_top else widest
+    def __init__(self, net: nn.Module, settings: MAD):
+        self._net, self._settings = net, settings
+        self._vertex = widest_keeping_top if settings.keep_top else widest
 
-    def __call__(self, x: Tensor, /) -> Tensor:
-        y = self._box(x)
-        return toward(y, self._vertex(y, logits(self._surrogate, x).softmax(dim=1)), self._eps)
+    def heads(self) -> Mapping[str, nn.Module]:
+        return {"surrogate": surrogate_of(self._net, derive(self._settings.seed, "mad", "surrogate"))}
+
+    def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        y = super().answer(outputs, x)
+        return toward(y, self._vertex(y, outputs["surrogate"].softmax(dim=1)), self._settings.eps)
 
 
 def farthest(y: Tensor) -> Tensor:

@@ -1,54 +1,45 @@
-"""MISLEADER (Cheng, Zheng, Zhu & Dong, 2025, arXiv 2506.02362): distilled nets that their thieves learn little from."""
+"""MISLEADER (Cheng, Zheng, Zhu & Dong, 2025, arXiv 2506.02362): distilled nets from which clones learn little."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.defenses.base import Cost, Defense
+from stealguard.defenses.base import Cost, Defended, Defense
 from stealguard.errors import require, require_weight
 from stealguard.nets import sibling
 from stealguard.training.augment import affine
 from stealguard.training.losses import kl
-from stealguard.types import Batch, Objective
-
-
-class Ensemble(nn.Module):
-    """A teacher, the members that answer, a thief of each; forward is the log of the members' mean probabilities."""
-
-    def __init__(self, teacher: nn.Module, members: Sequence[nn.Module], clones: Sequence[nn.Module]):
-        super().__init__()
-        self.teacher, self.members, self.clones = teacher, nn.ModuleList(members), nn.ModuleList(clones)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logs = torch.stack([member(x).log_softmax(dim=1) for member in self.members])
-        return logs.logsumexp(dim=0) - math.log(len(logs))
+from stealguard.types import Batch
 
 
 class Terms(NamedTuple):
-    """One member's losses, not weighted yet."""
+    """The losses of one member and of its clone, not weighted yet."""
 
     task: Tensor
     distillation: Tensor
     extraction: Tensor
-    theft: Tensor
+    clone: Tensor
 
 
 def member_terms(
     member: nn.Module, clone: nn.Module, teacher: Tensor, batch: Batch, asked: Tensor, temperature: float
 ) -> Terms:
-    """What a member d and its thief s minimize.
+    """What a member d and its clone s minimize.
 
     Args:
+        member, clone: from inputs to logits (N, K).
         teacher: its logits on the batch, (B, K), detached.
-        asked: what the thief queries with, (B, ...).
+        batch: of the task.
+        asked: the clone's queries, (B, ...).
+        temperature: of the distillation, above 0.
     """
     logits, told, learned = member(batch.x), member(asked).log_softmax(dim=1), clone(asked).log_softmax(dim=1)
     log_p, log_q = ((rows / temperature).log_softmax(dim=1) for rows in (teacher, logits))
@@ -56,23 +47,67 @@ def member_terms(
         task=F.cross_entropy(logits, batch.y),
         distillation=temperature**2 * kl(log_p, log_q),
         extraction=-kl(told, learned.detach()),
-        theft=kl(told.detach(), learned),
+        clone=kl(told.detach(), learned),
     )
+
+
+class Ensemble(Defended):
+    """A teacher, members that answer, and a clone of each; forward is the log of the members' mean probabilities.
+
+    Args:
+        net: the first member.
+        others: the other members, one less than the settings' temperatures.
+        teacher: what members learn from.
+        clones: as many as members.
+        settings: the defense.
+    """
+
+    def __init__(
+        self, net: nn.Module, others: Iterable[nn.Module], teacher: nn.Module, clones: Iterable[nn.Module],
+        settings: Misleader,
+    ):  # fmt: skip
+        super().__init__(net)
+        self.others, self.teacher, self.clones = nn.ModuleList(others), teacher, nn.ModuleList(clones)
+        self.settings = settings
+
+    @property
+    def members(self) -> list[nn.Module]:
+        return [self.net, *self.others]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logs = torch.stack([member(x).log_softmax(dim=1) for member in self.members])
+        return logs.logsumexp(dim=0) - math.log(len(logs))
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        teacher, asked = self.teacher(batch.x), altered(batch.x)
+        terms = [
+            member_terms(member, clone, teacher.detach(), batch, asked, temperature)
+            for member, clone, temperature in zip(self.members, self.clones, self.settings.temperatures, strict=True)
+        ]
+        summed = Terms(*(torch.stack(values).sum() for values in zip(*terms, strict=True)))
+        return {
+            "task": (1 - self.settings.distillation) * summed.task,
+            "distillation": self.settings.distillation * summed.distillation,
+            "extraction": self.settings.extraction * summed.extraction,
+            "clones": summed.clone,
+            "teacher": F.cross_entropy(teacher, batch.y),
+        }
 
 
 @dataclass(frozen=True)
 class Misleader(Defense):
     """min_d (1 - a) CE(d(x), y) + a T^2 KL(f_T || d_T) - lambda min_s KL(d(x') || s(x')), and the mean of several d.
 
-    f is a teacher, x' an altered batch of task inputs, as a thief's queries may be, and s the thief of d. Outliers are
-    not needed. The members answer together: logits are the logarithm of their mean probabilities, which a softmax
+    f is a teacher, x' an altered batch of task inputs, as an attacker's queries may be, and s the clone of d. Outliers
+    are not needed. The members answer together: logits are the logarithm of their mean probabilities, which a softmax
     takes back. (The published program's ensemble hands probabilities to an attack that takes logits and applies
-    log_softmax to them: that thief is measured on answers that nobody gives.)
+    log_softmax to them: its clone is measured on answers that the defense never gives.)
 
-    Both levels train in one run: each thief descends its loss on detached answers, each member ascends it on a detached
-    thief, and f learns by its own cross-entropy while members learn from its detached logits. The program trains f
-    first, weighs the thieves' steps five times, and clips gradients. Its members have three architectures, as many
-    temperatures, a and lambda; here they have the user's architecture, weights drawn apart, and three temperatures.
+    Both levels train in one run: each clone descends its loss on detached answers, each member ascends it on a detached
+    clone, and f learns by its own cross-entropy while members learn from its detached logits. The published program
+    trains f first, weighs the clones' steps five times, and clips gradients. Its members have three architectures, as
+    many temperatures, a and lambda; here they have the user's architecture, weights drawn apart, and three
+    temperatures.
 
     Args:
         extraction: lambda, the strength, at least 0: 0.001 to 0.05 in the authors' settings.
@@ -93,37 +128,14 @@ class Misleader(Defense):
     @property
     def cost(self) -> Cost:
         n = len(self.temperatures)
-        return Cost(forwards=n - 1.0, trained=f"{n} nets in the place of one, a teacher and {n} thieves")
+        return Cost(forwards=n - 1.0, trained=f"{n} nets in the place of one, a teacher and {n} clones")
 
-    def build(self, net: nn.Module, like: Tensor) -> nn.Module:
+    def build(self, net: nn.Module, like: Tensor) -> Defended:
         n, others = len(self.temperatures), (sibling(net, number) for number in count(1))
-        members = [net, *(next(others) for _ in range(n - 1))]
-        return Ensemble(next(others), members, [next(others) for _ in range(n)])
-
-    def plain(self, model: nn.Module) -> nn.Module:
-        assert isinstance(model, Ensemble)
-        return model.members[0]
-
-    def objective(self, model: nn.Module, like: Tensor, *, seed: int) -> Objective:
-        return self._losses
-
-    def _losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        assert isinstance(model, Ensemble)
-        teacher, asked = model.teacher(batch.x), altered(batch.x)
-        terms = [
-            member_terms(member, clone, teacher.detach(), batch, asked, temperature)
-            for member, clone, temperature in zip(model.members, model.clones, self.temperatures, strict=True)
-        ]
-        summed = Terms(*(torch.stack(values).sum() for values in zip(*terms, strict=True)))
-        return {
-            "task": (1 - self.distillation) * summed.task,
-            "distillation": self.distillation * summed.distillation,
-            "extraction": self.extraction * summed.extraction,
-            "theft": summed.theft,
-            "teacher": F.cross_entropy(teacher, batch.y),
-        }
+        members, teacher, clones = list(islice(others, n - 1)), next(others), islice(others, n)
+        return Ensemble(net, members, teacher, clones, self)
 
 
 def altered(x: Tensor) -> Tensor:
-    """Images (N, C, H, W) turned, scaled and shifted; other inputs with a little noise. Both stay in [0, 1]."""
+    """Images (N, C, H, W) rotated, scaled and shifted; other inputs with a little noise. Both stay in [0, 1]."""
     return affine(x) if x.dim() == 4 else (x + 0.05 * torch.randn_like(x)).clamp(0, 1)

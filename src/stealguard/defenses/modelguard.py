@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from stealguard.boxes.base import Rewritten
-from stealguard.defenses.base import Cost, Defense
+from stealguard.defenses.base import Cost, Defense, Plain, Rule
 from stealguard.errors import require
 from stealguard.simplex import check_budget, toward
-from stealguard.types import BlackBox
+from stealguard.types import Guard, Scope, State
 
 SMALLEST = 1e-6  # added to probabilities before their logarithm, as in the authors' program
 MARGIN = 1e-5  # of the mass, set aside so that the most probable class is alone at the top
@@ -23,9 +23,9 @@ class ModelGuardW(Defense):
     """min over y' of sum_k y'_k log y_k, with y' on the simplex within L1 distance `eps` of y and the same top class.
 
     ModelGuard-W of "ModelGuard: Information-Theoretic Defense Against Model Extraction Attacks": the least likely
-    answer is the one that a thief who knows the defense can invert the least. A linear program a row, here solved
-    exactly for whole batches (`least_likely`); the program hands each to a solver, and has the top class lead by 1e-4,
-    where here it gets 1e-5 of the mass ahead. The default budget is the authors'.
+    answer is the one that an attacker who knows the defense can invert the least. It is a linear program a row, here
+    solved exactly for whole batches (`least_likely`). The published program gives each row to a solver, and lets the
+    top class lead by 1e-4, where here it gets 1e-5 of the mass in advance. The default budget is the authors'.
 
     Args:
         eps: strength: the L1 budget, in [0, 2].
@@ -40,8 +40,8 @@ class ModelGuardW(Defense):
     def distortion_limit(self) -> float:
         return self.eps
 
-    def guard(self, box: BlackBox, model: nn.Module) -> BlackBox:
-        return Rewritten(box, self._perturbed)
+    def guard(self, net: nn.Module, like: Tensor) -> Guard:
+        return Rule(self._perturbed)
 
     def _perturbed(self, y: Tensor) -> Tensor:
         if self.eps <= 2 * MARGIN:
@@ -83,8 +83,8 @@ class _Held:
     def __init__(self, y: Tensor, moved: float):
         self.others, self.top, self.moved = y[:, :-1], y[:, -1:], moved
         gain = -(y + SMALLEST).log()
-        self.steps = gain[:, :-2] - gain[:, 1:-1]  # what a running sum's growth is worth
-        self.balance = gain[:, -1:] - gain[:, -2:-1]  # and a growth of t, at the cost of the last of the others
+        self.steps = gain[:, :-2] - gain[:, 1:-1]  # gain of the growth of a running sum
+        self.balance = gain[:, -1:] - gain[:, -2:-1]  # gain of a growth of t, at the expense of the last of the others
         self.count = torch.arange(1, y.shape[1] - 1, device=y.device, dtype=y.dtype)
         self.whole = self.others[:, :-1].cumsum(dim=1)
 
@@ -138,9 +138,9 @@ class ModelGuardS(Defense):
     """Ordered incremental quantization: every answer is the first codeword of its class within L1 distance `eps`.
 
     ModelGuard-S of the same paper, with its program's settings: an answer that no codeword is near becomes one itself,
-    so that the same question has the same answer ever after. The program's book of codewords grows without end. Here
-    it holds `codewords` in all, and once it is full, an answer that none is near moves as far towards the nearest of
-    its class as the budget allows (and stays as it is if its class has none).
+    so that the same query has the same answer from then on. One book of codewords serves all accounts. The program's
+    book grows without end. Here it holds `codewords` in all, and once it is full, an answer that none is near moves as
+    far towards the nearest of its class as the budget allows (and stays as it is if its class has none).
 
     Args:
         eps: strength: the L1 budget, in [0, 2].
@@ -160,32 +160,53 @@ class ModelGuardS(Defense):
 
     @property
     def cost(self) -> Cost:
-        return Cost(state=f"up to {self.codewords:,} answers, of all clients together")
+        return Cost(state=f"up to {self.codewords:,} answers, of all accounts together")
 
-    def guard(self, box: BlackBox, model: nn.Module) -> BlackBox:
-        return Quantized(box, self.eps, self.codewords)
+    def guard(self, net: nn.Module, like: Tensor) -> Guard:
+        return Quantized(self)
 
 
-class Quantized:
-    """A box that answers with codewords, and remembers each; in a batch rows come one after the other."""
+class Quantized(Plain):
+    """Answers with codewords, and remembers each, (M, K) in the order in which they are tried, as `codewords`.
 
-    def __init__(self, box: BlackBox, eps: float, capacity: int):
-        self._box, self._eps, self._capacity = box, eps, capacity
-        self._book = torch.empty(0, 0)
+    The rows of a batch come one after the other. All accounts share one book of codewords.
+    """
 
-    def __call__(self, x: Tensor, /) -> Tensor:
-        y = self._box(x)
-        book = self._book.to(y) if len(self._book) else y[:1]
-        require(book.shape[1] == y.shape[1], "codewords", f"of {y.shape[1]} classes, as answers are", book.shape[1])
+    scope: ClassVar[Scope] = "shared"
+
+    def __init__(self, settings: ModelGuardS):
+        self._eps, self._capacity = settings.eps, settings.codewords
+
+    def start(self) -> State:
+        return {"codewords": torch.empty(0, 0)}
+
+    def __call__(self, outputs: Mapping[str, Tensor], x: Tensor, state: State, /) -> tuple[Tensor, State]:
+        """
+        Raises:
+            Invalid: there are no codewords in `state`, more than there is room for, or some of other classes.
+        """
+        y = self.answer(outputs, x)
+        book = self._book(state, y)
         found = self._first_near(y, book)
-        while (found < 0).any() and len(book) < self._capacity:  # as often, ever, as the book has room
+        while (found < 0).any() and len(book) < self._capacity:  # as often, in all, as the book has room
             word = y[found < 0][:1]
             found = torch.where((found < 0) & self._near(y, word)[:, 0], len(book), found)
             book = torch.cat([book, word])
-        self._book, told, far = book, book[found.clamp_min(0)], found < 0
+        told, far = book[found.clamp_min(0)], found < 0
         if far.any():
-            told[far] = self._nearer(y[far])
-        return told
+            told[far] = self._nearer(y[far], book)
+        return told, {"codewords": book}
+
+    def _book(self, state: State, y: Tensor) -> Tensor:
+        """The codewords that are remembered; the first answer where there are none."""
+        rule = f"a state with `codewords` (M, K), M at most {self._capacity}"
+        require("codewords" in state, "state", rule, ", ".join(state) or "nothing")
+        book = state["codewords"].to(y)
+        require(book.dim() == 2 and len(book) <= self._capacity, "state", rule, tuple(book.shape))
+        if not len(book):
+            return y[:1].clone()
+        require(book.shape[1] == y.shape[1], "codewords", f"of {y.shape[1]} classes, as answers are", book.shape[1])
+        return book
 
     def _near(self, y: Tensor, book: Tensor) -> Tensor:
         """Which codewords (M, K) may stand for which answers (N, K): of the same class, within the budget. (N, M)"""
@@ -195,27 +216,11 @@ class Quantized:
         near = self._near(y, book)
         return torch.where(near.any(dim=1), near.int().argmax(dim=1), -1)
 
-    def _nearer(self, y: Tensor) -> Tensor:
+    def _nearer(self, y: Tensor, book: Tensor) -> Tensor:
         """Answers moved towards their class's nearest codeword; as they are if it has none."""
-        distance = torch.cdist(y, self._book, p=1).masked_fill(~_same_class(y, self._book), torch.inf)
+        distance = torch.cdist(y, book, p=1).masked_fill(~_same_class(y, book), torch.inf)
         least, nearest = distance.min(dim=1)
-        return torch.where(least.isfinite()[:, None], toward(y, self._book[nearest], self._eps), y)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The codewords, (M, K), in the order in which they are tried."""
-        return {"codewords": self._book.clone()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """
-        Raises:
-            Invalid: there are no codewords in `state`, or more than there is room for.
-        """
-        book = state.get("codewords")
-        fits = isinstance(book, Tensor) and book.dim() == 2 and len(book) <= self._capacity
-        rule = f"a state with `codewords` (M, K), M at most {self._capacity}"
-        require(fits, "state", rule, tuple(book.shape) if isinstance(book, Tensor) else ", ".join(state) or "nothing")
-        assert book is not None
-        self._book = book.clone()
+        return torch.where(least.isfinite()[:, None], toward(y, book[nearest], self._eps), y)
 
 
 def _same_class(y: Tensor, book: Tensor) -> Tensor:

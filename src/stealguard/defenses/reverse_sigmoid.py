@@ -1,4 +1,4 @@
-"""Answers bent by a reversed sigmoid, always or only where the model is unsure."""
+"""Answers changed by a reversed sigmoid, always or only where the model is unsure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stealguard.boxes.base import Rewritten
-from stealguard.defenses.base import Defense
+from stealguard.defenses.base import Defense, Rule
 from stealguard.errors import require
 from stealguard.simplex import reverse_sigmoid
-from stealguard.types import BlackBox
+from stealguard.types import Guard
 
 
 @dataclass(frozen=True)
@@ -19,13 +18,13 @@ class ReverseSigmoid(Defense):
     """y' = alpha (y - beta (sigmoid(gamma logit(y)) - 1/2)), with alpha such that rows sum to one.
 
     Lee, Edwards, Molloy & Su, "Defending Against Neural Network Model Stealing Attacks Using Deceptive Perturbations"
-    (IEEE SPW 2019). Beta is swept in comparisons, and gamma is a matter of the data. Two public programs clamp the odds
+    (IEEE SPW 2019). Comparisons vary beta; which gamma is best depends on the data. Two public programs clamp the odds
     y / (1 - y) to 1, which leaves classes above one half as they were; here nothing is clamped, and a probability of
     exactly 0 or 1 has its limit.
 
     Args:
-        beta: strength, in [0, 2): beyond, answers would turn negative.
-        gamma: steepness, in (0, 1]: the smaller, the more different answers look alike.
+        beta: strength, in [0, 2): from 2 on, answers would be negative.
+        gamma: steepness, in (0, 1]: the smaller, the more alike different answers become.
     """
 
     beta: float = 0.7
@@ -38,21 +37,21 @@ class ReverseSigmoid(Defense):
     def distortion_limit(self) -> float:
         return 2.0
 
-    def guard(self, box: BlackBox, model: nn.Module) -> BlackBox:
-        return Rewritten(box, lambda y: reverse_sigmoid(y, self.beta, self.gamma))
+    def guard(self, net: nn.Module, like: Tensor) -> Guard:
+        return Rule(lambda y: reverse_sigmoid(y, self.beta, self.gamma))
 
 
 @dataclass(frozen=True)
 class DCP(Defense):
-    """Reverse Sigmoid behind a gate: y' ~ y - a r(y), a = sigmoid(steepness (beta - max y)), r = beta (s(y) - 1/2).
+    """Reverse Sigmoid with a gate: y' ~ y - a r(y), a = sigmoid(steepness (beta - max y)), r = beta (s(y) - 1/2).
 
     Khaled, Dhaouadi, Gohring de Magalhaes & Nicolescu, "Efficient Defense Against Model Stealing Attacks on
-    Convolutional Neural Networks" (arXiv 2309.01838), after its program, `method_dcp`: answers surer than beta are
-    left alone, and beta is the strength of the others' perturbation too. The program clamps the odds to 1 as above,
-    and so leaves a class above one half alone; here nothing is clamped. Gamma and the steepness are the program's.
+    Convolutional Neural Networks" (arXiv 2309.01838), after its program, `method_dcp`: answers surer than beta stay as
+    they are, and beta is the strength of the others' perturbation too. The program clamps the odds to 1 as above, and
+    so does not change a class above one half; here nothing is clamped. Gamma and the steepness are the program's.
 
     Args:
-        beta: strength, in [0, 2): how far answers are bent, and up to which confidence.
+        beta: strength, in [0, 2): how much answers are changed, and up to which confidence.
         gamma: steepness of the reversed sigmoid, in (0, 1].
         steepness: of the gate, above 0.
     """
@@ -69,8 +68,8 @@ class DCP(Defense):
     def distortion_limit(self) -> float:
         return 2.0
 
-    def guard(self, box: BlackBox, model: nn.Module) -> BlackBox:
-        return Rewritten(box, self._perturbed)
+    def guard(self, net: nn.Module, like: Tensor) -> Guard:
+        return Rule(self._perturbed)
 
     def _perturbed(self, y: Tensor) -> Tensor:
         gate = torch.sigmoid(self.steepness * (self.beta - y.amax(dim=1, keepdim=True)))

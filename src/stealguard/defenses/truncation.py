@@ -1,4 +1,4 @@
-"""Truncation: tell less of each answer (Tramer et al., USENIX Security 2016)."""
+"""Truncation: each answer tells less (Tramer et al., USENIX Security 2016)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stealguard.boxes.base import Rewritten
-from stealguard.defenses.base import Defense
+from stealguard.defenses.base import Defense, Rule
 from stealguard.errors import require
-from stealguard.types import BlackBox
+from stealguard.types import Guard
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,9 @@ class TopK(Defense):
     """The k most probable classes alone; with k = 1, as by default, the label alone.
 
     Args:
-        k: how many classes keep a probability of their own; the fewer, the stronger.
+        k: the strength: how many classes keep a probability of their own; the fewer, the stronger.
         rest: what becomes of the others' mass. `renormalize` shares it among the k in proportion; `spread` shares it
-            evenly among the others, so that the k keep the very probabilities they had.
+            evenly among the others, so that the k keep their probabilities.
     """
 
     k: int = 1
@@ -35,13 +34,13 @@ class TopK(Defense):
     def distortion_limit(self) -> float:
         return 2.0
 
-    def guard(self, box: BlackBox, model: nn.Module) -> BlackBox:
-        return Rewritten(box, self._truncated)
+    def guard(self, net: nn.Module, like: Tensor) -> Guard:
+        return Rule(self._truncated)
 
     def _truncated(self, y: Tensor) -> Tensor:
         if self.k >= y.shape[1]:
             return y
-        # A stable sort, for among equals topk is free to drop the one that argmax names.
+        # A stable sort: among equal classes, topk may drop the one that argmax names.
         order = y.sort(dim=1, descending=True, stable=True).indices
         kept = torch.zeros_like(y).scatter(1, order[:, : self.k], 1)
         if self.rest == "renormalize":
@@ -54,12 +53,12 @@ class TopK(Defense):
 class Rounding(Defense):
     """Probabilities of so many decimal digits.
 
-    The digits are dealt by largest remainder, so that the rounded row still sums to one: each class gets the units of
-    10^-digits that its probability is full of, and the units left over go to the greatest remainders. Public programs
-    round each class to the nearest and leave rows whose sum is not 1. Classes closer than a unit may become equal.
+    Rows are rounded by the largest remainder, so that they still sum to one: each class gets the whole units of
+    10^-digits in its probability, and the units that are left go to the greatest remainders. Public programs round each
+    class to the nearest unit, and their rows do not sum to one. Classes closer than a unit may become equal.
 
     Args:
-        digits: at least 1; the fewer, the stronger.
+        digits: the strength, from 1 to 6; the fewer, the stronger.
     """
 
     digits: int = 1
@@ -71,13 +70,13 @@ class Rounding(Defense):
     def distortion_limit(self) -> float:
         return 2.0
 
-    def guard(self, box: BlackBox, model: nn.Module) -> BlackBox:
-        return Rewritten(box, self._rounded)
+    def guard(self, net: nn.Module, like: Tensor) -> Guard:
+        return Rule(self._rounded)
 
     def _rounded(self, y: Tensor) -> Tensor:
         units = 10**self.digits
         shares = y.double() * units
-        full = (shares + 1e-4).floor()  # what a float falls short of a whole unit counts as whole
+        full = (shares + 1e-4).floor()  # a float may be a little below a whole unit
         left = units - full.sum(dim=1, keepdim=True)
         rank = (shares - full).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         return ((full + (rank < left)) / units).to(y)
