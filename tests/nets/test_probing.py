@@ -111,7 +111,9 @@ def test_normalized_rows_are_refused_by_name(kind, end, name: str, classes: int)
     ],
 )
 def test_what_is_no_logits_is_refused_by_name(net: nn.Module, found: str) -> None:
-    with pytest.raises(Invalid, match=rf"`net` should be a module from inputs like .* to logits \(N, 3\). Found .*{found}"):
+    with pytest.raises(
+        Invalid, match=rf"`net` should be a module from inputs like .* to logits \(N, 3\). Found .*{found}"
+    ):
         adapted(net, LIKE, 3)
 
 
@@ -181,7 +183,7 @@ def test_what_is_learned_outside_the_state_is_refused_by_name() -> None:
     check(Running("persistent"), LIKE)
     check(mlp(), LIKE)
     for how in ("attribute", "number", "buffer"):
-        with pytest.raises(Invalid, match="`state_dict` holds all that it learns.* Found `mean`, which is lost"):
+        with pytest.raises(Invalid, match=r"`state_dict` holds all that it learns.* Found `mean`, which is lost"):
             check(Running(how), LIKE)
 
 

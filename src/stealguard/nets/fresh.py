@@ -41,17 +41,18 @@ def reinitialized(module: nn.Module, *, seed: int) -> nn.Module:
     Raises:
         Invalid: a tensor of the module cannot be drawn anew; the error names it.
     """
-    device, fresh = device_of(module), copied(module).cpu()
-    with seeded(seed):
-        _draw(fresh)
-        for name in list(_kept(fresh, module)):
-            if name in _kept(fresh, module):
-                fresh = _rebuilt(fresh, name, derive(seed, name))
-    for name in _kept(fresh, module):
-        rule = (
-            "made of parts that offer `reset_parameters`, or given as `module:callable`, or else name a surrogate "
-            "and a clone"
-        )
+    device, fresh = device_of(module), _drawn(module, seed)
+    if _kept(fresh, module):  # perhaps the seed is just the one that `module` itself was drawn from
+        again = _drawn(module, derive(seed, "again"))
+        fresh = again if _kept(again, module) < _kept(fresh, module) else fresh
+    given: set[str] = set()  # buffers that the code itself gives: they were not learned
+    for name in sorted(_kept(fresh, module)):
+        if name in _kept(fresh, module) - given:
+            fresh, path = _rebuilt(fresh, name, derive(seed, name))
+            given |= {other for other in _untrained(fresh) if path is not None and f".{other}".startswith(f".{path}")}
+    for name in sorted(_kept(fresh, module) - given):
+        offers = "made of parts that offer `reset_parameters`, or given as `module:callable`"
+        rule = f"{offers}, or else name a surrogate and a clone"
         raise Invalid("net", rule, f"`{name}` of `{_owner(module, name)}`, which keeps its values")
     for p in fresh.parameters():
         p.requires_grad_(p.is_floating_point() or p.is_complex())
@@ -89,6 +90,14 @@ def _is_constant(name: str, t: Tensor, *, parameter: bool) -> bool:
         return distinct <= 1
     few = t.numel() <= 4 or 2 * distinct <= t.numel()
     return few or _CONSTANTS.fullmatch(name.rpartition(".")[2]) is not None
+
+
+def _drawn(module: nn.Module, seed: int) -> nn.Module:
+    """A copy on the CPU whose parts have drawn their weights."""
+    fresh = copied(module).cpu()
+    with seeded(seed):
+        _draw(fresh)
+    return fresh
 
 
 def _draw(module: nn.Module) -> None:
@@ -195,8 +204,11 @@ def _draw_directions(*vectors: Tensor) -> None:
         vector.copy_(F.normalize(torch.randn_like(vector), dim=0))
 
 
-def _rebuilt(module: nn.Module, name: str, seed: int) -> nn.Module:
-    """`module` with the smallest part around the tensor `name` that can be built again; as it is, if none can."""
+def _rebuilt(module: nn.Module, name: str, seed: int) -> tuple[nn.Module, str | None]:
+    """`module` with the smallest part around the tensor `name` that can be built again, and that part's path.
+
+    As it is, and None, if no part can be.
+    """
     path = name
     while path:
         path = path.rpartition(".")[0]
@@ -206,10 +218,15 @@ def _rebuilt(module: nn.Module, name: str, seed: int) -> nn.Module:
             with seeded(derive(seed, "draw")):
                 _draw(made)
             if not path:
-                return made
+                return made, path
             setattr(module.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2], made)
-            return module
-    return module
+            return module, path
+    return module, None
+
+
+def _untrained(module: nn.Module) -> set[str]:
+    """Names of the tensors that are no parameters."""
+    return tensors(module).keys() - dict(module.named_parameters()).keys()
 
 
 def _made_again(part: nn.Module, seed: int) -> nn.Module | None:

@@ -38,7 +38,7 @@ def _part(part: nn.Module) -> list[Any]:
 
 
 def _is_users(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] not in ("torch", "stealguard", "builtins", "abc", "typing")
+    return kind is not object and kind.__module__.partition(".")[0] not in ("torch", "stealguard", "abc", "typing")
 
 
 def _name(kind: type) -> str:
