@@ -1,4 +1,4 @@
-"""InI's gradient terms the authors' way, by differentiating a gradient: oracle and reference."""
+"""InI's gradient terms as the authors compute them, by differentiating a gradient: oracle and reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def divergence(logits: Tensor, surrogate_logits: Tensor, reading: str) -> Tensor:
-    """What the thief minimizes: KL(p || q) in the paper, KL(q || p) in the authors' program."""
+    """What the clone minimizes: KL(p || q) in the paper, KL(q || p) in the authors' program."""
     log_p, log_q = F.log_softmax(logits, dim=1), F.log_softmax(surrogate_logits, dim=1)
     if reading == "official":
         log_p, log_q = log_q, log_p
@@ -18,7 +18,9 @@ def divergence(logits: Tensor, surrogate_logits: Tensor, reading: str) -> Tensor
 
 
 def flat_gradient(loss: Tensor, surrogate: nn.Module, create_graph: bool) -> Tensor:
-    gradients = torch.autograd.grad(loss, list(surrogate.parameters()), create_graph=create_graph, retain_graph=True)
+    gradients = torch.autograd.grad(
+        loss, list(surrogate.parameters()), create_graph=create_graph, retain_graph=True, materialize_grads=True
+    )
     return torch.cat([g.reshape(-1) for g in gradients])
 
 

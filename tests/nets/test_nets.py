@@ -15,6 +15,7 @@ from stealguard.nets import NETS, build, reinitialized
 
 WEIGHTS = {  # for 3 channels of 32 pixels and ten classes, as the papers and their programs count them
     "lenet5": 62_006,
+    "mlp": 411_146,
     "resnet18": 11_173_962,
     "resnet20": 272_474,  # with projections as shortcuts; 269,722 with padded identities
     "resnet34": 21_282_122,
@@ -26,7 +27,7 @@ WEIGHTS = {  # for 3 channels of 32 pixels and ten classes, as the papers and th
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_the_papers_number_of_weights(name: str) -> None:
+def test_the_number_of_weights_of_the_papers(name: str) -> None:
     with torch.device("meta"):
         net = NETS[name](3, 32, 10)
     assert sum(p.numel() for p in net.parameters()) == WEIGHTS[name]
@@ -97,9 +98,40 @@ def test_bad_input_is_named() -> None:
         build("lenet5", torch.rand(2, 1, 28, 28), 1, seed=0)
 
     class Bare(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, size: int) -> None:
             super().__init__()
-            self.w = nn.Parameter(torch.ones(2))
+            self.w = nn.Parameter(torch.rand(size))
 
-    with pytest.raises(Invalid, match=r"offer `reset_parameters`, or else name a surrogate and a thief. Found `Bare`"):
-        reinitialized(Bare(), seed=0)
+    rule = r"offer `reset_parameters`.* or else name a surrogate and a clone. Found `w` of `Bare`"
+    with pytest.raises(Invalid, match=rule):
+        reinitialized(Bare(2), seed=0)
+
+
+@pytest.mark.parametrize("shape", [(30,), (2, 5), (3, 17, 40)])
+def test_the_perceptron_takes_any_shape_and_normalizes_each_feature(shape: tuple[int, ...]) -> None:
+    like = 0.2 + torch.rand(50, *shape) * torch.linspace(0.3, 0.8, shape[-1])
+    net = build("mlp", like, 4, seed=0)
+    seen = []
+    net.body.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    assert net(like).shape == (50, 4)
+    std, mean = torch.std_mean(seen[0], dim=0, correction=0)
+    torch.testing.assert_close(mean, torch.zeros(shape), atol=1e-4, rtol=0)
+    torch.testing.assert_close(std, torch.ones(shape), atol=1e-3, rtol=0)
+    assert build("mlp", like[:1], 4, seed=0)(like).isfinite().all()
+
+
+def test_a_callable_that_fails_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing_net.py").write_text(
+        "def make():\n    raise KeyError('width\\nof it')\ndef quits(): raise SystemExit(3)\n"
+    )
+    (tmp_path / "failing_module.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for path, found in (
+        ("failing_net:make", "builds a module without arguments. Found `failing_net:make` .KeyError: 'width"),
+        ("failing_net:quits", "builds a module without arguments. Found `failing_net:quits` .SystemExit: 3"),
+        ("failing_module:make", "an importable `module:callable`. Found `failing_module:make` .ZeroDivisionError"),
+    ):
+        with pytest.raises(Invalid, match=found) as told:
+            build(path, torch.rand(3, 5), 2, seed=0)
+        assert "\n" not in str(told.value)

@@ -1,18 +1,19 @@
-"""The frozen surrogate that stands for a thief, and InI's gradient terms in exact first-order form.
+"""The frozen surrogate that stands for a clone, and InI's gradient terms in exact first-order form.
 
-What a thief learns from an answer enters its gradient linearly: with J the Jacobian of the surrogate's logits in its
-parameters, d/dt D = J^T c, where c depends on what the victim answers in closed form. So each term below is a scalar
-whose derivative with respect to the victim's logits is known by hand from two vector-Jacobian products and one
-Jacobian-vector product of the surrogate; no graph of a graph is ever built. (Guo et al., ACM MM 2023, equations of
-isolation and induction; `reading="paper"` takes the thief's loss D = KL(p || q), `"official"` the authors' program,
-which computes KL(q || p).)
+The gradient that a clone gets from an answer is linear in a known vector: with J the Jacobian of the surrogate's logits
+in its parameters, d/dt D = J^T c, where c follows from the victim's answer in closed form. So each term below is a
+scalar whose derivative with respect to the victim's logits takes two vector-Jacobian products and one Jacobian-vector
+product of the surrogate; no gradient is differentiated. (Guo et al., ACM MM 2023, equations of isolation and
+induction; `reading="paper"` takes the clone's loss D = KL(p || q), `"official"` the authors' program, which computes
+KL(q || p).)
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
@@ -23,8 +24,10 @@ from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stealguard.errors import require
+from stealguard.errors import Invalid, require
+from stealguard.seeds import seeded
 from stealguard.training.losses import inner, mean_abs, norm
 
 Reading = Literal["paper", "official"]
@@ -32,45 +35,49 @@ READINGS = get_args(Reading)
 
 
 def isolation(logits: Tensor, surrogate: nn.Module, x: Tensor, y: Tensor, reading: Reading = "official") -> Tensor:
-    """Cosine between the gradient a thief gets from the victim's answers and the one the true labels give.
+    """Cosine between the gradient that a clone gets from the victim's answers and the one that the true labels give.
 
     Args:
         logits: the victim's on `x`, (B, K).
         surrogate: any frozen module from `x` to logits (B, K); it is read in evaluation mode.
         x: task inputs, (B, ...).
         y: their labels, (B,).
-        reading: which way round the thief's divergence is taken.
+        reading: which way round the clone's divergence is taken.
 
     Returns:
         A scalar in [-1, 1], differentiable with respect to `logits` only.
+
+    Raises:
+        Invalid: the surrogate cannot be differentiated.
     """
     s = Linearization(surrogate, x)
-    clone = Lesson(logits, s.logits, reading)
-    g1, g2 = s.vjp(clone.cotangent), s.vjp(Lesson.of_labels(y, s.logits))
-    n1, n2 = norm(g1), norm(g2)
-    cosine = inner(g1, g2) / (n1 * n2)
-    u = [(b / n2 - cosine * a / n1) / n1 for a, b in zip(g1, g2, strict=True)]
-    return _Known.apply(logits, cosine, clone.pullback(s.jvp(u)))
+    learned = Taught(logits, s.logits, reading)
+    g1, g2 = s.vjp(learned.cotangent), s.vjp(Taught.by_labels(y, s.logits))
+    with _exactly(x):
+        n1, n2 = norm(g1), norm(g2)
+        cosine = inner(g1, g2) / (n1 * n2)
+        u = [(b / n2 - cosine * a / n1) / n1 for a, b in zip(g1, g2, strict=True)]
+    return _Known.apply(logits, cosine, learned.pullback(s.jvp(u)))
 
 
 def magnitude(logits: Tensor, surrogate: nn.Module, z: Tensor, reading: Reading = "official") -> Tensor:
-    """Mean absolute entry of the gradient that a thief gets from the victim's answers on outliers.
+    """Mean absolute entry of the gradient that a clone gets from the victim's answers on outliers `z`, (B, ...).
 
-    Args and returns as for `isolation`; the scalar is at least 0.
+    Args, Returns and Raises as for `isolation`; the scalar is at least 0.
     """
     return magnitude_at(logits, Linearization(surrogate, z), reading)
 
 
 def magnitude_at(logits: Tensor, surrogate: Linearization, reading: Reading = "official") -> Tensor:
     """`magnitude` for a surrogate that is already linearized at the outliers."""
-    clone = Lesson(logits, surrogate.logits, reading)
-    g = surrogate.vjp(clone.cotangent)
+    learned = Taught(logits, surrogate.logits, reading)
+    g = surrogate.vjp(learned.cotangent)
     size = sum(t.numel() for t in g)
-    return _Known.apply(logits, mean_abs(g), clone.pullback(surrogate.jvp([t.sign() / size for t in g])))
+    return _Known.apply(logits, mean_abs(g), learned.pullback(surrogate.jvp([t.sign() / size for t in g])))
 
 
-class Lesson:
-    """What the victim's answers teach: the gradient of D in the surrogate's logits, and its derivative.
+class Taught:
+    """What a clone is taught by the victim's answers: the gradient of D in the surrogate's logits, and its derivative.
 
     `cotangent` is c = dD/ds, (B, K). `pullback(w)` is the gradient of <c, w> with respect to the victim's logits.
     """
@@ -83,7 +90,7 @@ class Lesson:
         self.cotangent = (self.q - self.p if reading == "paper" else _softmax_jvp(self.q, log_q - log_p)) / len(log_p)
 
     @staticmethod
-    def of_labels(y: Tensor, surrogate_logits: Tensor) -> Tensor:
+    def by_labels(y: Tensor, surrogate_logits: Tensor) -> Tensor:
         """The cotangent that true labels (B,) give: d CE / ds = (q - y) / B."""
         q = surrogate_logits.softmax(dim=1)
         return (q - F.one_hot(y, q.shape[1]).to(q)) / len(q)
@@ -116,46 +123,43 @@ class _Known(torch.autograd.Function):
 
 
 class Linearization:
-    """A frozen module at `x`: its logits (B, K), and products with its Jacobian in the parameters, from one forward.
+    """A frozen module at `x`, (B, ...): its logits (B, K), and products with its Jacobian in the parameters.
 
-    The forward runs as a traced graph of elementary operations and keeps every intermediate value, so the
-    Jacobian-vector product spends nothing on computing them again.
+    Runs as a traced graph of elementary operations where that gives the module's own derivatives, which is checked
+    once for each shape of `x`, and else as the module itself (slower). Always in the precision of the weights.
+
+    Raises:
+        Invalid: the module cannot be differentiated; the error names what.
     """
 
     def __init__(self, module: nn.Module, x: Tensor):
-        self._weights = [p.detach().requires_grad_() for p in module.parameters()]
-        self._tape = _Tape(_graph(module, x))
-        with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-            self._logits = self._tape.run(*self._weights, *module.buffers(), x.detach())
-        self.logits = self._logits.detach()
+        with _exactly(x), _evaluating(module):
+            self._products = _products(module, x.detach().clone())  # a module may change its input in place
+        self._like = x
+        self.logits = self._products.logits.detach()
 
     def vjp(self, c: Tensor) -> list[Tensor]:
         """J^T c: one tensor a parameter."""
-        return list(torch.autograd.grad(self._logits, self._weights, c, retain_graph=True, materialize_grads=True))
+        with _exactly(self._like):
+            return self._products.vjp(c)
 
     def jvp(self, u: Sequence[Tensor]) -> Tensor:
         """J u, (B, K), for a tangent of one tensor a parameter."""
-        return self._tape.push(u)
+        with _exactly(self._like):
+            return self._products.jvp(u)
 
 
-_graphs: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], fx.GraphModule]] = WeakKeyDictionary()
-
-
-def _graph(module: nn.Module, x: Tensor) -> fx.GraphModule:
-    """The module as elementary operations (parameters, buffers, x) -> logits, traced once for each shape of x."""
-    known = _graphs.setdefault(module, {})
-    key = (x.shape, x.dtype, x.device)
-    if key not in known:
-        weights, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-
-        def forward(*tensors: Tensor) -> Tensor:
-            *state, x = tensors
-            named = dict(zip([*weights, *buffers], state, strict=True))
-            return functional_call(module, named, (x,))  # type: ignore[no-any-return]
-
-        with torch.no_grad(), _evaluating(module):
-            known[key] = make_fx(functionalize(forward))(*weights.values(), *buffers.values(), x.detach())
-    return known[key]
+@contextmanager
+def _exactly(x: Tensor) -> Iterator[None]:
+    """Without autocast, under which these gradients are off by 13 to 28 %, and without the fused attention kernels,
+    which can be differentiated only once."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 @contextmanager
@@ -168,6 +172,170 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+class _Products:
+    """Logits (B, K) that autograd can differentiate by the weights, and a rule for Jacobian-vector products."""
+
+    logits: Tensor
+    _weights: list[Tensor]
+
+    def vjp(self, c: Tensor) -> list[Tensor]:
+        wanted = self._weights
+        return list(torch.autograd.grad(self.logits, wanted, c, retain_graph=True, materialize_grads=True))
+
+    def jvp(self, u: Sequence[Tensor]) -> Tensor:
+        raise NotImplementedError
+
+
+class _Direct(_Products):
+    """By torch's own rules, with a forward pass for every Jacobian-vector product."""
+
+    def __init__(self, module: nn.Module, x: Tensor):
+        self._forward, self._x = _functional(module), x
+        self._weights = _leaves(module)
+        self._module, self._buffers = module, [b.detach().clone() for b in module.buffers()]
+        with torch.enable_grad():
+            self.logits = self._run(*self._weights)
+
+    def _run(self, *weights: Tensor) -> Tensor:
+        with _evaluating(self._module):
+            return self._forward(*weights, *(b.clone() for b in self._buffers), self._x.clone())
+
+    def jvp(self, u: Sequence[Tensor]) -> Tensor:
+        try:
+            weights = tuple(w.detach() for w in self._weights)
+            return torch.func.jvp(self._run, weights, tuple(u))[1].detach()
+        except (RuntimeError, NotImplementedError):
+            return self._twice(u)
+
+    def _twice(self, u: Sequence[Tensor]) -> Tensor:
+        """J u as the derivative of <J^T c, u> by c, for operations that torch cannot differentiate forwards."""
+        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # cuDNN's recurrent nets have no second
+            c = torch.zeros_like(self.logits, requires_grad=True)
+            pulled = torch.autograd.grad(self._run(*self._weights), self._weights, c, create_graph=True,
+                                         materialize_grads=True)  # fmt: skip
+            along = torch.stack([(g * t).sum() for g, t in zip(pulled, u, strict=True)]).sum()
+            return torch.autograd.grad(along, c)[0]
+
+
+class _Traced(_Products):
+    """By a traced graph that keeps every intermediate value, so that no product computes them again."""
+
+    def __init__(self, graph: fx.GraphModule, module: nn.Module, x: Tensor):
+        self._weights, self._tape = _leaves(module), _Tape(graph)
+        with torch.enable_grad():
+            self.logits = self._tape.run(*self._weights, *module.buffers(), x)
+
+    def jvp(self, u: Sequence[Tensor]) -> Tensor:
+        return self._tape.push(u)
+
+
+_graphs: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], fx.GraphModule | None]] = WeakKeyDictionary()
+
+
+def _products(module: nn.Module, x: Tensor) -> _Products:
+    """A traced graph's products where they are right, which is found once for each shape of x, else the module's."""
+    known = _graphs.setdefault(module, {})
+    key = (x.shape, x.dtype, x.device)
+    if key not in known:
+        known[key] = _checked_graph(module, x)
+    graph = known[key]
+    return _Direct(module, x) if graph is None else _Traced(graph, module, x)
+
+
+def _leaves(module: nn.Module) -> list[Tensor]:
+    return [p.detach().requires_grad_() for p in module.parameters()]
+
+
+def _functional(module: nn.Module) -> Callable[..., Tensor]:
+    """The module as a function (parameters, buffers, x) -> logits."""
+    names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+
+    def forward(*tensors: Tensor) -> Tensor:
+        *state, x = tensors
+        return functional_call(module, dict(zip(names, state, strict=True)), (x,))  # type: ignore[no-any-return]
+
+    return forward
+
+
+def _trace(module: nn.Module, x: Tensor) -> fx.GraphModule:
+    """The module as elementary operations (parameters, buffers, x) -> logits, none of which works in place."""
+    state = [t.detach() for t in (*module.parameters(), *module.buffers())]
+    with torch.no_grad():
+        graph = make_fx(functionalize(_functional(module)))(*state, x)
+        if any(n.op == "call_function" and _in_place(n.target) for n in graph.graph.nodes):
+            graph = make_fx(functionalize(graph))(*state, x)  # operations that the first pass took apart, as LSTM
+        return graph
+
+
+def _in_place(operation: Any) -> bool:
+    return isinstance(operation, torch._ops.OpOverload) and operation._schema.is_mutable
+
+
+def _checked_graph(module: nn.Module, x: Tensor) -> fx.GraphModule | None:
+    """The module's graph, or None where it does not have the module's own logits and derivatives.
+
+    Raises:
+        Invalid: torch cannot differentiate the module either, or it answers differently when asked again.
+    """
+    rule = "a module with parameters, all of them real floating-point numbers"
+    require(any(True for _ in module.parameters()), "surrogate", rule, f"`{type(module).__name__}` without any")
+    for name, p in module.named_parameters():
+        require(p.is_floating_point(), "surrogate", rule, f"`{name}` of {p.dtype}")
+    name = f"`{type(module).__name__}`"
+    direct = _Direct(module, x)
+    u, c = _random_directions(direct)
+    try:
+        right = _derivatives(direct, u, c)
+    except (RuntimeError, NotImplementedError) as e:
+        reason = str(e).strip().splitlines()[0]
+        raise Invalid("surrogate", "a module that can be differentiated", f"{name} ({reason})") from e
+    direct = _Direct(module, x)
+    same = _close(_derivatives(direct, u, c), right)
+    require(same, "surrogate", "a module that gives the same logits when asked again", name)
+    consistent = _transposed(right, u, c)
+    require(
+        consistent, "surrogate", "a module that can be differentiated", f"{name} (J u and J^T c contradict each other)"
+    )
+    del direct  # what it keeps for its derivatives takes as much memory as the graph's
+    try:
+        graph = _trace(module, x.clone())
+        return graph if _close(_derivatives(_Traced(graph, module, x.clone()), u, c), right) else None
+    except Exception:  # tracing and rules for single operations fail in many ways, and the module itself is at hand
+        return None
+
+
+def _derivatives(at: _Products, u: list[Tensor], c: Tensor) -> list[Tensor]:
+    """Logits, J u and J^T c: what two ways to compute the same products must agree in."""
+    return [at.logits.detach(), at.jvp(u), *at.vjp(c)]
+
+
+def _random_directions(at: _Products) -> tuple[list[Tensor], Tensor]:
+    """A tangent of the weights and a cotangent of the logits, the same in every run."""
+    with seeded(0):
+        u = [torch.randn(w.shape, dtype=w.dtype).to(w) for w in at._weights]
+        return u, torch.randn(at.logits.shape, dtype=at.logits.dtype).to(at.logits)
+
+
+def _close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Whether logits, J u and J^T c agree up to rounding, each in its norm."""
+
+    def near(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
+        return bool(norm([i - j for i, j in zip(a, b, strict=True)]) <= _tolerance(b[0]) * norm(b))
+
+    return all(near(found[part], expected[part]) for part in (slice(0, 1), slice(1, 2), slice(2, None)))
+
+
+def _transposed(derivatives: Sequence[Tensor], u: Sequence[Tensor], c: Tensor) -> bool:
+    """Whether <c, J u> = <J^T c, u> up to rounding."""
+    _, forward, *backward = derivatives
+    error = inner([c], [forward]) - inner(backward, u)
+    return bool(error.abs() <= _tolerance(c) * norm([c]) * norm([forward]))
+
+
+def _tolerance(like: Tensor) -> float:
+    return 1e-6 if like.dtype == torch.float64 else 1e-3
 
 
 class _Tape(fx.Interpreter):
@@ -198,11 +366,14 @@ class _Tape(fx.Interpreter):
             return moving[source][index]  # type: ignore[index]
         if node.target is _aten.max_pool2d_with_indices.default:
             return _gather(moving[node.all_input_nodes[0]], self._values[node][1]), None
-        if node.target in _BILINEAR:
-            tangents = [moving.get(a) if isinstance(a, fx.Node) else None for a in node.args]
-            return _product_rule(node.target, map_arg(node.args, self._values.get), tangents, *_BILINEAR[node.target])
+        tangents = [moving.get(a) if isinstance(a, fx.Node) else None for a in node.args]
+        factors, summand = _BILINEAR.get(node.target, ((), None))
+        if any(tangents[i] is not None for i in factors):
+            op = partial(node.target, **node.kwargs)  # type: ignore[arg-type,operator,misc]
+            return _product_rule(op, map_arg(node.args, self._values.get), tangents, factors, summand)
         with forward_ad.dual_level():
-            return _tangent_of(node.target(*map_arg(node.args, lambda n: self._dual(n, moving)), **node.kwargs))  # type: ignore[operator]
+            args, kwargs = map_arg((node.args, node.kwargs), lambda n: self._dual(n, moving))
+            return _tangent_of(node.target(*args, **kwargs))  # type: ignore[operator]
 
     def _dual(self, node: fx.Node, moving: dict[fx.Node, Any]) -> Any:
         still = moving.get(node) is None
@@ -212,11 +383,12 @@ class _Tape(fx.Interpreter):
 def _tangent_of(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(map(_tangent_of, value))
-    return forward_ad.unpack_dual(value).tangent if value.is_floating_point() else None
+    moves = value.is_floating_point() or value.is_complex()
+    return forward_ad.unpack_dual(value).tangent if moves else None
 
 
 _aten = torch.ops.aten
-_BILINEAR: dict[Any, tuple[tuple[int, int], int | None]] = {  # positions of the two factors and of the summand
+_BILINEAR: dict[Any, tuple[tuple[int, ...], int | None]] = {  # positions of the two factors and of the summand
     _aten.convolution.default: ((0, 1), 2),
     _aten.addmm.default: ((1, 2), 0),
     _aten.mm.default: ((0, 1), None),
@@ -229,7 +401,7 @@ def _gather(tangent: Tensor, indices: Tensor) -> Tensor:
     return tangent.flatten(-2).gather(-1, indices.flatten(-2)).view_as(indices)
 
 
-def _product_rule(op: Any, values: Any, tangents: Any, factors: tuple[int, int], summand: int | None) -> Tensor:
+def _product_rule(op: Any, values: Any, tangents: Any, factors: tuple[int, ...], summand: int | None) -> Tensor:
     """d(a b + c) = da b + a db + dc: forward differentiation would compute a b once more."""
     terms: list[Tensor] = []
     for i in factors:

@@ -1,0 +1,70 @@
+"""The identity of an architecture."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+from torch import nn
+
+from stealguard.identity import fingerprint
+from stealguard.nets.copying import tensors
+
+_SIMPLE = (bool, int, float, str, type(None))
+
+
+def structure(net: nn.Module) -> str:
+    """SHA-256 (hex) of what an architecture is, whatever its weights.
+
+    Made of the names, settings and classes of all parts, the names, shapes and dtypes of all tensors, and the source
+    text of every class that is not torch's or stealguard's own: two nets of one class name whose forward passes differ
+    have different structures. Compare nets as they were built: an attribute that training changes counts.
+    """
+    parts = {name: _part(part) for name, part in net.named_modules()}
+    state = {name: [list(t.shape), str(t.dtype)] for name, t in tensors(net).items()}
+    own = {kind for part in net.modules() for kind in type(part).__mro__ if _is_users(kind)}
+    code = sorted([_name(kind), _code(kind)] for kind in own)
+    return fingerprint({"parts": parts, "state": state, "code": code})
+
+
+def _part(part: nn.Module) -> list[Any]:
+    """A part's class, its own description, and the plain settings of a user's class."""
+    settings = {k: v for k, v in vars(part).items() if k not in ("training", "_made_by") and isinstance(v, _SIMPLE)}
+    described = re.sub(r" at 0x[0-9a-f]+", "", part.extra_repr())
+    return [_name(type(part)), described, repr(sorted(settings.items())) if _is_users(type(part)) else ""]
+
+
+def _is_users(kind: type) -> bool:
+    return kind is not object and kind.__module__.partition(".")[0] not in ("torch", "stealguard", "abc", "typing")
+
+
+def _name(kind: type) -> str:
+    return kind.__qualname__ if _is_users(kind) else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _code(kind: type) -> list[list[str]]:
+    """The source of every function of a class, and its plain settings, by name."""
+    found = []
+    for name, value in sorted(vars(kind).items()):
+        function = inspect.unwrap(getattr(value, "__func__", getattr(value, "fget", value)))
+        if inspect.isfunction(function):
+            found.append([name, _source(function)])
+        elif isinstance(value, _SIMPLE) and name not in ("__module__", "__qualname__", "__doc__", "__firstlineno__"):
+            found.append([name, repr(value)])
+    return found
+
+
+def _source(function: Callable[..., Any]) -> str:
+    """A function's source text; its compiled form, where it was not read from a file."""
+    try:
+        return inspect.cleandoc(inspect.getsource(function))
+    except (OSError, TypeError):
+        return repr(_compiled(function.__code__))
+
+
+def _compiled(code: CodeType) -> list[Any]:
+    constants = [_compiled(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return [code.co_code.hex(), constants, list(code.co_names)]
