@@ -27,8 +27,8 @@ def tensor(x: Tensor | Array, parameter: str) -> Tensor:
         x = x.detach()
         return x.to(torch.float32) if x.dtype == torch.bfloat16 else x  # which NumPy and hashes do not know
     require(not isinstance(x, np.ma.MaskedArray), parameter, "an array without masked values", "a masked array")
-    numbers = x.dtype.kind in "fiub" and x.dtype.itemsize <= 8
-    require(numbers, parameter, "an array of numbers of at most 64 bits", str(x.dtype))
+    require(x.dtype.kind in "fiub", parameter, "an array of numbers", str(x.dtype))
+    require(x.dtype.itemsize <= 8, parameter, "an array of numbers of at most 64 bits", str(x.dtype))
     x = x.astype(x.dtype.newbyteorder("="), copy=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an array that cannot be written is not written
