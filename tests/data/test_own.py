@@ -1,7 +1,10 @@
-"""The user's own data: tensors, Datasets, npz files and folders, and what each is told when it breaks a rule."""
+"""The user's own data: arrays, tensors, Datasets and npz files, and the error for each broken rule."""
 
 from __future__ import annotations
 
+import os
+import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from stealguard import data
-from stealguard.data import Task
+from stealguard.data import Task, archives, datasets
+from stealguard.data.archives import KEYS
+from stealguard.data.scaling import Scaling
 from stealguard.errors import Invalid
 
 
@@ -30,17 +35,20 @@ def test_tensors_of_any_shape(shape: tuple[int, ...]) -> None:
     given = four(shape=shape)
     task = data.task(given)
     assert (task.classes, task.train.x.shape, task.test.y.dtype) == (3, (12, *shape), torch.int64)
-    assert all(torch.equal(a, b) for a, b in zip(data.task(task).train + data.task(task).test, given, strict=True))
+    again = data.task(task)
+    assert all(torch.equal(a[:], b) for a, b in zip(again.train + again.test, given, strict=True))
     assert task.name == data.label(given) == data.label(task)
-    for same in given, task, list(given):
-        assert torch.equal(data.images(same), torch.cat([given[0], given[2]]))
-    assert torch.equal(data.images(given[0]), given[0])
+    for same in given, task, list(given), (given[:2], given[2:]), tuple(part.numpy() for part in given):
+        assert torch.equal(data.images(same)[:], given[0])  # the training inputs, and no test inputs
+    assert torch.equal(data.images(given[0])[:], given[0])
 
 
 def test_float64_and_small_integers_are_converted() -> None:
     x, y, z, w = four()
     task = data.task((x.double(), y.to(torch.uint8), z.half(), w.int()))
-    assert (task.train.x.dtype, task.test.x.dtype, task.train.y.dtype) == (torch.float32, torch.float32, torch.int64)
+    assert (task.train.x[:].dtype, task.test.x[:].dtype) == (torch.float32, torch.float32)
+    assert task.train.y.dtype == torch.int64
+    assert torch.equal(data.task((x.bfloat16(), y, z.bfloat16(), w)).train.x[:], x.bfloat16().float())
 
 
 def test_labels_of_data_without_a_name_tell_data_apart() -> None:
@@ -72,9 +80,10 @@ NAN = torch.full((12, 5), torch.nan)
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (changed(0, four()[0].mul(255).byte()), r"`train_x` .*divide images by 255.*torch.uint8"),
+        (changed(0, four()[0].mul(300)), r"`test_x` .*in the units of the training split.*values from"),
         (changed(0, four()[0].long()), r"`train_x` .*float.*torch.int64"),
-        (changed(0, four()[0] * 2), r"`train_x` .*in \[0, 1\].*values from"),
+        (changed(0, torch.randint(1000, (12, 5))), r"`train_x` .*tokens are not supported.*torch.int64"),
+        (changed(0, torch.full((12, 5), torch.inf)), r"`train_x` .*finite.*values from inf"),
         (changed(2, four()[2] - 1), r"`test_x` .*in \[0, 1\].*values from -"),
         (changed(0, NAN), r"`train_x` .*free of NaN. Found 60"),
         (changed(2, torch.zeros(0, 5)), r"`test_x` .*not empty. Found \(0, 5\)"),
@@ -84,6 +93,10 @@ NAN = torch.full((12, 5), torch.nan)
         (changed(1, torch.zeros(0).long()), r"`train_y` .*of shape \(12,\). Found \(0,\)"),
         (changed(1, torch.zeros(12)), r"`train_y` .*integer.*torch.float32"),
         (changed(1, torch.arange(12) - 1), r"`train_y` .*in 0"),
+        (changed(1, torch.arange(12) % 3 + 1), r"`train_y` .*every class with inputs.*Found labels 1, 2, 3"),
+        (changed(1, torch.tensor([0, 1, 255] * 4)), r"`train_y` .*Found labels 0, 1, 255"),
+        (changed(1, torch.arange(12) % 3 * 5_000_000), r"`train_y` .*Found labels 0, 5000000, 10000000"),
+        (changed(1, np.array(["a", "b", "c"] * 4)), r"`train_y` .*name the words.*Found words such as \['a'\]"),
         (changed(1, torch.zeros(12).long()), r"`train_y` .*at least 2 classes. Found 1"),
         (changed(3, torch.arange(6)), r"`test_y` .*in 0 .. 2. Found labels from 0 to 5"),
         (Task("mine", *data.task(four())[1:3], 2), r"`train_y` .*in 0 .. 1"),
@@ -103,6 +116,154 @@ def test_rules_of_tasks(given: Any, said: str) -> None:
 def test_rules_of_images(given: Any) -> None:
     with pytest.raises(Invalid):
         data.images(given)
+
+
+# --- numbers in units of their own, flags, pixels ------------------------------------------------------------------
+
+
+def test_a_table_in_raw_units_is_scaled_by_column() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 3, generator=rng).double() * torch.tensor([1.0, 50.0, 0.0]) + torch.tensor([0.0, 1e9, 7.0])
+    y = torch.arange(40) % 2
+    task = data.task((x[:30], y[:30], x[30:], y[30:]))
+    assert task.scaling is not None
+    assert task.scaling.low == tuple(x[:30].amin(dim=0).tolist())
+    found = task.train.x[:]
+    assert (found.dtype, found.min(), found.max()) == (torch.float32, 0, 1)
+    assert torch.allclose(found[:, 1], ((x[:30, 1] - x[:30, 1].min()) / (x[:30, 1].max() - x[:30, 1].min())).float())
+    assert not found[:, 2].any()  # a constant column
+    assert ((task.test.x[:] >= 0) & (task.test.x[:] <= 1)).all()
+    beyond = ((x[30:] < x[:30].amin(dim=0)) | (x[30:] > x[:30].amax(dim=0))).sum().item()
+    assert beyond > 0
+    assert f"{beyond} values of test_x are beyond the bounds of the scaling, and are clamped to them." in task.notes
+    again = data.task(task)
+    assert torch.equal(again.train.x[:], found)
+    assert (again.scaling, again.notes, again.hash) == (task.scaling, task.notes, task.hash)
+    same = data.task((x[:30], y[:30], x[30:], y[30:]), scaling=Scaling.of(task.scaling.state()))
+    assert (same.scaling, same.hash) == (task.scaling, task.hash)
+    assert torch.equal(same.test.x[:], task.test.x[:])
+    with pytest.raises(Invalid, match=r"in \[0, 1\]"):
+        data.images(x)  # a pool in raw units needs the scaling of the task
+
+
+def test_images_in_raw_units_have_one_pair_of_bounds() -> None:
+    x, y, z, w = four(shape=(3, 4, 4))
+    task = data.task((4 * x - 2, y, 3.9 * z - 1.9, w))
+    assert task.scaling is not None
+    assert (task.scaling.low, task.scaling.high) == (((4 * x - 2).min().item(),), ((4 * x - 2).max().item(),))
+    assert torch.allclose(task.scaling.raw(task.train.x[:]), 4 * x - 2, atol=1e-6)
+
+
+def test_data_in_the_unit_range_have_no_scaling() -> None:
+    task = data.task(four())
+    assert (task.scaling, task.notes) == (None, ())
+    x, y, z, w = four()
+    clamped = data.task((x, y, z * 1.1, w))  # only the test set leaves [0, 1]
+    assert clamped.scaling is not None
+    assert clamped.test.x[:].max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["u1", "?"])
+def test_flags_are_zero_and_one(kind: str, tmp_path: Path) -> None:
+    x = (four()[0] > 0.5).numpy().astype(kind)
+    given = x, four()[1].numpy(), x[:6], four()[3].numpy()
+    for task in data.task(given), data.task(saved(tmp_path / "a.npz", **dict(zip(KEYS, given, strict=True)))):
+        assert sorted(task.train.x[:].unique().tolist()) == [0, 1]
+        assert sorted(task.test.x[:].unique().tolist()) == [0, 1]
+        assert task.scaling is None
+    assert data.images(x)[:].max() == 1
+    assert data.images(np.zeros((2, 3), kind))[:].max() == 0
+
+
+def test_small_grades_in_uint8_are_scaled_as_numbers_are() -> None:
+    x = torch.arange(60).view(12, 5).remainder(7).byte()
+    task = data.task((x, four()[1], x[:6], four()[3]))
+    assert torch.allclose(task.train.x[:], data.task((x.float(), four()[1], x[:6].float(), four()[3])).train.x[:])
+    assert task.train.x[:].max() == 1
+
+
+def test_pixels_of_the_test_split_are_read_as_those_of_the_training_split() -> None:
+    x = torch.arange(12 * 5, dtype=torch.uint8).view(12, 5) * 4
+    task = data.task((x, four()[1], x[:6].clamp_max(1), four()[3]))
+    assert torch.equal(task.train.x[:], x.float() / 255)
+    assert task.test.x[:].max() == torch.tensor(1 / 255)
+    with pytest.raises(Invalid, match=r"`test_x` .*numbers in the units of `train_x`. Found pixels"):
+        data.task((x.float(), four()[1], x[:6], four()[3]))
+
+
+def test_arrays_in_any_layout() -> None:
+    x, y, z, w = (part.numpy() for part in four())
+    x.flags.writeable = False
+    task = data.task((x[::-1], y[::-1], z.astype(">f8")[:, ::-1], w.astype(">i2")))
+    assert np.array_equal(task.train.x[:], x[::-1])
+    assert np.array_equal(task.test.x[:], z[:, ::-1])
+    assert np.array_equal(task.train.y, y[::-1])
+    assert data.task((x, y[:, None], z, w[:, None])).train.y.tolist() == y.tolist()
+    with pytest.raises(Invalid, match="without masked values"):
+        data.task((np.ma.masked_array(x, x > 0.5), y, z, w))
+    with pytest.raises(Invalid, match=r"at most 64 bits. Found float128"):
+        data.task((x.astype(np.longdouble), y, z, w))
+
+
+# --- one split, and names of classes -------------------------------------------------------------------------------
+
+
+def test_inputs_without_a_test_split_are_divided_four_to_one_within_each_class() -> None:
+    x = torch.rand(100, 3)
+    y = torch.tensor([0] * 50 + [1] * 40 + [2] * 9 + [3])
+    task = data.task((x, y), seed=3)
+    assert task.train.y.bincount().tolist() == [40, 32, 7, 1]
+    assert task.test.y.bincount().tolist() == [10, 8, 2]
+    assert task.notes == ("20 of 100 inputs, one in five of each class, are the test set (seed 3).",)
+    assert len(torch.unique(torch.cat([task.train.x[:], task.test.x[:]]), dim=0)) == 100
+    assert torch.equal(task.test.x[:], data.task((x.numpy(), y.numpy()), seed=3).test.x[:])
+    assert not torch.equal(task.test.x[:], data.task((x, y), seed=4).test.x[:])
+    assert torch.equal(data.images((x, y), seed=3)[:], task.train.x[:])
+    one = data.task(TensorDataset(x, y), seed=3)
+    assert torch.equal(one.test.x[:], task.test.x[:])
+    assert data.task((x * 9, y), seed=3).scaling is not None
+    with pytest.raises(Invalid, match="occurs twice"):
+        data.task((x[:4], torch.arange(4)))
+
+
+def test_classes_name_the_labels_or_say_which_values_there_are() -> None:
+    x, y, z, w = four()
+    named = data.task((x, y, z, w), classes=["cat", "dog", "eel"])
+    assert (named.names, named.classes) == (("cat", "dog", "eel"), 3)
+    words = np.array(["cat", "dog", "eel"])
+    for given, classes in [
+        ((words[y], words[w]), ["cat", "dog", "eel"]),
+        ((y + 1, w + 1), [1, 2, 3]),
+        ((y * 5_000_000, w * 5_000_000), [0, 5_000_000, 10_000_000]),
+    ]:
+        task = data.task((x, given[0], z, given[1]), classes=classes)
+        assert (task.train.y.tolist(), task.test.y.tolist()) == (y.tolist(), w.tolist())
+        assert task.names == tuple(map(str, classes))
+    gap = data.task((x, y * 2, z, w * 2), classes=5)
+    assert (gap.classes, gap.names) == (5, ())
+    assert gap.notes == ("2 of 5 classes have no training inputs.",)
+    assert data.task(named).names == named.names
+    assert named.hash != data.task((x, y, z, w)).hash
+    for classes, said in [
+        (["cat", "cat", "dog"], "different from each other"),
+        (["cat", "dog"], r"`train_y` .*in 0 .. 1"),
+        ([1, 2, 3], r"`train_y` .*labels of `classes`, 1, 2, 3. Found 0"),
+        ("cat", "a number, or a list of names"),
+        (1, "at least 2 classes"),
+    ]:
+        with pytest.raises(Invalid, match=said):
+            data.task((x, y, z, w), classes=classes)
+
+
+def test_the_hash_follows_from_every_value_and_label() -> None:
+    x, y, z, w = four()
+    task = data.task((x, y, z, w))
+    assert task.hash == data.task((x.clone(), y.clone(), z, w)).hash
+    other = x.clone()
+    other[3, 2] = 0.123
+    hashes = {task.hash, data.task((other, y, z, w)).hash, data.task((x, y, z, (w + 1) % 3)).hash}
+    assert len(hashes) == 3
+    assert data.task((x, y, z, (w + 1) % 3)).train.hash == task.train.hash
 
 
 # --- Datasets ------------------------------------------------------------------------------------------------------
@@ -127,11 +288,11 @@ class Endless(IterableDataset[Any]):
 def test_datasets() -> None:
     x, y, z, w = four()
     task = data.task((TensorDataset(x, y), Items(*[(z[i].numpy(), int(w[i])) for i in range(6)])))
-    assert torch.equal(task.test.x, z)
+    assert torch.equal(task.test.x[:], z)
     assert torch.equal(task.test.y, w)
-    assert torch.equal(data.images((TensorDataset(x, y), TensorDataset(z, w))), torch.cat([x, z]))
+    assert torch.equal(data.images((TensorDataset(x, y), TensorDataset(z, w)))[:], x)
     for without in TensorDataset(x, y), TensorDataset(x), Items(*x):
-        assert torch.equal(data.images(without), x)
+        assert torch.equal(data.images(without)[:], x)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +311,76 @@ def test_rules_of_datasets(given: Any, said: str) -> None:
         data.images(given)
 
 
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("a", r"name the words in order with `classes`"),
+        (None, "integer labels. Found labels such as None"),
+        (0.5, "integer labels. Found labels such as 0.5"),
+    ],
+)
+def test_labels_of_items_that_are_no_integers(label: Any, said: str) -> None:
+    x, y, *_ = four()
+    with pytest.raises(Invalid, match=said):
+        data.task((Items(*[(one, label) for one in x]), TensorDataset(x, y)))
+
+
+def test_items_in_any_layout_and_streams_with_a_length() -> None:
+    x, y, z, w = four()
+    arrays = x.numpy()
+    test = TensorDataset(z, w)
+    for items in [(v[::-1], i) for v, i in zip(arrays, y.tolist(), strict=True)], list(zip(x.flip(1), y, strict=True)):
+        assert torch.equal(data.task((Items(*items), test)).train.x[:], x.flip(1))
+    big = Items(*[(v.astype(">f4"), np.int16(i)) for v, i in zip(arrays, y.tolist(), strict=True)])
+    assert torch.equal(data.task((big, test)).train.x[:], x)
+    assert torch.equal(data.task((Stream(x, y), test)).train.x[:], x)
+    with pytest.raises(Invalid, match=r"a Dataset of 12 items, as its length says. Found 11"):
+        data.task((Stream(x, y[:-1]), test))
+    with pytest.raises(Invalid, match=r"an array of numbers. Found object"):
+        data.task((Items(*[(v.astype(object), 0) for v in arrays]), test))
+
+
+class Stream(IterableDataset[Any]):
+    """A stream that knows its length."""
+
+    def __init__(self, x: Tensor, y: Tensor):
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(zip(self.x, self.y, strict=False))
+
+
+class Random(Dataset[Any]):
+    """Other inputs at every reading, drawn by torch; counts its readings."""
+
+    def __init__(self, n: int = 10):
+        self.n, self.read = n, 0
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> Any:
+        self.read += 1
+        return torch.rand(4), i % 2
+
+
+def test_a_random_dataset_is_read_once_and_keeps_its_rows() -> None:
+    ours = Random()
+    word, x, task = data.label(ours), data.images(ours), data.task((ours, Random()))
+    assert ours.read == 10
+    assert torch.equal(x[:], task.train.x[:])
+    assert torch.equal(x[:], data.images(ours)[:])
+    assert word == data.label(ours)
+    torch.manual_seed(99)
+    assert word == data.label(Random())  # and in another process: it is read under a seed of its own
+    read = len(datasets._READ)
+    del ours
+    assert len(datasets._READ) < read
+
+
 # --- npz files -----------------------------------------------------------------------------------------------------
 
 
@@ -163,14 +394,14 @@ def test_npz(tmp_path: Path) -> None:
     name = saved(tmp_path / "a.npz", train_x=x, train_y=y.astype("u2"), test_x=z.astype(">f8"), test_y=w.astype("u1"))
     task = data.task(name)
     assert task.name == name
-    assert np.allclose(task.test.x, z)
+    assert np.allclose(task.test.x[:], z)
     assert task.test.y.tolist() == w.tolist()
     mixed = np.round(z * 255).astype(np.uint8)
-    assert data.task(saved(tmp_path / "b.npz", train_x=x, train_y=y, test_x=mixed, test_y=w)).test.x.max() <= 1
+    assert data.task(saved(tmp_path / "b.npz", train_x=x, train_y=y, test_x=mixed, test_y=w)).test.x[:].max() <= 1
 
 
 def test_npz_of_inputs_alone(tmp_path: Path) -> None:
-    assert data.images(saved(tmp_path / "a.npz", x=np.full((2, 3), 255, np.uint8))).tolist() == [[1.0] * 3] * 2
+    assert data.images(saved(tmp_path / "a.npz", x=np.full((2, 3), 255, np.uint8)))[:].tolist() == [[1.0] * 3] * 2
     with pytest.raises(Invalid, match="a labelled set"):
         data.task(f"npz:{tmp_path / 'a.npz'}")
 
@@ -193,75 +424,65 @@ def test_rules_of_npz(tmp_path: Path) -> None:
         data.images(f"npz:{tmp_path}/e.npy")
     x, y, z, w = (part.numpy() for part in four())
     name = saved(tmp_path / "f.npz", train_x=x, train_y=y, test_x=z[:, :4], test_y=w)
-    with pytest.raises(Invalid, match="inputs of one shape and type"):
-        data.images(name)
+    for ask in data.images, data.task:
+        with pytest.raises(Invalid, match=r"inputs of one shape. Found \(4,\) and \(5,\)"):
+            ask(name)
 
 
-# --- folders -------------------------------------------------------------------------------------------------------
+def test_damaged_archives_are_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, **dict(zip(KEYS, (part.numpy() for part in four()), strict=True)))
+    whole, rng, said = path.read_bytes(), np.random.default_rng(0), []
+    for _ in range(150):
+        content = bytearray(whole)
+        for place in rng.integers(len(content), size=3):
+            content[place] = rng.integers(256)
+        cut = rng.integers(len(content) // 2, len(content)) if rng.random() < 0.3 else len(content)
+        path.write_bytes(bytes(content[:cut]))
+        try:
+            data.task(f"npz:{path}")
+        except Invalid as error:
+            said.append(str(error))
+    assert len(said) > 100
+    assert not any("\n" in one for one in said)
 
 
-def picture(path: Path, seed: int = 0, mode: str = "RGB", size: tuple[int, int] = (8, 6)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    Image.fromarray(rng.integers(0, 256, (*size[::-1], 3)).astype(np.uint8)).convert(mode).save(path)
+def test_archives_that_would_unpack_to_more_than_they_warrant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = saved(tmp_path / "a.npz", x=np.zeros((100, 1000), np.uint8))
+    np.savez_compressed(tmp_path / "b.npz", x=np.zeros((100, 1000), np.uint8))
+    monkeypatch.setattr(archives, "SMALL", 1000)
+    assert len(data.images(name)) == 100  # it is as large as its arrays
+    with pytest.raises(Invalid, match=r"100,000 bytes of arrays in [0-9]+ bytes of file"):
+        data.images(f"npz:{tmp_path}/b.npz")
+    with zipfile.ZipFile(tmp_path / "c.npz", "w") as file:
+        header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 1000000000), }"
+        file.writestr("x.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header + b"\n")
+    with pytest.raises(Invalid, match="x has another size than its header says"):
+        data.images(f"npz:{tmp_path}/c.npz")
 
 
-def classes(path: Path, names: str = "ab", n: int = 7, **options: Any) -> Path:
-    for number, name in enumerate(names):
-        for i in range(n):
-            picture(path / name / f"{i}.png", seed=100 * number + i, **options)
-    return path
+def test_paths_that_are_no_names_of_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("table").write_text("")
+    for given in "bc.csv", "/somewhere/x", "table", "a" * 5000 + "/":
+        said = f"`{given}` is not the name of a set. For a file, write `npz:{given}`"
+        for ask in data.task, data.images:
+            with pytest.raises(Invalid) as caught:
+                ask(given)
+            assert str(caught.value).startswith(said)
+    for given in "npz:", "folder:", "npz:~no-such-user/x", "folder:~no-such-user", "npz:a\0b", f"folder:{'a' * 5000}":
+        with pytest.raises(Invalid):
+            data.images(given)
 
 
-def test_class_folders_are_split_alike_every_time(tmp_path: Path) -> None:
-    task = data.task(f"folder:{classes(tmp_path)}")
-    assert task.train.x.shape == (10, 3, 6, 8)
-    assert task.train.y.tolist() == [0] * 5 + [1] * 5
-    assert task.test.y.tolist() == [0, 0, 1, 1]
-    assert torch.equal(task.test.x, data.task(f"folder:{tmp_path}").test.x)
-    assert len(torch.unique(data.images(f"folder:{tmp_path}"), dim=0)) == 14  # none in both
-
-
-def test_train_and_test_folders(tmp_path: Path) -> None:
-    classes(tmp_path / "train", mode="L")
-    classes(tmp_path / "test", n=2, mode="L")
-    task = data.task(f"folder:{tmp_path}")
-    assert (task.train.x.shape, task.test.x.shape) == ((14, 1, 6, 8), (4, 1, 6, 8))
-    classes(tmp_path / "test", names="z", n=1, mode="L")
-    with pytest.raises(Invalid, match=r"test classes that are also in train. Found z"):
-        data.task(f"folder:{tmp_path}")
-
-
-def test_bare_pictures(tmp_path: Path) -> None:
-    for i in range(3):
-        picture(tmp_path / f"{i}.png", seed=i, mode="P")
-    (tmp_path / "notes.txt").write_text("")
-    assert data.images(f"folder:{tmp_path}").shape == (3, 3, 6, 8)
-    with pytest.raises(Invalid, match="a labelled set"):
-        data.task(f"folder:{tmp_path}")
-
-
-def test_rules_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(path: Path, said: str) -> None:
-        with pytest.raises(Invalid, match=said):
-            data.images(f"folder:{path}")
-
-    refused(tmp_path / "nowhere", "a folder. Found .*nowhere")
-    refused(tmp_path, "a folder of class folders or of pictures")
-    refused(classes(tmp_path / "one", "a"), "at least 2 class folders. Found 1")
-    refused(classes(tmp_path / "few", n=1), "at least 2 pictures a class.* Found 1 of `a`")
-    (classes(tmp_path / "empty") / "c").mkdir()
-    refused(tmp_path / "empty", "class folders with pictures. Found none in .*empty/c")
-    picture(classes(tmp_path / "sizes") / "b" / "x.png", size=(9, 6))
-    refused(tmp_path / "sizes", r"one size and mode. Found .*png \(8x6, color\) and .*x.png \(9x6, color\)")
-    picture(classes(tmp_path / "modes") / "b" / "x.png", mode="L")
-    refused(tmp_path / "modes", r"\(8x6, color\) and .*x.png \(8x6, gray\)")
-    picture(classes(tmp_path / "alpha") / "b" / "x.png", mode="RGBA")
-    refused(tmp_path / "alpha", r"gray \(mode L\) or color \(RGB\). Found .*x.png \(RGBA\)")
-    (classes(tmp_path / "bad") / "b" / "x.png").write_text("no picture")
-    refused(tmp_path / "bad", "readable pictures. Found .*x.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
-    refused(classes(tmp_path / "bomb"), "readable pictures. Found .*decompression bomb")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_and_devices_are_refused_and_do_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for given in tmp_path / "pipe", Path("/dev/zero"), tmp_path:
+        with pytest.raises(Invalid, match="no regular file"):
+            data.images(f"npz:{given}")
+    with pytest.raises(Invalid, match="a folder"):
+        data.images(f"folder:{tmp_path / 'pipe'}")
 
 
 def test_unlabelled_sets_are_no_task(root: Path, register: Any) -> None:

@@ -37,7 +37,7 @@ def test_fetch_from_a_folder_in_the_store(root: Path, register: Register) -> Non
     assert store.note(path).source == "folder digits/raw"
     task = data.task("digits")
     assert (task.name, task.classes, task.train.x.shape) == ("digits", 10, (20, 1, 28, 28))
-    assert len(data.images("digits")) == 30
+    assert len(data.images("digits")) == 20
     assert not list((root / ".work").glob("digits/*"))
 
 

@@ -1,7 +1,7 @@
-"""Data by name, or the user's own, as tensors in [0, 1]. Importing this loads no torch, so that a listing is quick.
+"""Data by name, or the user's own, as inputs in [0, 1] by row. Importing this loads no torch, so a listing is quick.
 
-task("mnist").train.x           # (60000, 1, 28, 28) float32
-images("letters")               # (60000, 1, 28, 28) float32, no labels
+task("mnist").train.x[:2]       # (2, 1, 28, 28) float32; `train.x` itself is read by row
+images("letters")               # 60,000 inputs of shape (1, 28, 28), no labels
 """
 
 from __future__ import annotations
@@ -21,60 +21,115 @@ from stealguard.errors import FetchError, StealguardError, pick
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stealguard.data.inputs import Inputs
+    from stealguard.data.scaling import Scaling
+
 __all__ = ["SETS", "SetSpec", "Split", "Status", "Task", "get", "images", "label", "listing", "task", "verify"]
 
 
 class Split(NamedTuple):
-    """Inputs `x` (N, *shape), float32 in [0, 1], and labels `y` (N,), int64 in 0..K-1."""
+    """Inputs `x` (N, *shape), whose rows are float32 in [0, 1], and labels `y` (N,), int64 in 0..K-1."""
 
-    x: Tensor
+    x: Inputs
     y: Tensor
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) of the inputs as they were read (see `Inputs.hash`) and of the labels."""
+        from stealguard.identity import fingerprint, tensor_hash
+
+        return fingerprint([self.x.hash, tensor_hash(self.y)])
 
 
 class Task(NamedTuple):
-    """A classification task with K `classes`."""
+    """A classification task with K `classes`.
+
+    `names` are the classes' names in order, or empty; `scaling` maps the users' units to [0, 1], and is None where the
+    data are in [0, 1] as they are; `notes` are lines to print: what was split, ignored and converted, with counts.
+    """
 
     name: str
     train: Split
     test: Split
     classes: int
+    names: tuple[str, ...] = ()
+    scaling: Scaling | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) of the training and the test split as they were read, and of the classes' names."""
+        from stealguard.identity import fingerprint
+
+        return fingerprint([self.train.hash, self.test.hash, self.classes, list(self.names)])
 
 
 class Status(NamedTuple):
-    """A set as the store has it; `state` is verified, recorded (not verified), absent or damaged (and how)."""
+    """A set as the store has it; `state` is verified, recorded (not verified), absent or damaged (and how).
+
+    `pinned` says whether this program knows the SHA-256 that the set should have. Without it, the first fetch is
+    trusted: its hash is recorded, and later reads are compared with that.
+    """
 
     name: str
     state: str
     source: str
     path: Path
+    pinned: bool
 
     @property
     def ok(self) -> bool:
         return not self.state.startswith("damaged")
 
 
-def task(data: Any, *, root: Path | None = None) -> Task:
+def task(
+    data: Any,
+    *,
+    classes: int | list[Any] | tuple[Any, ...] | None = None,
+    seed: int = 0,
+    scaling: Scaling | None = None,
+    root: Path | None = None,
+) -> Task:
     """The labelled set `data` stands for.
 
-    `data` is a name of a labelled set in `SETS`, "folder:PATH", "npz:PATH" (train_x, train_y, test_x, test_y), a
-    `Task`, a tuple (train_x, train_y, test_x, test_y) of tensors or a pair (train, test) of torch Datasets of (x, y).
-    Inputs may have any shape. Raises `Invalid` for what is none of these or breaks a rule of `Split`, `FetchError`
-    when a named set cannot be had.
+    Args:
+        data: a name of a labelled set in `SETS`; "folder:PATH" (class folders, with or without a test folder);
+            "npz:PATH" (train_x, train_y, test_x, test_y); a `Task`; arrays or tensors (x, y), (train_x, train_y,
+            test_x, test_y) or ((train_x, train_y), (test_x, test_y)); a torch Dataset of (x, y), or a pair of them.
+            Inputs may have any shape: floats, bool, or uint8, of which 255 stands for 1 (unless all are below 32:
+            those are flags or grades). Other integers are refused.
+        classes: the classes in order, by name or by the values of their labels, or their number. Without it, labels
+            are 0 .. K - 1 and every class has inputs.
+        seed: what data without a test split are split by, 4 to 1 within each class. (Folders are split by content.)
+        scaling: from the data's units to [0, 1]. Without one, it is fitted on the training split (by column for tables,
+            inputs of one dimension) if values leave [0, 1].
+        root: the folder of the store of named sets.
+
+    Raises:
+        Invalid: `data` is none of these or breaks a rule.
+        FetchError: a named set cannot be had.
     """
     from stealguard.data import own
 
-    return own.task(data, root)
+    return own.task(data, classes, seed, scaling, root)
 
 
-def images(data: Any, *, root: Path | None = None) -> Tensor:
-    """The inputs `data` stands for, without labels: (N, *shape) float32 in [0, 1], train before test.
+def images(data: Any, *, seed: int = 0, root: Path | None = None) -> Inputs:
+    """The inputs `data` stands for, without labels: N inputs of any shape whose rows are float32 in [0, 1].
 
-    `data` is whatever `task` takes, a name of an unlabelled set, a tensor, a torch Dataset of x or (x, y), "npz:PATH"
-    with an array x, or "folder:PATH" of bare images. Raises as `task` does.
+    Of a labelled set that is split for training and testing, these are the training inputs alone, so that a query pool
+    never holds test inputs; `seed` is that of `task`.
+
+    Args:
+        data: whatever `task` takes; a name of an unlabelled set; an array or a tensor; a torch Dataset of x or (x, y),
+            of which all inputs are taken; "npz:PATH" with an array x; "folder:PATH" of pictures alone.
+
+    Raises:
+        Invalid, FetchError: as `task` does, and for values off [0, 1].
     """
     from stealguard.data import own
 
-    return own.images(data, root)
+    return own.in_unit(own.unlabelled(data, seed, root), "x")
 
 
 def label(data: Any) -> str:
@@ -137,10 +192,10 @@ def listing(root: Path | None = None) -> list[Status]:
 
 
 def status(name: str, note: store.Note | None, home: Path) -> Status:
-    path = store.place(name, home)
+    path, pinned = store.place(name, home), SETS[name].sha256 is not None
     if note is None and path.exists():
-        return Status(name, "damaged: expected a whole file, found a truncated or foreign one", "", path)
-    return Status(name, note.state if note else "absent", note.source if note else "", path)
+        return Status(name, "damaged: expected a whole file, found a truncated or foreign one", "", path, pinned)
+    return Status(name, note.state if note else "absent", note.source if note else "", path, pinned)
 
 
 def verify(root: Path | None = None) -> list[Status]:

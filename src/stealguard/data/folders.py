@@ -1,108 +1,149 @@
-"""Folders of pictures, one folder a class, as arrays."""
+"""Folders of pictures, one folder a class, as people have them."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from stealguard.data.formats import Array, Arrays
-from stealguard.errors import Invalid, require
-from stealguard.seeds import derive
+from stealguard.data import pictures
+from stealguard.data.formats import Array
+from stealguard.data.pictures import Head, Pictures, survey
+from stealguard.errors import require
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-TEST_SHARE = 6  # one of so many pictures of a class is for testing, where there is no test folder
+TRAIN = "train", "training"
+TEST = "test", "testing", "val", "valid", "validation"  # the first of these that is there is the test set
+JUNK = {"__macosx", "thumbs.db", "desktop.ini"}  # and every name that begins with a dot
+TEST_SHARE = 1 / 6  # of the pictures of a class, where there is no test folder
 
 
-def read(path: Path) -> Arrays:
-    """The pictures below `path` as uint8 (N, C, H, W), where C is 1 for gray and 3 for color.
+class Entry(NamedTuple):
+    """One picture and the name of its class, which is empty where there are no classes."""
 
-    With class folders: train_x, train_y, test_x, test_y, from its subfolders train and test where it has both, else
-    split 5 to 1 within each class, always alike. With bare pictures: x. All must be of one size and mode.
+    path: Path
+    word: str
+
+
+class Found(NamedTuple):
+    """What a folder holds: a training split and perhaps a test split, the class of each picture, and lines to print."""
+
+    train: tuple[Pictures, Array]
+    test: tuple[Pictures, Array] | None
+    notes: tuple[str, ...]
+
+
+def read(path: Path, *, test: bool = True) -> Found:
+    """The pictures below `path`.
+
+    A folder may hold a folder `train` or `training` beside one of `test`, `testing`, `val`, `valid` and `validation`
+    (in any case), each with class folders; class folders alone; or pictures alone. A class's pictures may lie in
+    folders below its own. Without a test folder, about one picture in six is for testing: those whose content hashes
+    low, so that no picture changes sides when others are added. Pictures must be of one size. They are read as color if
+    any is in color, upright, and over white where they are transparent. The notes tell what was ignored and converted.
+
+    Args:
+        test: whether the pixels of the test split are wanted.
+
+    Raises:
+        Invalid: the folder has no such form, or a picture cannot be read; names the folder or the file.
     """
     require(path.is_dir(), "data", "`folder:` and a folder", f"{path}")
-    if (path / "train").is_dir() and (path / "test").is_dir():
-        return labelled(of_classes(path / "train"), of_classes(path / "test"))
-    if subfolders(path):
-        return labelled(*split(of_classes(path)))
-    rule = f"a folder of class folders or of pictures ({', '.join(sorted(SUFFIXES))})"
-    require(bool(pictures(path)), "data", rule, path)
-    return {"x": decoded(pictures(path))}
-
-
-Classes = dict[str, list[Path]]
-
-
-def of_classes(path: Path) -> Classes:
-    """Each class folder's pictures, both in the order of their names."""
-    classes = {folder.name: pictures(folder) for folder in subfolders(path)}
-    require(len(classes) >= 2, "data", "a folder with at least 2 class folders", f"{len(classes)} in {path}")
-    empty = next((name for name, paths in classes.items() if not paths), None)
-    require(empty is None, "data", "class folders with pictures", f"none in {path / str(empty)}")
-    return classes
-
-
-def split(classes: Classes) -> tuple[Classes, Classes]:
-    train, test = {}, {}
-    for name, paths in classes.items():
-        require(len(paths) >= 2, "data", "at least 2 pictures a class, to train and to test with", f"1 of `{name}`")
-        order = np.random.default_rng(derive(0, "split", name)).permutation(len(paths))
-        held = sorted(order[: -(-len(paths) // TEST_SHARE)])
-        test[name] = [paths[i] for i in held]
-        train[name] = [paths[i] for i in sorted(order[len(held) :])]
-    return train, test
-
-
-def labelled(train: Classes, test: Classes) -> Arrays:
-    strange = sorted(set(test) - set(train))
+    ignored: Counter[str] = Counter()
+    train, other, notes = _layout(path, ignored)
+    if _folders(train):
+        parts = [_of_classes(folder, ignored) for folder in (train, other) if folder is not None]
+    else:
+        parts = [[Entry(picture, "") for picture in _pictures(train, ignored)]]
+        rule = "a folder of class folders or of pictures (.png, .jpg and others that Pillow decodes)"
+        require(bool(parts[0]), "data", rule, train)
+    heads = survey([entry.path for part in parts for entry in part])
+    if len(parts) == 1 and parts[0][0].word:
+        parts, heads = _split(parts[0], heads)
+        notes.append(f"{len(parts[1])} of {len(heads)} pictures, about one in six of each class, are the test set.")
+    strange = sorted({entry.word for entry in parts[-1]} - {entry.word for entry in parts[0]})
     require(not strange, "data", "test classes that are also in train", ", ".join(strange))
-    names = sorted(train)
-    arrays: Arrays = {}
-    for part, classes in ("train", train), ("test", test):
-        listed = [(path, names.index(name)) for name in sorted(classes) for path in classes[name]]
-        arrays[f"{part}_x"] = decoded([path for path, _ in listed])
-        arrays[f"{part}_y"] = np.array([number for _, number in listed], np.int64)
-    return arrays
+
+    color = not all(head.gray for head in heads)
+    keep = len(heads) * heads[0].width * heads[0].height * (3 if color else 1) <= pictures.KEPT
+    notes += [f"{count} {what} ignored." for what, count in sorted(ignored.items())]
+    notes += pictures.changes(heads, color=color)
+
+    def made(part: list[Entry], heads: list[Head]) -> tuple[Pictures, Array]:
+        paths = [entry.path for entry in part]
+        words = np.array([entry.word for entry in part])
+        return Pictures(paths, heads, root=path, color=color, keep=keep), words
+
+    n = len(parts[0])
+    second = made(parts[1], heads[n:]) if test and len(parts) == 2 else None
+    return Found(made(parts[0], heads[:n]), second, tuple(notes))
 
 
-def subfolders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _layout(path: Path, ignored: Counter[str]) -> tuple[Path, Path | None, list[str]]:
+    """Where the training and the test pictures are, and what to say of it."""
+    folders = _folders(path)
+    if len(folders) == 1 and len(_folders(folders[0])) >= 2 and not _pictures(path, Counter(), deep=False):
+        return _layout(folders[0], ignored)
+    named = {folder: folder.name.casefold() for folder in folders}
+    train = next((folder for folder in folders if named[folder] in TRAIN), None)
+    tests = [folder for name in TEST for folder in folders if named[folder] == name]
+    if train is None or not tests:
+        return path, None, []
+    other = next((folder for folder in tests if _folders(folder)), None)
+    unused = [folder for folder in folders if folder not in (train, other)]
+    return train, other, [f"The folder `{folder.name}` is not used." for folder in unused]
 
 
-def pictures(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
+def _of_classes(path: Path, ignored: Counter[str]) -> list[Entry]:
+    """Each class folder's pictures, both in the order of their names."""
+    classes = {folder.name: _pictures(folder, ignored) for folder in _folders(path)}
+    require(len(classes) >= 2, "data", "a folder with at least 2 class folders", f"{len(classes)} in {path}")
+    empty = next((name for name, found in classes.items() if not found), None)
+    require(empty is None, "data", "class folders with pictures", f"none in {path / str(empty)}")
+    beside = len(_pictures(path, ignored, deep=False))
+    if beside:
+        ignored["pictures beside the class folders were"] += beside
+    return [Entry(picture, name) for name, found in classes.items() for picture in found]
 
 
-def decoded(paths: Sequence[Path]) -> Array:
-    """The pictures' pixels (N, C, H, W), uint8. `Invalid` names the first two that differ in size or mode."""
-    first = pixels(paths[0])
-    whole = np.empty((len(paths), *first.shape), np.uint8)
-    for number, path in enumerate(paths):
-        found = pixels(path)
-        if found.shape != first.shape:
-            differing = f"{seen(paths[0], first)} and {seen(path, found)}"
-            raise Invalid("data", "pictures of one size and mode", differing)
-        whole[number] = found
-    return whole
+def _split(entries: list[Entry], heads: list[Head]) -> tuple[list[list[Entry]], list[Head]]:
+    """A training and a test part, each with pictures of every class, and the heads in the same order."""
+    held: set[int] = set()
+    for word in dict.fromkeys(entry.word for entry in entries):
+        mine = [i for i, entry in enumerate(entries) if entry.word == word]
+        require(len(mine) >= 2, "data", "at least 2 pictures a class, to train and to test with", f"1 of `{word}`")
+        mine.sort(key=lambda i: heads[i].sha256)
+        low = sum(_share(heads[i]) < TEST_SHARE for i in mine)
+        held.update(mine[: min(max(low, 1), len(mine) - 1)])
+    order = [[i for i in range(len(entries)) if (i in held) == test] for test in (False, True)]
+    return [[entries[i] for i in part] for part in order], [heads[i] for part in order for i in part]
 
 
-def pixels(path: Path) -> Array:
-    """One picture (C, H, W), uint8."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = image.convert("RGB") if image.mode == "P" else image
-            rule = "pictures in gray (mode L) or color (RGB)"
-            require(picture.mode in ("L", "RGB"), "data", rule, f"{path} ({image.mode})")
-            return np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1)
-    except (OSError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise Invalid("data", "readable pictures", f"{path} ({error})") from error
+def _share(head: Head) -> float:
+    """A number in [0, 1) that follows from the picture's content."""
+    return int.from_bytes(head.sha256[:6], "big") / 2**48
 
 
-def seen(path: Path, found: Array) -> str:
-    channels, height, width = found.shape
-    return f"{path} ({width}x{height}, {'gray' if channels == 1 else 'color'})"
+def _folders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not _junk(entry))
+
+
+def _pictures(path: Path, ignored: Counter[str], *, deep: bool = True) -> list[Path]:
+    """The pictures in a folder and, if `deep`, in those below it, ordered by path; counts what is none."""
+    found = []
+    for entry in sorted(path.iterdir()):
+        if _junk(entry):
+            ignored["hidden and system files were"] += 1
+        elif entry.is_dir():
+            looped = entry.is_symlink() and path.resolve().is_relative_to(entry.resolve())
+            found += _pictures(entry, ignored) if deep and not looped else []
+        elif entry.is_file() and entry.suffix.lower() in pictures.suffixes():
+            found.append(entry)
+        else:
+            ignored["files that are no pictures were"] += 1
+    return found
+
+
+def _junk(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.casefold() in JUNK

@@ -1,176 +1,279 @@
-"""From what a user names or hands over to tensors that keep the rules. The part of the room that needs torch."""
+"""From what a user names or hands over to inputs and labels that keep the rules."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stealguard.checks import check_inputs, check_labels
-from stealguard.data import SETS, Split, Task, folders, get, store
-from stealguard.data.formats import Array, Arrays
-from stealguard.errors import Invalid, pick, require
+from stealguard.checks import check_range
+from stealguard.data import SETS, Split, Task, archives, datasets, folders, get, store
+from stealguard.data.archives import KEYS
+from stealguard.data.arrays import described, stored, tensor
+from stealguard.data.formats import Arrays
+from stealguard.data.inputs import Inputs, Stored, Subset, bounds, chunks
+from stealguard.data.labels import Classes, Words, numbered
+from stealguard.data.scaling import Scaling
+from stealguard.errors import Invalid, StealguardError, pick, require
+from stealguard.seeds import derive
 
-KEYS = ("train_x", "train_y", "test_x", "test_y")
-PATHS = ("folder:", "npz:")
+T = TypeVar("T")
+
+HELD = 5  # one of so many inputs of a class is for testing, where there is no test split
+FORMS = (
+    "a name, folder:PATH, npz:PATH, a Task, arrays or tensors (x, y) or (train_x, train_y, test_x, test_y), "
+    "or one or two Datasets of (x, y)"
+)
 
 
-def task(data: Any, root: Path | None) -> Task:
-    if isinstance(data, Task):
-        return checked(data.name, (*data.train, *data.test), data.classes)
+class Read(NamedTuple):
+    """A labelled set as it was read, in its own units: one split of inputs and labels, or training and test splits."""
+
+    name: str
+    splits: Sequence[tuple[Inputs, Words]]
+    classes: Classes = None
+    notes: tuple[str, ...] = ()
+
+
+class NotAName(Invalid):
+    """A path stands where the name of a set belongs; the message says how files and folders are named."""
+
+    def __init__(self, given: str):
+        StealguardError.__init__(
+            self,
+            f"`{given}` is not the name of a set. For a file, write `npz:{given}` (an .npz archive of arrays "
+            f"{', '.join(KEYS)}, or x alone); for a folder of pictures, `folder:{given}`.",
+        )
+
+
+def task(data: Any, classes: Classes, seed: int, scaling: Scaling | None, root: Path | None) -> Task:
+    if scaling is None and isinstance(data, Task):
+        scaling = data.scaling
+    return _settled(_labelled(data, classes, seed, root), scaling)
+
+
+def unlabelled(data: Any, seed: int, root: Path | None) -> Inputs:
+    """The inputs that `data` stands for, in their own units; the training inputs, where there is a test split."""
+    if isinstance(data, str) and data.startswith("folder:"):
+        return _opened(data, lambda path: folders.read(path, test=False)).train[0]
     if isinstance(data, str):
-        arrays = named(data, root)
-        require(all(key in arrays for key in KEYS), "data", f"a labelled set (with {', '.join(KEYS)})", f"`{data}`")
-        classes = SETS[data].classes if data in SETS else None
-        return checked(data, [tensor(arrays[key], key) for key in KEYS], classes)
-    if isinstance(data, tuple | list) and len(data) == 4 and all(isinstance(part, Tensor) for part in data):
-        return checked(label(data), data)
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Dataset) for part in data):
-        pairs = [stacked(part, name) for part, name in zip(data, ("train", "test"), strict=True)]
-        parts = [part for pair in pairs for part in pair if part is not None]
-        require(len(parts) == 4, "data", "a pair of Datasets of (x, y)", "items without y")
-        return checked(f"dataset-{digest(parts)}", parts)
-    rule = f"a name, {' or '.join(path + 'PATH' for path in PATHS)}, a Task, four tensors or two Datasets"
-    raise Invalid("data", rule, described(data))
-
-
-def images(data: Any, root: Path | None) -> Tensor:
-    if isinstance(data, Task):
-        data = (*data.train, *data.test)
-    if isinstance(data, str):
-        arrays = named(data, root)
-        keys = [key for key in ("x", "train_x", "test_x") if key in arrays]
-        require(bool(keys), "data", "arrays with x, or train_x and test_x", f"`{data}` with {', '.join(arrays)}")
-        return inputs(tensor(joined([arrays[key] for key in keys]), "x"), "x")
-    if isinstance(data, Tensor):
-        return inputs(data, "x")
+        arrays = _arrays(data, root)
+        x = arrays["x" if "x" in arrays else "train_x"]
+        return Stored(torch.from_numpy(x)) if data in SETS else stored(x, "x")
+    if isinstance(data, Tensor | np.ndarray):
+        return stored(data, "x")
     if isinstance(data, Dataset):
-        return inputs(stacked(data, "data")[0], "x")
-    if isinstance(data, tuple | list) and len(data) in (2, 4):
-        whole = task(data, root)
-        return torch.cat([whole.train.x, whole.test.x])
-    raise Invalid("data", "a name, folder:PATH, npz:PATH, a tensor, a Dataset or a Task", described(data))
+        return stored(datasets.read(data, "data")[0], "x")
+    if is_labelled(data):
+        return _labelled(data, None, seed, root).train.x
+    raise Invalid("data", "a name, folder:PATH, npz:PATH, an array, a tensor, a Dataset or a Task", described(data))
+
+
+def in_unit(x: Inputs, parameter: str, scaling: Scaling | None = None) -> Inputs:
+    """Inputs whose rows are in [0, 1]: scaled where there is a scaling, else checked.
+
+    Raises:
+        Invalid: there are NaN or infinite values, or values off [0, 1] and no scaling.
+    """
+    scaled = x if scaling is None else x.scaled(scaling)
+    if not x.unit:
+        found = bounds(x, parameter)
+        check_range(min(found.low), max(found.high), parameter, unit=scaling is None)
+    return scaled
+
+
+def is_labelled(data: Any) -> bool:
+    """Whether `data` is one labelled set, not several pools: a Task, (x, y), four arrays, or a pair of Datasets."""
+    if isinstance(data, Task):
+        return True
+    parts = _parts(data)
+    pair = len(parts) == 2 and of_datasets(parts)
+    return pair or (len(parts) in (2, 4) and _of_arrays(parts) and parts[1].ndim == 1)
 
 
 def label(data: Any) -> str:
     if isinstance(data, Task):
         return data.name
-    if isinstance(data, Tensor):
-        return f"tensors-{digest([data])}"
-    if isinstance(data, Dataset):
-        return f"dataset-{digest(stacked(data, 'data'))}"
-    if isinstance(data, tuple | list) and data and all(isinstance(part, Tensor) for part in data):
-        return f"tensors-{digest(data)}"
-    if isinstance(data, tuple | list) and data and all(isinstance(part, Dataset) for part in data):
-        return f"dataset-{digest([value for part in data for value in stacked(part, 'data')])}"
-    raise Invalid("data", "a name, tensors, Datasets or a Task", described(data))
+    parts: list[Any] = [data] if isinstance(data, Tensor | np.ndarray | Dataset) else _parts(data)
+    if parts and of_datasets(parts):
+        return f"dataset-{_digest([part for one in parts for part in datasets.read(one, 'data')])}"
+    require(bool(parts) and _of_arrays(parts), "data", "a name, arrays, tensors, Datasets or a Task", described(data))
+    return f"tensors-{_digest(parts)}"
 
 
-def digest(tensors: Sequence[Tensor | None]) -> str:
-    """Eight hexadecimal digits that stand for the tensors' values, so that other data get another name."""
-    parts = [np.asarray(part.detach().cpu()) for part in tensors if part is not None]
-    return store.digest({f"{number:03}": part for number, part in enumerate(parts)})[:8]
+def _digest(parts: Iterable[Any]) -> str:
+    """Eight hexadecimal digits that stand for the values, so that other data get another name."""
+    arrays = [np.asarray(tensor(part, "data").cpu()) if isinstance(part, Tensor) else part for part in parts]
+    return store.digest({f"{number:03}": part for number, part in enumerate(arrays) if part is not None})[:8]
 
 
-def described(data: object) -> str:
-    parts = f" of {', '.join(type(part).__name__ for part in data)}" if isinstance(data, tuple | list) else ""
-    return f"{type(data).__name__}{parts}"
+def _parts(data: Any) -> list[Any]:
+    """The elements of a tuple or list; ((x, y), (x, y)) is taken as (x, y, x, y)."""
+    parts = list(data) if isinstance(data, tuple | list) and not isinstance(data, Task) else []
+    nested = len(parts) == 2 and all(isinstance(part, tuple | list) and len(part) == 2 for part in parts)
+    return [*parts[0], *parts[1]] if nested else parts
+
+
+def _of_arrays(parts: Sequence[Any]) -> bool:
+    return all(isinstance(part, Tensor | np.ndarray) for part in parts)
+
+
+def of_datasets(parts: Sequence[Any]) -> bool:
+    return all(isinstance(part, Dataset) for part in parts)
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def _read(data: Any, root: Path | None) -> Read:
+    if isinstance(data, Task):
+        splits = _stored([(x, y) for x, y in (data.train, data.test)])
+        return Read(data.name, splits, data.names or data.classes, data.notes)
+    if isinstance(data, str):
+        return _named(data, root)
+    parts: list[Any] = [data] if isinstance(data, Dataset) else _parts(data)
+    if len(parts) in (1, 2) and of_datasets(parts):
+        pairs = [datasets.read(part, name) for part, name in zip(parts, ("train", "test"), strict=False)]
+        labelled = [(x, y) for x, y in pairs if y is not None]
+        require(len(labelled) == len(pairs), "data", "Datasets of (x, y)", "items without y")
+        return Read(label(data), _stored(labelled))
+    if len(parts) in (2, 4) and _of_arrays(parts):
+        return Read(label(data), _stored(list(zip(parts[::2], parts[1::2], strict=True))))
+    raise Invalid("data", FORMS, described(data))
+
+
+def _stored(pairs: Sequence[tuple[Any, Words]]) -> list[tuple[Inputs, Words]]:
+    """The splits with their inputs read by row; the test's are read as the training's are."""
+    found: list[tuple[Inputs, Words]] = []
+    for (x, y), name in zip(pairs, _names(pairs), strict=True):
+        if isinstance(x, Tensor | np.ndarray):
+            first = found[0][0] if found else None
+            x = stored(x, f"{name}x", like=first if isinstance(first, Stored) else None)
+        found.append((x, y))
+    return found
+
+
+def _names(splits: Sequence[Any]) -> tuple[str, ...]:
+    """How errors call the splits' arrays, but for x and y."""
+    return ("",) if len(splits) == 1 else ("train_", "test_")
+
+
+def _named(data: str, root: Path | None) -> Read:
+    """A labelled set with a name, in a folder or in an archive."""
+    rule = f"a labelled set (with {', '.join(KEYS)})"
+    if data.startswith("folder:"):
+        found = _opened(data, folders.read)
+        require(found.test is not None, "data", rule, f"`{data}`")
+        return Read(
+            data,
+            [part for part in (found.train, found.test) if part is not None],
+            sorted(set(found.train[1].tolist())),
+            found.notes,
+        )
+    arrays = _arrays(data, root)
+    require(all(key in arrays for key in KEYS), "data", rule, f"`{data}`")
+    pairs = [(arrays[f"{split}_x"], arrays[f"{split}_y"]) for split in ("train", "test")]
+    if data in SETS:
+        return Read(data, [(Stored(torch.from_numpy(x)), y) for x, y in pairs], SETS[data].classes)
+    return Read(data, _stored(pairs))
+
+
+def _arrays(data: str, root: Path | None) -> Arrays:
+    """The arrays of an archive or of a set with a name."""
+    if data.startswith("npz:"):
+        return _opened(data, archives.read)
+    if data not in SETS and (any(sign in data for sign in "/\\.") or os.path.exists(data)):  # noqa: PTH110 - any string
+        raise NotAName(data)
+    pick(SETS, data, "data")
+    return store.read(get(data, root=root))
+
+
+def _opened(data: str, read: Callable[[Path], T]) -> T:
+    """What `read` finds at the path of `kind:PATH`."""
+    kind, _, path = data.partition(":")
+    require(bool(path), "data", f"`{kind}:` and a path", f"`{data}`")
+    try:
+        return read(Path(path).expanduser())
+    except StealguardError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        raise Invalid("data", f"`{kind}:` and a path that can be read", f"{path} ({error})") from error
 
 
 # --- the rules -----------------------------------------------------------------------------------------------------
 
 
-def checked(name: str, parts: Sequence[Tensor], classes: int | None = None) -> Task:
-    """A `Task` whose four parts keep the rules and fit each other. Without `classes`, the training labels tell K."""
-    train_x, train_y, test_x, test_y = parts
-    train = Split(inputs(train_x, "train_x"), labels(train_y, "train_y", len(train_x), classes))
-    classes = classes or int(train.y.max()) + 1
-    require(classes >= 2, "train_y", "labels of at least 2 classes", f"{classes}")
-    test = Split(inputs(test_x, "test_x"), labels(test_y, "test_y", len(test_x), classes))
-    rule = f"of the shape of `train_x`'s inputs, {tuple(train.x.shape[1:])}"
-    require(train.x.shape[1:] == test.x.shape[1:], "test_x", rule, tuple(test.x.shape[1:]))
-    return Task(name, train, test, classes)
+def _labelled(data: Any, classes: Classes, seed: int, root: Path | None) -> Task:
+    """A training and a test split of numbered labels, whose inputs are in their own units."""
+    read = _read(data, root)
+    names = _names(read.splits)
+    labels = [(f"{name}y", y, len(x)) for name, (x, y) in zip(names, read.splits, strict=True)]
+    y, total, words = numbered(labels, read.classes if classes is None else classes)
+    x = [inputs for inputs, _ in read.splits]
+    notes = list(read.notes)
+    if len(x) == 1:
+        rows = _halves(y[0], total, seed)
+        notes.append(
+            f"{len(rows[1])} of {len(x[0])} inputs, one in five of each class, are the test set (seed {seed})."
+        )
+        x, y = [Subset(x[0], part) for part in rows], [y[0][part] for part in rows]
+    rule = f"of the shape of `train_x`'s inputs, {x[0].shape[1:]}"
+    require(x[0].shape[1:] == x[1].shape[1:], "test_x", rule, x[1].shape[1:])
+    empty = total - len(y[0].unique())
+    if empty:
+        notes.append(f"{empty} of {total} classes have no training inputs.")
+    return Task(read.name, Split(x[0], y[0]), Split(x[1], y[1]), total, words, notes=tuple(notes))
 
 
-def inputs(x: Tensor, parameter: str) -> Tensor:
-    """`x` (N, *shape) as float32, if it is a floating tensor with N > 0 and every value in [0, 1]."""
-    require(x.dtype != torch.uint8, parameter, "of floats in [0, 1] (divide images by 255)", x.dtype)
-    require(x.numel() > 0, parameter, "not empty", tuple(x.shape))
-    check_inputs(x, parameter)
-    return x.detach().to(torch.float32)
+def _halves(y: Tensor, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows to train with and rows to test with, 4 to 1 within each class, in their order.
+
+    A class with one input has it for training.
+    """
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(derive(seed, "split")))
+    order = order[y[order].argsort(stable=True)]
+    sizes = y.bincount(minlength=classes)
+    place = torch.arange(len(y)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    held = torch.where(sizes > 1, (sizes / HELD).round().clamp_min(1), 0).repeat_interleave(sizes)
+    require(bool(held.any()), "y", "labels of which at least one occurs twice", f"{len(y)} different ones")
+    return order[place >= held].sort().values, order[place < held].sort().values
 
 
-def labels(y: Tensor, parameter: str, rows: int, classes: int | None) -> Tensor:
-    """`y` (rows,) as int64, if it is an integer tensor with every value in 0..classes-1."""
-    found = int(y.max()) + 1 if y.numel() else 0
-    check_labels(y, rows, classes or max(found, 1), parameter)
-    return y.detach().to(torch.int64)
+def _settled(whole: Task, scaling: Scaling | None) -> Task:
+    """The task with inputs in [0, 1]: as they are there, or by a scaling given or fitted on the training split."""
+    splits = {"train_x": whole.train.x, "test_x": whole.test.x}
+    found = {name: bounds(x, name) for name, x in splits.items() if not x.unit}
+    notes = list(whole.notes)
+    if scaling is None and "train_x" in found and any(min(one.low) < 0 or max(one.high) > 1 for one in found.values()):
+        scaling = found["train_x"]
+        require("test_x" in found, "test_x", "numbers in the units of `train_x`", "pixels (uint8)")
+        notes.append("The inputs are scaled to [0, 1] by the bounds of the training split.")
+    if scaling is None:
+        for name, one in found.items():
+            check_range(min(one.low), max(one.high), name, unit=True)
+        return whole
+    for name, x in splits.items():
+        beyond = _beyond(x, scaling, name)
+        if beyond:
+            notes.append(f"{beyond} values of {name} are beyond the bounds of the scaling, and are clamped to them.")
+    train, test = (split._replace(x=split.x.scaled(scaling)) for split in (whole.train, whole.test))
+    return whole._replace(train=train, test=test, scaling=scaling, notes=tuple(dict.fromkeys(notes)))
 
 
-def joined(arrays: Sequence[Array]) -> Array:
-    shapes = dict.fromkeys(f"{array.shape[1:]} {array.dtype}" for array in arrays)
-    require(len(shapes) == 1, "data", "inputs of one shape and type", " and ".join(shapes))
-    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
-
-
-# --- names, folders, files, Datasets -------------------------------------------------------------------------------
-
-
-def named(data: str, root: Path | None) -> Arrays:
-    """The arrays of a set, a folder or an npz file."""
-    if data.startswith("folder:"):
-        return folders.read(Path(data.removeprefix("folder:")).expanduser())
-    if data.startswith("npz:"):
-        return npz(Path(data.removeprefix("npz:")).expanduser())
-    pick(SETS, data, "data")
-    return store.read(get(data, root=root))
-
-
-def npz(path: Path) -> Arrays:
-    """The arrays of a NumPy archive, of those that have a meaning here. Nothing is unpickled."""
-    rule = f"an .npz file of arrays {', '.join(KEYS)}, or x alone"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in (*KEYS, "x") if key in file}
-            found = ", ".join(file) or "none"
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise Invalid("data", rule, f"{path} ({error})") from error
-    require("x" in arrays or all(key in arrays for key in KEYS), "data", rule, f"{found} in {path}")
-    return arrays
-
-
-def tensor(array: Array, parameter: str) -> Tensor:
-    """The array as a tensor; inputs in uint8 are scaled from 0..255 to [0, 1]."""
-    require(array.dtype.kind in "fiub", parameter, "an array of numbers", str(array.dtype))
-    array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    if array.dtype == np.uint8 and not parameter.endswith("y"):
-        return torch.from_numpy(array).to(torch.float32).div_(255)
-    if array.dtype.kind == "u":
-        return torch.from_numpy(array.astype(np.int64))
-    return torch.from_numpy(array)
-
-
-def stacked(data: Dataset[Any], parameter: str) -> tuple[Tensor, Tensor | None]:
-    """All items of a Dataset of x or (x, y)."""
-    require(hasattr(data, "__len__"), parameter, "a Dataset with a length", type(data).__name__)
-    items = [data[i] for i in range(len(data))]  # type: ignore[arg-type]
-    require(bool(items), parameter, "not empty", "a Dataset of 0 items")
-    pairs = [item if isinstance(item, tuple | list) else (item,) for item in items]
-    rule = "a Dataset of tensors x or of (x, y) (give it a transform that makes tensors)"
-    good = all(len(pair) in (1, 2) and isinstance(pair[0], Tensor | np.ndarray) for pair in pairs)
-    require(good, parameter, rule, f"items of {described(items[0])}")
-    require(len({len(pair) for pair in pairs}) == 1, parameter, "of items all with labels or none", "both")
-    xs = [torch.as_tensor(pair[0]) for pair in pairs]
-    odd = next((x for x in xs if x.shape != xs[0].shape or x.dtype != xs[0].dtype), None)
-    if odd is not None:
-        found = " and ".join(f"{tuple(x.shape)} {x.dtype}" for x in (xs[0], odd))
-        raise Invalid(parameter, "a Dataset of items of one shape and type", found)
-    if len(pairs[0]) == 1:
-        return torch.stack(xs), None
-    return torch.stack(xs), torch.stack([torch.as_tensor(pair[1]) for pair in pairs])
+def _beyond(x: Inputs, scaling: Scaling, parameter: str) -> int:
+    """The number of values that a scaling clamps: none of pixels, and no more than half of others."""
+    if x.scaled(scaling) is x:
+        return 0
+    beyond = sum(int(scaling.outside(x.numbers(rows)).sum()) for rows in chunks(x))
+    rule = f"in [0, 1], or in the units of the training split: from {min(scaling.low):g} to {max(scaling.high):g}"
+    if 2 * beyond > math.prod(x.shape):
+        found = bounds(x, parameter)
+        raise Invalid(parameter, rule, f"values from {min(found.low):g} to {max(found.high):g}")
+    return beyond

@@ -1,4 +1,4 @@
-"""Sets in their roles: the defender's outliers, and the pools that a thief queries with."""
+"""Sets in their roles: the defender's outliers, and the pools that an attacker queries with."""
 
 from __future__ import annotations
 
@@ -6,62 +6,95 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from stealguard.checks import check_inputs
-from stealguard.data import images, label
-from stealguard.errors import Invalid
+from stealguard.data import SETS, label, own
+from stealguard.data.inputs import Inputs, Resized, Subset, as_inputs
+from stealguard.data.scaling import Scaling
+from stealguard.data.sets import Role
+from stealguard.errors import Invalid, require
 from stealguard.seeds import derive
 
 HELD_OUT = 1 / 3  # of every outlier set: never trained on, so that an audit can query the family with unseen inputs
 
 
-STAND_INS = {(1, 28, 28): ["glyphs", "textures"], (3, 32, 32): ["stamps", "wallpapers"]}
-
-
 def stand_ins(shape: tuple[int, ...]) -> list[str]:
-    """The sets that stand for stealing queries of this shape unless a defender names some.
+    """The sets that stand for the attacker's queries of this shape unless a defender names some.
 
     Raises:
         Invalid: there are none.
     """
-    if shape not in STAND_INS:
-        raise Invalid("outliers", f"given, since no set has inputs of shape {shape}", "none")
-    return STAND_INS[shape]
+    return _in_role("outliers", shape, "outliers")
+
+
+def unseen(shape: tuple[int, ...]) -> list[str]:
+    """The sets that attackers query with unless told otherwise, for inputs of this shape. No defender trains on them.
+
+    Raises:
+        Invalid: there are none.
+    """
+    return _in_role("pool", shape, "pools")
+
+
+def _in_role(role: Role, shape: tuple[int, ...], parameter: str) -> list[str]:
+    names = [name for name, spec in SETS.items() if spec.role == role and spec.shape == shape]
+    if not names:
+        raise Invalid(parameter, f"given, since no set has inputs of shape {shape}", "none")
+    return names
+
+
+def family(name: str) -> str:
+    """The set that the inputs of `name` are made from: itself, unless it is derived from another."""
+    return SETS[name].family or name if name in SETS else name
 
 
 def several(given: Any) -> list[Any]:
-    """One set or a list or tuple of them, as a list."""
-    return list(given) if isinstance(given, list | tuple) else [given]
+    """One set or a list or tuple of them, as a list. Arrays of which the second are labels are one set."""
+    one = not isinstance(given, list | tuple) or (own.is_labelled(given) and not own.of_datasets(given))
+    return [given] if one else list(given)
 
 
-def named(given: Any, shape: tuple[int, ...], parameter: str, *, resize: bool = False) -> dict[str, Tensor]:
-    """One or several sets of inputs (N, *shape) by their labels.
+def named(
+    given: Any, shape: tuple[int, ...], parameter: str, *, resize: bool = False, scaling: Scaling | None = None,
+    seed: int = 0,
+) -> dict[str, Inputs]:  # fmt: skip
+    """One or several sets of inputs (N, *shape) by their labels. A labelled set gives its training inputs alone.
+
+    Args:
+        given: one or several of what `stealguard.data.images` takes.
+        parameter: the name of `given` in errors.
+        resize: whether images of another shape are resized to `shape`.
+        scaling: from the units of the task to [0, 1], where it has one; pixels stay as they are.
+        seed: what (x, y) without a test split is split by.
 
     Raises:
-        Invalid: a set is empty, off [0, 1], or of another shape and `resize` is not set.
+        Invalid: a set is empty, off [0, 1] without a scaling, or of another shape and `resize` is not set.
     """
-    return {label(one): conform(images(one), shape, parameter, resize=resize) for one in several(given)}
+    return {
+        label(one): conform(own.unlabelled(one, seed, None), shape, parameter, resize=resize, scaling=scaling)
+        for one in several(given)
+    }
 
 
-def conform(x: Tensor, shape: tuple[int, ...], parameter: str, *, resize: bool = False) -> Tensor:
-    """`x` if its rows have this shape; else, where it is wanted, resized to it."""
-    if tuple(x.shape[1:]) == shape:
+def conform(
+    x: Tensor | Inputs, shape: tuple[int, ...], parameter: str, *, resize: bool = False, scaling: Scaling | None = None
+) -> Inputs:
+    """Inputs with rows of this shape in [0, 1]: as they are, scaled where there is a scaling, resized where wanted.
+
+    Nothing is copied: rows are scaled and resized when they are asked for.
+    """
+    x = own.in_unit(as_inputs(x), parameter, scaling)
+    if x.shape[1:] == shape:
         return x
-    if not (resize and x.dim() == 4 and len(shape) == 3):
-        raise Invalid(
-            parameter, f"of shape (N, {', '.join(map(str, shape))}), or resized with `resize`", tuple(x.shape)
-        )
-    if x.shape[1] != shape[0]:
-        luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-        x = (x * luma).sum(dim=1, keepdim=True) if shape[0] == 1 else x.expand(-1, shape[0], -1, -1)
-    x = F.interpolate(x, size=shape[1:], mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
-    check_inputs(x, parameter, shape)
-    return x
+    images = len(x.shape) == 4 and len(shape) == 3
+    fits = images and (x.shape[1] == shape[0] or {x.shape[1], shape[0]} == {1, 3})
+    rule = f"of shape (N, {', '.join(map(str, shape))}), or images resized with `resize`"
+    require(resize and fits, parameter, rule, tuple(x.shape))
+    return Resized(x, shape)
 
 
-def divide(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+def divide(x: Tensor | Inputs, name: str) -> tuple[Inputs, Inputs]:
     """What a defender may train on and what is held out for audits: the same division of `name` everywhere."""
+    x = as_inputs(x)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(derive(0, "held out", name)))
-    unseen = round(len(x) * HELD_OUT)
-    return x[order[unseen:]], x[order[:unseen]]
+    held = round(len(x) * HELD_OUT)
+    return Subset(x, order[held:]), Subset(x, order[:held])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from stealguard.data import formats
 from stealguard.data.formats import Arrays
@@ -12,10 +12,14 @@ from stealguard.data.generated import cropped, hershey, rendered
 from stealguard.data.sources import Site, Source, debian, local, npm, torchvision
 from stealguard.progress import Tick, bar
 
+Role = Literal["task", "outliers", "pool", ""]
+"""What a set is used for when no set is named: a task to protect is always named, a defender's outliers and an audit's
+query pools may be left out. Sets without a role are used by name alone."""
+
 
 @dataclass(frozen=True)
 class SetSpec:
-    """What a set is and where it comes from.
+    """What a set is, what it is for and where it comes from.
 
     `shape` is that of one input; `sizes` the number of (train, test) inputs, or (inputs,) of an unlabelled set;
     `sha256` that of the decoded arrays, None where nobody has been able to fetch the set and look, or where the exact
@@ -30,6 +34,8 @@ class SetSpec:
     sources: tuple[Source, ...]
     put: str = ""  # what a user without a network can do
     sha256: str | None = None
+    role: Role = ""
+    family: str = ""  # the set that its inputs are made from, where that is another
 
     @property
     def labelled(self) -> bool:
@@ -52,7 +58,7 @@ def idx_set(about: str, folder: str, licence: str, *packages: Source, sha256: st
     """A set in the form of MNIST that torchvision knows by the name of its folder."""
     sources = local(f"{folder}/raw", formats.mnist), torchvision(folder, f"{folder}/raw", formats.mnist, *SPLITS)
     put = f"put train-images-idx3-ubyte and the other three idx files into {folder}/raw"
-    return SetSpec(about, (1, 28, 28), (60_000, 10_000), 10, licence, (*sources, *packages), put, sha256)
+    return SetSpec(about, (1, 28, 28), (60_000, 10_000), 10, licence, (*sources, *packages), put, sha256, "task")
 
 
 def drawn(name: str, n: int) -> tuple[Source]:
@@ -97,6 +103,7 @@ SETS: dict[str, SetSpec] = {
     "kmnist": idx_set("cursive Japanese characters", "KMNIST", "CC BY-SA 4.0"),
     "emnist-letters": SetSpec(
         about="handwritten Latin letters, both cases as one class",
+        role="task",
         shape=(1, 28, 28),
         sizes=(124_800, 20_800),
         classes=26,
@@ -109,6 +116,7 @@ SETS: dict[str, SetSpec] = {
     ),
     "cifar10": SetSpec(
         about="photographs of animals and vehicles",
+        role="task",
         shape=(3, 32, 32),
         sizes=(50_000, 10_000),
         classes=10,
@@ -124,6 +132,7 @@ SETS: dict[str, SetSpec] = {
     ),
     "cifar100": SetSpec(
         about="photographs of a hundred kinds of things",
+        role="task",
         shape=(3, 32, 32),
         sizes=(50_000, 10_000),
         classes=100,
@@ -137,6 +146,7 @@ SETS: dict[str, SetSpec] = {
     ),
     "svhn": SetSpec(
         about="house numbers, cropped to a digit",
+        role="task",
         shape=(3, 32, 32),
         sizes=(73_257, 26_032),
         classes=10,
@@ -149,6 +159,7 @@ SETS: dict[str, SetSpec] = {
     ),
     "tiny-imagenet": SetSpec(
         about="photographs of two hundred kinds of things; its validation images are the test",
+        role="task",
         shape=(3, 64, 64),
         sizes=(100_000, 10_000),
         classes=200,
@@ -158,6 +169,7 @@ SETS: dict[str, SetSpec] = {
     ),
     "letters": SetSpec(
         about="Latin letters in matplotlib's fonts, each with its own affine map and pen",
+        role="pool",
         shape=(1, 28, 28),
         sizes=(60_000,),
         classes=0,
@@ -166,6 +178,7 @@ SETS: dict[str, SetSpec] = {
     ),
     "glyphs": SetSpec(
         about="non-Latin characters and symbols in other fonts of matplotlib than those of `letters`",
+        role="outliers",
         shape=(1, 28, 28),
         sizes=(100_000,),
         classes=0,
@@ -182,6 +195,7 @@ SETS: dict[str, SetSpec] = {
     ),
     "textures": SetSpec(
         about="noise at all scales, waves, and boxes and ellipses",
+        role="outliers",
         shape=(1, 28, 28),
         sizes=(20_000,),
         classes=0,
@@ -198,6 +212,7 @@ SETS: dict[str, SetSpec] = {
     ),
     "cifar10-gray": SetSpec(
         about="all of CIFAR-10 in gray at 28 x 28 (luma, then area averages)",
+        family="cifar10",
         shape=(1, 28, 28),
         sizes=(60_000,),
         classes=0,
@@ -207,6 +222,7 @@ SETS: dict[str, SetSpec] = {
     ),
     "stamps": SetSpec(
         about="drawings and photographs from Tux Paint, cut out, over random gradients",
+        role="outliers",
         shape=(3, 32, 32),
         sizes=(30_000,),
         classes=0,
@@ -217,6 +233,7 @@ SETS: dict[str, SetSpec] = {
     ),
     "wallpapers": SetSpec(
         about="crops of desktop backgrounds at random scales",
+        role="outliers",
         shape=(3, 32, 32),
         sizes=(30_000,),
         classes=0,
@@ -235,6 +252,7 @@ SETS: dict[str, SetSpec] = {
     ),
     "clipart": SetSpec(
         about="clip art, cut out, over random gradients",
+        role="pool",
         shape=(3, 32, 32),
         sizes=(30_000,),
         classes=0,

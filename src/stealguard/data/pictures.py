@@ -1,0 +1,251 @@
+"""Pictures in files: looked at once for their size, mode and content, and decoded into memory or when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stealguard.data.formats import Array
+from stealguard.data.inputs import ByRow
+from stealguard.errors import Invalid, require
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+KEPT = 512 * 2**20  # bytes of pixels: what is no larger is decoded into memory, once
+THREADS = min(8, os.cpu_count() or 1)
+AHEAD = 256  # files that the threads may be ahead of what takes the results
+FORMATS = (  # those that decode pixels from the file alone: EPS, for one, would be run by another program
+    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF"),
+    *("WEBP", "XBM", "XPM"),
+)
+GRAY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+DEEP = {mode for mode in GRAY if mode.startswith("I")}  # 16 bits a pixel
+ALPHA = {"RGBA", "RGBa", "LA", "La", "PA"}
+ORIENTATION = 0x0112  # EXIF's tag; its value k > 1 says by which of these the picture stands upright
+UPRIGHT = (
+    *("", "", "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"),
+    *("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"),
+)
+
+
+class Head(NamedTuple):
+    """What is known of a picture before it is decoded; `width` and `height` are those of the upright picture."""
+
+    sha256: bytes
+    width: int
+    height: int
+    mode: str
+    transparent: bool
+    frames: bool
+    turned: bool
+
+    @property
+    def gray(self) -> bool:
+        return self.mode in GRAY
+
+
+class Pictures(ByRow):
+    """Pictures in files as inputs (N, C, H, W), all of one size; C is 1 for gray and 3 for color.
+
+    Pixels that take no more than `KEPT` bytes are decoded into memory as uint8 at once, others by row and by a few
+    threads whenever they are asked for; the rows are the same.
+
+    Args:
+        paths, heads: the files, and what `survey` said of them.
+        root: the folder that the hash names the files from.
+        color: whether all are read as RGB, or all as gray.
+        keep: whether the pixels are decoded at once.
+
+    Raises:
+        Invalid: a file cannot be decoded; names it.
+    """
+
+    def __init__(self, paths: Sequence[Path], heads: Sequence[Head], *, root: Path, color: bool, keep: bool):
+        self._paths, self._root, self._color = list(paths), root, color
+        self._contents = [head.sha256 for head in heads]
+        self.shape = (len(paths), 3 if color else 1, heads[0].height, heads[0].width)
+        self._kept = self._decoded(range(len(paths))) if keep else None
+
+    def rows(self, index: Tensor, /) -> Tensor:
+        pixels = self._decoded(index.tolist()) if self._kept is None else self._kept[index]
+        return pixels.to(torch.float32).div_(255)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the files' relative paths and contents, in order, and of how they are decoded."""
+        digest = hashlib.sha256(f"{self.shape} {'RGB' if self._color else 'L'}\n".encode())
+        for path, content in zip(self._paths, self._contents, strict=True):
+            digest.update(f"{path.relative_to(self._root).as_posix()}\0".encode(errors="surrogateescape"))
+            digest.update(content)
+        return digest.hexdigest()
+
+    def _decoded(self, index: Sequence[int]) -> Tensor:
+        """The pixels (n, C, H, W), uint8."""
+        pixels = torch.empty(len(index), *self.shape[1:], dtype=torch.uint8)
+        paths = [self._paths[i] for i in index]
+        for number, picture in enumerate(_in_threads(lambda path: decode(path, color=self._color), paths)):
+            found = torch.from_numpy(picture)
+            rule = f"pictures that stay {self.shape[3]}x{self.shape[2]}"
+            require(found.shape == pixels.shape[1:], "data", rule, f"{paths[number]} ({tuple(found.shape)})")
+            pixels[number] = found
+        return pixels
+
+
+def survey(paths: Sequence[Path]) -> list[Head]:
+    """The heads of the files, in order.
+
+    Raises:
+        Invalid: a file is no picture, has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels, or is of another size.
+    """
+    heads = list(_in_threads(head, paths))
+    odd = next((i for i, seen in enumerate(heads) if seen[1:3] != heads[0][1:3]), None)
+    if odd is not None:
+        size = f"{heads[0].width}x{heads[0].height}"
+        rule = f"pictures of one size (resize them first, for example with ImageMagick: `mogrify -resize {size}! ...`)"
+        found = " and ".join(f"{paths[i]} ({heads[i].width}x{heads[i].height})" for i in (0, odd))
+        raise Invalid("data", rule, found)
+    return heads
+
+
+def changes(heads: Sequence[Head], *, color: bool) -> Iterator[str]:
+    """What decoding converts, one line each, with counts."""
+    modes = Counter(seen.mode for seen in heads if seen.mode != ("RGB" if color else "L"))
+    if modes:
+        listed = ", ".join(f"{count} in mode {mode}" for mode, count in sorted(modes.items()))
+        yield f"Pictures are read as {'color' if color else 'gray'}: {listed} were converted."
+    for count, what in (
+        (sum(seen.transparent for seen in heads), "with transparency were laid over white"),
+        (sum(seen.frames for seen in heads), "with several frames: the first frame of each is taken"),
+        (sum(seen.turned for seen in heads), "were turned upright, as their EXIF orientation says"),
+    ):
+        if count:
+            yield f"{count} pictures {what}."
+
+
+def head(path: Path) -> Head:
+    """What is known of a picture before it is decoded.
+
+    Raises:
+        Invalid: the file is no picture that can be read; names it.
+    """
+
+    def seen(image: Image, sha256: bytes) -> Head:
+        turn = _turn(image)
+        width, height = image.size[::-1] if turn >= 5 else image.size
+        frames = image.format != "MPO" and bool(getattr(image, "is_animated", False))  # MPO: previews
+        return Head(sha256, width, height, image.mode, _transparent(image), frames, turn > 1)
+
+    def read() -> Head:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").digest()
+            file.seek(0)
+            with _opened(file) as image:
+                return seen(image, sha256)
+
+    return _readable(path, read)
+
+
+def decode(path: Path, *, color: bool) -> Array:
+    """The pixels of a picture's first frame, upright, (C, H, W), uint8.
+
+    Raises:
+        Invalid: the file is no picture that can be read; names it.
+    """
+
+    def read() -> Array:
+        with _opened(path) as image:
+            turn = _turn(image)
+            plain = _opaque(image).convert("RGB" if color else "L")
+        if turn > 1:
+            from PIL.Image import Transpose
+
+            plain = plain.transpose(Transpose[UPRIGHT[turn]])
+        return np.ascontiguousarray(np.atleast_3d(np.asarray(plain)).transpose(2, 0, 1))
+
+    return _readable(path, read)
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """The suffixes of files that are taken for pictures."""
+    from PIL import Image
+
+    return frozenset(suffix for suffix, form in Image.registered_extensions().items() if form in FORMATS)
+
+
+@cache
+def _formats() -> list[str]:
+    from PIL import Image
+
+    Image.init()
+    return [form for form in FORMATS if form in Image.OPEN]
+
+
+def _opened(file: object) -> Image:
+    """The picture, of which only the header has been read."""
+    from PIL import Image
+
+    return Image.open(file, formats=_formats())  # type: ignore[arg-type]
+
+
+def _turn(image: Image) -> int:
+    """EXIF's orientation, 1 .. 8, from what stands before the pixels (PNG's own `getexif` would decode them)."""
+    from PIL import Image
+
+    turn = Image.Image.getexif(image).get(ORIENTATION, 1)
+    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+
+
+def _transparent(image: Image) -> bool:
+    return image.mode in ALPHA or "transparency" in image.info
+
+
+def _opaque(image: Image) -> Image:
+    """The picture over white where it is transparent, and with 8 bits where it has 16."""
+    from PIL import Image
+
+    if image.mode in DEEP:
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() >= 2**16:
+            raise ValueError("more than 16 bits a pixel")
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels")
+    if not _transparent(image):
+        return image
+    over = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+
+
+def _readable(path: Path, read: Callable[[], T]) -> T:
+    """What `read` gives; whatever a decoder of foreign bytes raises is told as one line that names the file."""
+    try:
+        return read()
+    except Exception as error:
+        raise Invalid("data", "readable pictures", f"{path} ({error or type(error).__name__})") from error
+
+
+def _in_threads(work: Callable[[S], T], given: Sequence[S]) -> Iterator[T]:
+    """`work` of each, in order, by a few threads (decoders run beside each other). A bomb's warning is an error."""
+    from PIL.Image import DecompressionBombWarning
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", DecompressionBombWarning)
+        for start in range(0, len(given), AHEAD):
+            yield from pool.map(work, given[start : start + AHEAD])
