@@ -17,7 +17,8 @@ HOME = Path(stealguard.__file__).parent
 
 LAYERS = [  # each package may import from the lines above it, and from itself
     {"errors", "files", "seeds"},
-    {"checks", "devices", "identity", "progress", "registry", "settings", "simplex", "types"},
+    {"registry"},
+    {"checks", "devices", "identity", "progress", "settings", "simplex", "types"},
     {"data", "nets"},
     {"training"},
     {"boxes"},

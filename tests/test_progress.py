@@ -1,4 +1,4 @@
-"""Progress: a bar where there is a terminal, one line where there is none, silence when asked."""
+"""Progress is a bar on a terminal, one line elsewhere, and nothing when it is not wanted."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def run(total: float | None, show: bool, size: bool = False) -> None:
             tick(done, f"depth {done}" if done % 2 else "")
 
 
-def test_one_line_without_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_there_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     run(5, show=True)
     out, err = capfd.readouterr()
     assert out == ""
     assert err.strip() == "digging: 0 s  depth 5"
 
 
-def test_lines_on_the_way_without_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_lines_on_the_way_tell_the_rest(capfd: pytest.CaptureFixture[str]) -> None:
     with bar("digging", 4, lines=0) as tick:
         tick(0, "2 running")
         tick(2, "1 running")
@@ -31,7 +31,7 @@ def test_lines_on_the_way_without_a_terminal(capfd: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(("total", "size"), [(5, False), (None, False), (5, True)])
-def test_a_bar_on_a_terminal(
+def test_a_terminal_shows_a_bar(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, total: float | None, size: bool
 ) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
@@ -42,6 +42,20 @@ def test_a_bar_on_a_terminal(
     assert ("5/5" in err) or size or total is None
 
 
-def test_silence_when_asked(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("terminal", [False, True])
+def test_brackets_in_titles_and_notes_are_shown_as_they_are(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    if terminal:
+        monkeypatch.setenv("TTY_COMPATIBLE", "1")
+        monkeypatch.setenv("COLUMNS", "120")
+    with bar("audit [/x]", 4, lines=0) as tick:
+        tick(1, "pool [/y] [red]z :smile:")
+    err = capfd.readouterr().err
+    assert "audit [/x]" in err
+    assert "pool [/y] [red]z :smile:" in err
+
+
+def test_nothing_is_shown_when_it_is_not_wanted(capfd: pytest.CaptureFixture[str]) -> None:
     run(5, show=False)
     assert capfd.readouterr() == ("", "")

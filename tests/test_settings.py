@@ -1,21 +1,33 @@
-"""Frozen dataclasses to names and dicts and back, with the misspelt named."""
+"""Frozen dataclasses become names and dicts and come back; a misspelt name or a wrong value is named."""
 
 from __future__ import annotations
+
+import errno
 
 import pytest
 
 import stealguard as sg
 from stealguard.attacks import ATTACKS, Knockoff
 from stealguard.defenses import DEFENSES
-from stealguard.errors import Invalid
-from stealguard.releases.presets import PRESETS
-from stealguard.settings import changed, create, describe
+from stealguard.errors import Invalid, Refused, StealguardError, disk_error, one_line
+from stealguard.registry import Registry
+from stealguard.releases.presets import PRESETS, preset_of
+from stealguard.settings import changed, create, describe, from_yaml
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_survives_the_recipe(preset: str) -> None:
     name, settings = describe(DEFENSES, PRESETS[preset].defense)
     assert create(DEFENSES, name, settings, "defense") == PRESETS[preset].defense
+
+
+def test_a_defense_of_ones_own_has_the_usual_training() -> None:
+    preset = preset_of("own_methods:Halves")
+    assert DEFENSES.name_of(preset.defense) == "own_methods:Halves"
+    assert preset.training == sg.Training()
+    assert preset_of("ini-official-mnist") is PRESETS["ini-official-mnist"]
+    with pytest.raises(Invalid, match=r"`defense` should be one of none, .* \(did you mean `ini`\?\)"):
+        preset_of("inni")
 
 
 def test_settings_within_settings() -> None:
@@ -38,12 +50,12 @@ def test_settings_within_settings() -> None:
         ({"combine": "pcgrd"}, r"Found `pcgrd` \(did you mean `pcgrad`\?\)"),
     ],
 )
-def test_bad_settings_are_named(settings: dict[str, object], message: str) -> None:
+def test_a_bad_setting_is_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(Invalid, match=message):
         create(DEFENSES, "ini", settings, "defense")
 
 
-def test_unknown_names_suggest_the_nearest() -> None:
+def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(
         Invalid, match=r"`attack` should be one of knockoff.* Found `knockof` \(did you mean `knockoff`\?\)"
     ):
@@ -54,5 +66,89 @@ def test_unknown_names_suggest_the_nearest() -> None:
         create(ATTACKS, "knockoff", {"training": {"epoch": 3}}, "attack")
 
 
-def test_what_is_not_in_the_table_goes_by_its_class() -> None:
-    assert describe({}, sg.Defense()) == ("Defense", {})
+def test_a_method_that_is_not_in_the_table_goes_by_its_module_and_class() -> None:
+    assert describe(Registry("defense", {}), sg.Defense()) == ("stealguard.defenses.base:Defense", {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "value"),
+    [
+        ({"lr": "1e-3"}, "lr", 0.001),
+        ({"lr": 1}, "lr", 1.0),
+        ({"epochs": "2e1"}, "epochs", 20),
+        ({"epochs": 20.0}, "epochs", 20),
+        ({"weight_decay": "0"}, "weight_decay", 0.0),
+    ],
+)
+def test_a_number_that_yaml_reads_as_text_is_a_number(settings: dict[str, object], field: str, value: object) -> None:
+    made = getattr(changed(sg.Training(), settings, "training"), field)
+    assert made == value
+    assert type(made) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": "much"}, "`lr` should be of the kind of 0.05. Found 'much'"),
+        ({"lr": [1]}, r"`lr` should be of the kind of 0.05. Found \[1\]"),
+        ({"lr": 10**400}, "`lr` should be of the kind of 0.05. Found 1000"),
+        ({"lr": "nan"}, "`lr` should be a positive number. Found nan"),
+        ({"epochs": "1.5"}, "`epochs` should be of the kind of 10. Found 1.5"),
+        ({"epochs": "1e400"}, "`epochs` should be of the kind of 10. Found inf"),
+        ({"epochs": None}, "`epochs` should be of the kind of 10. Found None"),
+        ({3: 4}, "`3` should be a setting of `training`"),
+        ({"schedule": 5}, "`schedule` should be of the kind of 'cosine'. Found 5"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(Invalid, match=message):
+        changed(sg.Training(), settings, "training")
+
+
+def test_an_error_in_the_rules_of_an_own_method_is_one_line() -> None:
+    with pytest.raises(Invalid, match=r"`attack own_methods:Needy` should be given settings .*unsupported operand"):
+        create(ATTACKS, "own_methods:Needy", {"levels": ["a"]}, "attack")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "not YAML: while parsing"),
+        ("a: &x [1]\nb: *x", r"aliases \(`\*x`\) are not read: write the value out"),
+        ("!!int x", "not YAML"),
+        ("!!float [1]", "not YAML"),
+        ("2001-99-99", "not YAML"),
+        ("!!python/object/apply:os.system [ls]", "not YAML: could not determine a constructor"),
+        ("{[1]: 2}", "not YAML: while constructing a mapping found unhashable key"),
+        ("[" * 5_000, "nested too deeply"),
+        ("\x00", "not YAML"),
+    ],
+)
+def test_yaml_that_cannot_be_read_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(StealguardError, match=message) as caught:
+        from_yaml(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_errors_survive_the_way_between_processes() -> None:
+    import pickle
+
+    for error in (Invalid("lr", "positive", 0), Refused("no more", left=3), StealguardError("x")):
+        back = pickle.loads(pickle.dumps(error))
+        assert type(back) is type(error)
+        assert str(back) == str(error)
+    assert pickle.loads(pickle.dumps(Refused("no more", left=3))).left == 3
+
+
+def test_a_full_disk_is_found_behind_the_error_that_it_caused() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "weights")
+    try:
+        try:
+            raise full
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")
+    except RuntimeError as e:
+        assert disk_error(e) is full
+    assert disk_error(RuntimeError()) is None
+    assert disk_error(FileNotFoundError(errno.ENOENT, "No such file")) is None
+    assert one_line(full) == "`weights`: No space left on device"

@@ -1,4 +1,4 @@
-"""Classifiers that give a model thief little to learn: protect, audit, serve. Importing this loads no torch.
+"""Protect classifiers against model stealing, and audit them. Importing this loads no torch.
 
 ```python
 import stealguard as sg
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from stealguard import attacks, boxes, combine, data, defenses, losses, nets, report, surrogate
     from stealguard.attacks.base import Attack
-    from stealguard.auditing import audit
+    from stealguard.auditing import Given, Victim, audit
     from stealguard.comparing import compare
     from stealguard.defenses.base import Defense
     from stealguard.defenses.ini import InI
@@ -29,35 +29,64 @@ if TYPE_CHECKING:
     from stealguard.training import Training, fit
     from stealguard.types import BlackBox
 
+__all__ = [
+    "PRESETS",
+    "Attack",
+    "BlackBox",
+    "Defense",
+    "Given",
+    "InI",
+    "Release",
+    "StealguardError",
+    "Training",
+    "Victim",
+    "__version__",
+    "attacks",
+    "audit",
+    "boxes",
+    "combine",
+    "compare",
+    "data",
+    "defenses",
+    "fit",
+    "guarded",
+    "load",
+    "losses",
+    "metrics",
+    "nets",
+    "protect",
+    "report",
+    "surrogate",
+]
+
 _HOMES = {
-    "protect": "releases",
-    "guarded": "releases",
-    "load": "releases",
-    "Release": "releases",
     "PRESETS": "releases",
-    "audit": "auditing",
-    "compare": "comparing",
-    "InI": "defenses.ini",
-    "Defense": "defenses.base",
     "Attack": "attacks.base",
     "BlackBox": "types",
-    "Training": "training",
-    "fit": "training",
+    "Defense": "defenses.base",
+    "Given": "auditing",
+    "InI": "defenses.ini",
+    "Release": "releases",
     "StealguardError": "errors",
-    "metrics": "results",
+    "Training": "training",
+    "Victim": "auditing",
+    "audit": "auditing",
+    "compare": "comparing",
+    "fit": "training",
+    "guarded": "releases",
+    "load": "releases",
+    "protect": "releases",
 }
-# No module is named like a public function: importing the module would put itself in the function's place.
-_PACKAGES = ("attacks", "boxes", "combine", "data", "defenses", "losses", "nets", "report", "surrogate")
-
-__all__ = ["__version__", *_HOMES, *_PACKAGES]
+# Modules that are public names themselves. No module is named like a public function: importing such a module would
+# put itself in the function's place.
+_MODULES = {name: name for name in __all__ if name not in (*_HOMES, "__version__")} | {"metrics": "results.metrics"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PACKAGES:
-        return import_module(f"stealguard.{name}")
+    if name in _MODULES:
+        return import_module(f"stealguard.{_MODULES[name]}")
     if name in _HOMES:
-        home = import_module(f"stealguard.{_HOMES[name]}")
-        return import_module(f"{home.__name__}.{name}") if name == "metrics" else getattr(home, name)
+        return getattr(import_module(f"stealguard.{_HOMES[name]}"), name)
     raise AttributeError(f"module `stealguard` has no attribute `{name}`")
 
 

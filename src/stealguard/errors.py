@@ -1,15 +1,18 @@
-"""What stealguard says when it cannot go on. Torch-free, so that the command line can catch it cheaply."""
+"""What stealguard says when it cannot continue. Torch-free, so that the command line can catch it cheaply."""
 
 from __future__ import annotations
 
 import difflib
+import errno
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class StealguardError(Exception):
-    """Base of every error a user can cause or mend; the command line prints it in one line and exits with 2."""
+    """Base of every error that a user can cause or mend; the command line prints it in one line and exits with 2."""
 
 
 class Invalid(StealguardError, ValueError):
@@ -17,41 +20,48 @@ class Invalid(StealguardError, ValueError):
 
     def __init__(self, parameter: str, rule: str, found: object):
         super().__init__(f"Parameter `{parameter}` should be {rule}. Found {found}.")
+        self._given = parameter, rule, str(found)
+
+    def __reduce__(self) -> tuple[type[Invalid], tuple[str, str, str]]:
+        return type(self), self._given  # so that processes can hand errors to each other
 
 
 class BudgetExhausted(StealguardError):
-    """The thief has asked for more answers than its budget allows."""
+    """The attacker asked for more answers than the budget allows."""
 
 
 class Refused(StealguardError):
-    """A box answers this client no more than `left` further inputs; of the question that was refused it answered none.
+    """A box answers this account no more than `left` further inputs. It answered nothing of the refused request.
 
-    Who asks the first `left` of them again is answered.
+    A request for the first `left` of the same inputs is answered.
     """
 
     def __init__(self, message: str, left: int):
         super().__init__(message)
         self.left = left
 
+    def __reduce__(self) -> tuple[type[Refused], tuple[str, int]]:
+        return type(self), (str(self), self.left)
+
 
 class NotApplicable(StealguardError):
-    """An attack has no meaning here (labels alone, say, where it needs probabilities); says why. Nothing was asked."""
+    """An attack has no meaning here (it needs probabilities and gets labels, for example). Nothing was asked."""
 
 
 class NonFiniteLoss(StealguardError):
-    """Training met a NaN or an infinity; names the term and the step."""
+    """A loss became NaN or infinite during training; names the term and the step."""
 
 
 class BoxFault(StealguardError):
-    """A box answered something that is no answer; names the box and the rule it broke."""
+    """A box answered something that is not an answer; names the box and the rule it broke."""
 
 
 class FetchError(StealguardError):
-    """A data set could be had from none of its sources; names each and what went wrong there."""
+    """A data set could not be had from any of its sources; names each source and what went wrong there."""
 
 
 class ReleaseError(StealguardError):
-    """A release folder is incomplete, truncated or tampered with."""
+    """A release folder is incomplete, truncated or was changed."""
 
 
 def require(ok: bool, parameter: str, rule: str, found: object) -> None:
@@ -61,18 +71,51 @@ def require(ok: bool, parameter: str, rule: str, found: object) -> None:
 
 
 def require_weight(weight: float, parameter: str) -> None:
-    """Raise `Invalid` unless a loss can be weighed so: by a finite number of at least 0."""
+    """Raise `Invalid` unless the weight of a loss is a finite number of at least 0."""
     require(weight >= 0 and math.isfinite(weight), parameter, "a finite number of at least 0", weight)
 
 
-def pick(table: dict[str, Any], name: str, parameter: str) -> Any:
-    """`table[name]`, or an error that suggests the nearest name."""
-    if name in table:
+def pick(table: Mapping[str, T], name: object, parameter: str) -> T:
+    """`table[name]`.
+
+    Raises:
+        Invalid: there is no such name; suggests the nearest one.
+    """
+    if isinstance(name, str) and name in table:
         return table[name]
     raise Invalid(parameter, f"one of {', '.join(table)}", f"`{name}`{nearest(name, table)}")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """` (did you mean `x`?)` for the known name nearest to `name`, or the empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(str(name)[:200], list(known), n=1)
     return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+# Errors of the system that follow from the machine rather than from the program, whatever wraps them.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """The full or broken disk behind an error, if there is one: torch raises a RuntimeError about positions instead.
+
+    >>> disk_error(ValueError()) is None
+    True
+    """
+    while error is not None and not (isinstance(error, OSError) and error.errno in _DISK):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def one_line(error: BaseException, limit: int = 2_000) -> str:
+    """What an error says, in one line of at most about `limit` characters.
+
+    >>> one_line(FileNotFoundError(2, "No such file or directory", "x.npz"))
+    '`x.npz`: No such file or directory'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        text = f"`{error.filename}`: {error.strerror}" if error.filename is not None else error.strerror
+    else:
+        text = str(error) or type(error).__name__
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"

@@ -10,13 +10,13 @@ from typing import Protocol
 
 
 class Tick(Protocol):
-    """Told how much is done, and a word on how it goes."""
+    """Takes how much is done, and a short note about it."""
 
     def __call__(self, done: float, note: str = "", /) -> None: ...
 
 
 def silent(done: float, note: str = "", /) -> None:
-    """The tick of nothing shown."""
+    """The tick of a bar that is not shown."""
 
 
 @contextmanager
@@ -25,8 +25,9 @@ def bar(
 ) -> Iterator[Tick]:
     """A progress bar of `total` steps, or bytes where `size`, on stderr; yields its tick. Silent unless `show`.
 
-    A `total` of None is one that is not known: the bar then only pulses. Where stderr is no terminal, one line with
-    the seconds it took comes at the end, and before it one every `lines` seconds, with an estimate of what is left.
+    A `total` of None is unknown: the bar then only pulses. Where stderr is no terminal, one line with the seconds that
+    the work took comes at the end, and before it one every `lines` seconds, with an estimate of the seconds left.
+    Titles and notes are shown as they are: brackets in them mean nothing.
     """
     if not show:
         yield silent
@@ -34,15 +35,14 @@ def bar(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     amount = DownloadColumn() if size else MofNCompleteColumn()
-    note = TextColumn("[dim]{task.fields[note]}", markup=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn(), note)
-    started = time.monotonic()
+    label = TextColumn("{task.description}", markup=False)
+    note = TextColumn("{task.fields[note]}", style="dim", markup=False)
+    started = said = time.monotonic()
+    columns = (label, BarColumn(), amount, TimeRemainingColumn(), note)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         row = progress.add_task(title, total=total, note="")
-
-        said = started
 
         def tick(done: float, word: str = "", /) -> None:
             nonlocal said

@@ -3,41 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-from stealguard.errors import Invalid, nearest, pick
+import yaml
+
+from stealguard.errors import Invalid, StealguardError, nearest, one_line
+from stealguard.registry import Registry
 
 T = TypeVar("T")
 
 
-def create(table: Mapping[str, type[T]], name: str, settings: Mapping[str, Any], parameter: str) -> T:
-    """The method that `name` stands for in `table`, with these settings over its defaults."""
-    return changed(pick(dict(table), name, parameter)(), settings, f"{parameter} {name}")
+def create(table: Registry[T], name: object, settings: Mapping[str, Any], parameter: str) -> T:
+    """The method that `name` stands for (built in, an entry point's or `module:Class`), with these settings.
+
+    Raises:
+        Invalid: there is no such method or setting, or a value breaks its rule; names it.
+    """
+    return changed(table.find(name, parameter)(), settings, f"{parameter} {name}")
+
+
+def describe(table: Registry[T], method: T) -> tuple[str, dict[str, Any]]:
+    """The name of a method, as `create` takes it, and its settings."""
+    return table.name_of(method), asdict(method)  # type: ignore[call-overload]
 
 
 def changed(method: T, settings: Mapping[str, Any], owner: str) -> T:
     """A copy of a frozen dataclass with some fields replaced.
 
     Raises:
-        Invalid: a setting that `owner` does not have, or a value of the wrong kind.
+        Invalid: `owner` has no such setting, or a value is of the wrong kind or breaks a rule of the dataclass.
     """
-    known = {f.name: f for f in fields(method)}  # type: ignore[arg-type]
-    for key, _value in settings.items():
+    known = {f.name: f for f in fields(method) if f.init}  # type: ignore[arg-type]
+    for key in settings:
         if key not in known:
             rule = f"a setting of `{owner}`: {', '.join(known) or 'it has none'}"
-            raise Invalid(key, rule, f"`{key}`{nearest(key, known)}")
+            raise Invalid(str(key), rule, f"`{key}`{nearest(key, known)}")
     values = {key: _fitting(key, value, getattr(method, key), owner) for key, value in settings.items()}
-    return replace(method, **values)  # type: ignore[type-var]
+    try:
+        return replace(method, **values)  # type: ignore[type-var]
+    except StealguardError:
+        raise
+    except Exception as e:  # the rules of a dataclass that somebody else wrote
+        raise Invalid(owner, "given settings that it can take", f"{values} ({one_line(e)})") from e
 
 
 def _fitting(key: str, value: Any, default: Any, owner: str) -> Any:
     """The value for a field with this default: settings within settings may be given as a dict."""
     if is_dataclass(default) and isinstance(value, Mapping):
         return changed(default, value, f"{owner}.{key}")
+    value = _number(value, default)
     if not _same_kind(value, default):
         raise Invalid(key, f"of the kind of {default!r}", repr(value))
     return tuple(value) if isinstance(value, list) else value
+
+
+def _number(value: Any, default: Any) -> Any:
+    """The number of a field that holds one: YAML 1.1 reads `1e-3` as text, and `2` for a fraction as a whole number."""
+    wanted = isinstance(default, int | float) and not isinstance(default, bool)
+    if not wanted or isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value
+    if isinstance(default, int) and isinstance(value, int):
+        return value
+    with suppress(ValueError, OverflowError):
+        number = float(value)
+        return int(number) if isinstance(default, int) and number.is_integer() else number
+    return value
 
 
 def _same_kind(value: Any, default: Any) -> bool:
@@ -45,12 +77,33 @@ def _same_kind(value: Any, default: Any) -> bool:
         return default is None or isinstance(default, str)
     if isinstance(default, bool) or isinstance(value, bool):
         return type(value) is type(default)
-    if isinstance(default, float):
-        return isinstance(value, int | float)
     return isinstance(value, list | tuple) if isinstance(default, tuple) else isinstance(value, type(default))
 
 
-def describe(table: Mapping[str, type[T]], method: T) -> tuple[str, dict[str, Any]]:
-    """A method's name in `table` (its class's name, if it is not there) and its settings."""
-    names = [name for name, kind in table.items() if kind is type(method)]
-    return (names or [type(method).__name__])[0], asdict(method)  # type: ignore[call-overload]
+# YAML -------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader without aliases: a few lines of these can stand for more than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases (`*{self.peek_event().anchor}`) are not read: write the value out")
+        return super().compose_node(parent, index)
+
+
+def from_yaml(text: str) -> Any:
+    """The value of a YAML text, as plain data.
+
+    Raises:
+        StealguardError: the text cannot be read; says why in one line.
+
+    >>> from_yaml("{epochs: 3, own: [0, 20]}")
+    {'epochs': 3, 'own': [0, 20]}
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as e:
+        raise StealguardError("This YAML is nested too deeply") from e
+    except Exception as e:  # a tag such as `!!int x` makes the loader raise whatever its conversion raises
+        raise StealguardError(f"This is not YAML: {one_line(e)}") from e

@@ -15,6 +15,7 @@ from stealguard.attacks.jacobian import JBDA, JBDATR
 from stealguard.attacks.knockoff import Knockoff
 from stealguard.attacks.marich import MARICH
 from stealguard.attacks.sieve import Sieve
+from stealguard.registry import Registry
 
 __all__ = [
     "ATTACKS",
@@ -33,18 +34,22 @@ __all__ = [
     "Sieve",
 ]
 
-ATTACKS: dict[str, type[Attack]] = {
-    "knockoff": Knockoff,
-    "knockoff-adaptive": AdaptiveKnockoff,
-    "copycat": CopycatCNN,
-    "sieve": Sieve,
-    "active-thief": ActiveThief,
-    "marich": MARICH,
-    "dissector": BlackboxDissector,
-    "jbda": JBDA,
-    "jbda-tr": JBDATR,
-    "dfme": DFME,
-    "maze": MAZE,
-    "disguide": DisGUIDE,
-    "dfms-hl": DFMSHL,
-}
+ATTACKS: Registry[Attack] = Registry(
+    "attack",
+    needs=("budget", "needed", "__call__"),
+    built_in={
+        "knockoff": Knockoff,
+        "knockoff-adaptive": AdaptiveKnockoff,
+        "copycat": CopycatCNN,
+        "sieve": Sieve,
+        "active-thief": ActiveThief,
+        "marich": MARICH,
+        "dissector": BlackboxDissector,
+        "jbda": JBDA,
+        "jbda-tr": JBDATR,
+        "dfme": DFME,
+        "maze": MAZE,
+        "disguide": DisGUIDE,
+        "dfms-hl": DFMSHL,
+    },
+)

@@ -12,7 +12,7 @@ from stealguard.releases.protection import protect
 from stealguard.releases.release import Release, load
 
 DATA = "mnist"
-BUDGETS = {"glyphs": 5_000, "letters": 20_000}  # of the defender's own family a third is unseen; letters are whole
+BUDGETS = {"glyphs": 5_000, "letters": 20_000}  # a third of the defender's own glyphs is unseen; letters are unseen
 
 
 def run(out: Path, epochs: int) -> Path:

@@ -1,16 +1,17 @@
-"""A grid: one short file -> the victims to train and the thieves to set on each.
+"""A grid: one short file -> the victims to train and the thefts from each.
 
 ```yaml
 data: [mnist]
 outliers: [cifar10-gray]        # or {mnist: [...], fashion-mnist: [...]}
-epochs: 6                       # training: and epochs: hold for all, or, inside a defense's settings, for it alone
+epochs: 6                       # `training` and `epochs` hold for all, or, inside a defense's settings, for it alone
 defenses:
   - none
-  - ini: {delta: [0, 1]}        # a list is swept
+  - ini: {delta: [0, 1]}        # each value of a list is tried
   - ini-official-mnist: {name: official, epochs: 50}
+  - my_module:MyDefense         # your own; a file that names code is read with `allow_code`
 attacks:
   - knockoff: {budget: 20000}
-  - jbda: {pools: ["own:150"]}  # pools, labels, answers, own and budgets hold for all, or for one attack alone
+  - jbda: {pools: ["own:150"]}  # pools, labels, treatments, own and budgets hold for all, or for one attack alone
 pools: [letters]
 seeds: [0, 1, 2]
 ```
@@ -18,42 +19,42 @@ seeds: [0, 1, 2]
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, is_dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import yaml
-
 from stealguard.attacks import ATTACKS
-from stealguard.attacks.base import Attack
 from stealguard.attacks.treatments import TREATMENTS
-from stealguard.auditing.plan import OWN
+from stealguard.auditing.plan import OWN, owned_by
 from stealguard.auditing.suites import NOTHING, SUITES, Block, suite
 from stealguard.data import SETS
 from stealguard.data.roles import several
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defense
-from stealguard.errors import StealguardError, nearest, pick, require
-from stealguard.files import sha256
-from stealguard.identity import fingerprint
+from stealguard.errors import StealguardError, nearest, one_line, pick, require
 from stealguard.nets import check_name
-from stealguard.releases.presets import PRESETS
+from stealguard.registry import Registry, imported
+from stealguard.releases.presets import preset_of
 from stealguard.results.row import LABELS
-from stealguard.settings import changed, create, describe
+from stealguard.settings import changed, describe, from_yaml
 from stealguard.training.loop import Training
 
 T = TypeVar("T")
 
-THIEVING: dict[str, list[Any]] = {"pools": [], "labels": list(LABELS), "answers": [""], "own": [0], "budgets": []}
+STEALING: dict[str, list[Any]] = {"pools": [], "labels": list(LABELS), "treatments": [""], "own": [0], "budgets": []}
 DEFAULTS: dict[str, Any] = {
-    "data": [], "nets": ["lenet5"], "outliers": [], "defenses": [], "attacks": ["knockoff"], **THIEVING,
+    "data": [], "nets": ["lenet5"], "outliers": [], "defenses": [], "attacks": ["knockoff"], **STEALING,
     "seeds": [0], "training": {}, "epochs": None, "clone": None, "resize": False,
 }  # fmt: skip
+RENAMED = {"answers": "treatments", "thief": "clone"}  # keys of version 0.1.0
+CODE = ("nets", "clone", "defenses", "attacks")  # keys whose values may name code to import
+MOST = 10_000  # methods that one entry may stand for
 
 
-class Defended(NamedTuple):
+class DefenseSetting(NamedTuple):
     """A defense, how it is trained, and what tables call both."""
 
     name: str
@@ -62,173 +63,148 @@ class Defended(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Grid:
+class GridSpec:
     """Every victim (a data set, net, defense and seed) and, for each, every theft of the blocks with the same seed.
 
     Attributes:
         outliers: by data set.
-        blocks: what thieves do; each is one unit of work for each victim.
-        contents: by the names of data, outliers and pools, what stands for their contents in keys.
-        thief: the clone's architecture; the victim's own if None.
+        blocks: what attackers do; each is one unit of work for each victim.
+        clone: the name of the clone's architecture; the victim's own if None.
     """
 
     data: Sequence[str]
     nets: Sequence[str]
     outliers: Mapping[str, Sequence[str]]
-    defenses: Sequence[Defended]
+    defenses: Sequence[DefenseSetting]
     blocks: Sequence[Block]
     seeds: Sequence[int]
-    contents: Mapping[str, str]
     clone: str | None = None
     resize: bool = False
 
-    @property
-    def victims(self) -> Iterator[Victim]:
-        for data, net, (name, defense, training), seed in product(self.data, self.nets, self.defenses, self.seeds):
-            kind, settings = describe(DEFENSES, defense)
-            outliers = list(self.outliers[data])
-            contents = [self.contents[each] for each in (data, *outliers)]
-            yield Victim(name, data, net, outliers, contents, self.resize, kind, settings, asdict(training), seed)
 
-
-@dataclass(frozen=True)
-class Victim:
-    """One release to be made, as JSON data: all that it follows from, and what tables call it.
-
-    `contents` are hashes of the sets whose names do not say what is in them, and the names of those that do.
-    """
-
-    name: str
-    data: str
-    net: str
-    outliers: list[str]
-    contents: list[str]
-    resize: bool
-    defense: str
-    settings: dict[str, Any]
-    training: dict[str, Any]
-    seed: int
-
-    @property
-    def setting(self) -> str:
-        """SHA-256 of all that made it but the seed and the name."""
-        return fingerprint({key: value for key, value in asdict(self).items() if key not in ("name", "seed")})
-
-    @property
-    def key(self) -> str:
-        return fingerprint([self.setting, self.seed])
-
-    @property
-    def folder(self) -> str:
-        """Its place among releases: readable, then as much of the hash as tells settings apart, then the seed."""
-        words = [_plain(word) for word in (self.data, self.net, self.defense)]
-        return f"{'-'.join(words)}-{self.setting[:10]}/seed-{self.seed}"
-
-    @property
-    def base(self) -> Victim | None:
-        """The victim whose weights it shares, where its defense is not trained with the settings that it has."""
-        defense = create(DEFENSES, self.defense, self.settings, "defense")
-        if defense.basis == defense:
-            return None
-        name, settings = describe(DEFENSES, defense.basis)
-        return replace(self, name=name, defense=name, settings=settings)
-
-
-def _plain(name: str) -> str:
-    """A set's name, or the last part of its path, as a part of a folder's name."""
-    return "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in name.rsplit("/", 1)[-1])
-
-
-# From a file ------------------------------------------------------------------------------------------------
-
-
-def read(source: str | Path | Mapping[str, Any]) -> Grid:
+def read(source: str | Path | Mapping[str, Any], *, allow_code: bool = False) -> GridSpec:
     """The grid of a YAML file, or of what such a file holds.
 
+    Args:
+        source: the file, or a mapping with the same keys.
+        allow_code: let a file name code of your own to import (`module:Class`, `module:callable`). A mapping may
+            always name some.
+
     Raises:
-        StealguardError: no such file or no YAML, or a key, name or value that breaks its rule; names it and the file.
+        StealguardError: there is no such file, it is not YAML, or a key, name or value breaks its rule; names it.
     """
     if isinstance(source, Mapping):
         return _grid(source)
     try:
-        values = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-        require(isinstance(values, dict), "grid", f"a mapping of {', '.join(DEFAULTS)}", repr(values))
+        values = from_yaml(_text(Path(source)))
+        require(isinstance(values, Mapping), "grid", f"a mapping of {', '.join(DEFAULTS)}", repr(values))
+        code = [] if allow_code else sorted(code_in([values.get(key) for key in CODE]))
+        rule = "free of code to import, unless `--allow-code` (`allow_code=True`) is given"
+        require(not code, "grid", rule, f"`{'`, `'.join(code)}`")
         return _grid(values)
-    except (OSError, UnicodeDecodeError) as e:
-        raise StealguardError(f"Grid `{source}` cannot be read: {e}.") from e
-    except yaml.YAMLError as e:
-        raise StealguardError(f"Grid `{source}` is no YAML: {' '.join(str(e).split())}.") from e
     except StealguardError as e:
         raise StealguardError(f"Grid `{source}`: {e}") from e
+    except (OSError, ValueError) as e:
+        raise StealguardError(f"Grid `{source}` cannot be read: {one_line(e)}.") from e
 
 
-def _grid(values: Mapping[str, Any]) -> Grid:
-    for key in values:
-        require(
-            key in DEFAULTS, str(key), f"a key of a grid: {', '.join(DEFAULTS)}", f"`{key}`{nearest(key, DEFAULTS)}"
-        )
+def _text(path: Path) -> str:
+    require(path.is_file() or not path.exists(), "grid", "a file", f"`{path}`, a folder, pipe or device")
+    return path.read_text(encoding="utf-8")
+
+
+def code_in(value: Any) -> set[str]:
+    """Every text `module:name` in JSON data, but for what stands under `name` or `pools`.
+
+    >>> sorted(code_in(["lenet5", {"my:Defense": {"name": "a: b", "surrogate": "my:net"}}]))
+    ['my:Defense', 'my:net']
+    """
+    if isinstance(value, str):
+        return {value} if ":" in value else set()
+    if isinstance(value, Mapping):
+        return code_in(list(value)) | code_in([part for key, part in value.items() if key not in ("name", "pools")])
+    return {name for part in value for name in code_in(part)} if isinstance(value, list | tuple | set) else set()
+
+
+def _grid(values: Mapping[str, Any]) -> GridSpec:
+    _known_keys(values)
     given = DEFAULTS | dict(values)
-    data, nets, seeds = (_list(given, key) for key in ("data", "nets", "seeds"))
-    for net in nets + several(given["clone"] or []):
-        check_name(net)
+    data, nets, seeds = _names(given, "data"), _names(given, "nets"), _list(given, "seeds")
+    for net in nets:
+        _known_net(net, "nets")
+    if given["clone"] is not None:
+        require(isinstance(given["clone"], str), "clone", "the name of one network", repr(given["clone"]))
+        _known_net(given["clone"], "clone")
     _whole(seeds, "seeds")
     require(isinstance(given["resize"], bool), "resize", "true or false", repr(given["resize"]))
     outliers = _outliers(given["outliers"], data)
     training = _settings(given["training"], "training") | _epochs(given["epochs"])
-    defenses = [one for entry in _list(given, "defenses") for one in _defended(entry, training)]
+    defenses = [one for entry in _list(given, "defenses") for one in _defense_settings(entry, training)]
     for name in data:
         needy = next((one.name for one in defenses if one.defense.needs_outliers and not outliers[name]), None)
         require(needy is None, "outliers", f"given for `{name}`: `{needy}` needs some", "none")
     _tell_apart(defenses)
-    blocks = list(_blocks(given))
-    used = {*data, *(name for names in outliers.values() for name in names), *(p for b in blocks for p in b.pools)}
-    contents = {name: _contents(name) for name in sorted(used)}
-    return Grid(data, nets, outliers, defenses, blocks, seeds, contents, given["clone"], given["resize"])
+    return GridSpec(data, nets, outliers, defenses, list(_blocks(given)), seeds, given["clone"], given["resize"])
 
 
-def _defended(entry: Any, training: Mapping[str, Any]) -> Iterator[Defended]:
+def _known_keys(values: Mapping[str, Any]) -> None:
+    _not_renamed(values)
+    for key in values:
+        rule = f"a key of a grid: {', '.join(DEFAULTS)}"
+        require(key in DEFAULTS, str(key), rule, f"`{key}`{nearest(key, DEFAULTS)}")
+
+
+def _not_renamed(values: Mapping[Any, Any]) -> None:
+    for old, new in RENAMED.items():
+        require(old not in values, old, f"called `{new}`, its name since version 0.2", f"`{old}`")
+
+
+def _defense_settings(entry: Any, training: Mapping[str, Any]) -> Iterator[DefenseSetting]:
     """The defenses that an entry stands for: one for each combination of the settings that are lists."""
-    preset_name, given = _entry(entry, "defenses")
-    preset = pick(PRESETS, preset_name, "defenses")
+    preset_name, given = _entry(entry, "defenses", DEFENSES)
+    preset = preset_of(preset_name, "defenses")
     label = given.pop("name", preset_name)
+    require(isinstance(label, str), "name", "a text", repr(label))
     own = _settings(given.pop("training", {}), "training") | _epochs(given.pop("epochs", None))
     how = changed(preset.training, {**training, **own}, "training")
-    for defense, swept in _swept(preset.defense, given, f"defense {preset_name}"):
-        yield Defended(" ".join([label, *swept]), defense, how)
+    for defense, words in _swept(preset.defense, given, f"defense {preset_name}"):
+        yield DefenseSetting(" ".join([label, *words]), defense, how)
 
 
-def _tell_apart(defenses: Sequence[Defended]) -> None:
+def _tell_apart(defenses: Sequence[DefenseSetting]) -> None:
     names = [one.name for one in defenses]
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, "defenses", "told apart: give one of them a `name`", f"{', '.join(twice)} more than once")
 
 
 def _blocks(given: Mapping[str, Any]) -> Iterator[Block]:
-    """What thieves do, as small as can be worth a process: one block for each attack, budget and pool."""
-    common = {key: _list(given, key, empty=True) for key in THIEVING}
-    if given["attacks"] in SUITES if isinstance(given["attacks"], str) else False:
+    """What attackers do, as small as can be worth a process: one block for each attack, budget and pool."""
+    common = {key: _list(given, key, empty=True) for key in STEALING}
+    if isinstance(given["attacks"], str) and given["attacks"] in SUITES:
         yield from suite(given["attacks"], _checked_pools(common["pools"]))
         return
     for entry in _list(given, "attacks"):
-        name, own = _entry(entry, "attacks")
-        how = common | {key: _list(own, key, empty=True) for key in THIEVING if key in own}
-        settings = {key: value for key, value in own.items() if key not in THIEVING}
-        attacks = [attack for attack, _ in _swept(pick(ATTACKS, name, "attacks")(), settings, f"attack {name}")]
+        name, own = _entry(entry, "attacks", ATTACKS)
+        _not_renamed(own)
+        how = common | {key: _list(own, key, empty=True) for key in STEALING if key in own}
+        settings = {key: value for key, value in own.items() if key not in STEALING}
+        kind = ATTACKS.find(name, "attacks")
+        attacks = [attack for attack, _ in _swept(kind(), settings, f"attack {name}")]
         if how["budgets"]:
             attacks = [changed(attack, {"budget": n}, f"attack {name}") for attack in attacks for n in how["budgets"]]
         for attack, pool in product(attacks, _checked_pools(how["pools"])):
-            yield _checked(Block([attack], [pool], how["labels"], how["answers"], how["own"]))
+            yield _checked(Block([attack], [pool], how["labels"], how["treatments"], how["own"]))
 
 
 def _checked(block: Block) -> Block:
     for mode in block.labels:
         require(mode in LABELS, "labels", f"of {', '.join(LABELS)}", f"`{mode}`")
-    for answers in block.answers:
-        require(isinstance(answers, str), "answers", "names joined by +, or an empty string", repr(answers))
-        for name in answers.split("+") if answers else []:
-            pick(TREATMENTS, name, "answers")
+    for treatments in block.treatments:
+        require(isinstance(treatments, str), "treatments", "names joined by +, or an empty text", repr(treatments))
+        for name in treatments.split("+") if treatments else []:
+            pick(TREATMENTS, name, "treatments")
     _whole(block.own, "own")
-    for key in ("labels", "answers", "own"):
+    for key in ("labels", "treatments", "own"):
         require(bool(getattr(block, key)), key, "at least one", "an empty list")
     return block
 
@@ -236,7 +212,9 @@ def _checked(block: Block) -> Block:
 def _checked_pools(pools: Sequence[Any]) -> Sequence[str]:
     require(bool(pools), "pools", "given", "none")
     for pool in pools:
-        if pool != NOTHING and not str(pool).startswith(OWN):
+        if isinstance(pool, str) and pool.startswith(OWN):
+            require(owned_by(pool) >= 1, "pools", "own:N with N at least 1", f"`{pool}`")
+        elif pool != NOTHING:
             _known_set(pool, "pools")
     return pools
 
@@ -244,11 +222,9 @@ def _checked_pools(pools: Sequence[Any]) -> Sequence[str]:
 def _outliers(given: Any, data: Sequence[str]) -> dict[str, list[str]]:
     for name in data:
         _known_set(name, "data")
-    if isinstance(given, Mapping):
-        for key in given:
-            require(
-                key in data, "outliers", f"by data sets of the grid: {', '.join(data)}", f"`{key}`{nearest(key, data)}"
-            )
+    for key in given if isinstance(given, Mapping) else ():
+        rule = f"by data sets of the grid: {', '.join(data)}"
+        require(key in data, "outliers", rule, f"`{key}`{nearest(key, data)}")
     by_data = {name: several(given.get(name, []) if isinstance(given, Mapping) else given) for name in data}
     for name in (name for names in by_data.values() for name in names):
         _known_set(name, "outliers")
@@ -258,28 +234,35 @@ def _outliers(given: Any, data: Sequence[str]) -> dict[str, list[str]]:
 # Small parts ------------------------------------------------------------------------------------------------
 
 
-def _entry(entry: Any, parameter: str) -> tuple[str, dict[str, Any]]:
-    """A name, or {name: settings}."""
+def _entry(entry: Any, parameter: str, table: Registry[Any]) -> tuple[str, dict[str, Any]]:
+    """A name, {name: settings}, or a method itself."""
     if isinstance(entry, str):
         return entry, {}
+    if is_dataclass(entry) and not isinstance(entry, type):
+        return describe(table, entry)
     rule = "a list of names, or of {name: {setting: value}}"
     require(isinstance(entry, Mapping) and len(entry) == 1, parameter, rule, repr(entry))
     ((name, settings),) = entry.items()
-    return str(name), _settings(settings or {}, f"{parameter} {name}")
+    return str(name), _settings({} if settings is None else settings, f"{parameter} {name}")
 
 
 def _swept(method: T, settings: Mapping[str, Any], owner: str) -> Iterator[tuple[T, list[str]]]:
     """The method for each combination of the settings that are lists, and the words that tell it from the others."""
-    options = {}
-    for key, value in settings.items():
-        whole = isinstance(getattr(method, key, None), tuple)  # its one value is a list already
-        options[key] = (
-            value if isinstance(value, list) and (not whole or any(isinstance(v, list) for v in value)) else [value]
-        )
-        require(bool(options[key]), key, "a value, or a list of some to sweep", "an empty list")
-    for values in product(*options.values()):
-        words = [f"{key}={value}" for (key, many), value in zip(options.items(), values, strict=True) if len(many) > 1]
-        yield changed(method, dict(zip(options, values, strict=True)), owner), words
+    options = {key: _options(getattr(method, str(key), None), value) for key, value in settings.items()}
+    for key, values in options.items():
+        require(bool(values), str(key), "a value, or a list of some to try", "an empty list")
+    many = math.prod(map(len, options.values()))
+    require(many <= MOST, owner, f"one of at most {MOST} combinations of settings", many)
+    for chosen in product(*options.values()):
+        told = zip(options.items(), chosen, strict=True)
+        words = [f"{key}={value}" for (key, values), value in told if len(values) > 1]
+        yield changed(method, dict(zip(options, chosen, strict=True)), owner), words
+
+
+def _options(default: Any, value: Any) -> list[Any]:
+    """The values to try: those of a list, unless the setting's one value is a list itself."""
+    one = not isinstance(value, list) or (isinstance(default, tuple) and not any(isinstance(v, list) for v in value))
+    return [value] if one else value
 
 
 def _list(given: Mapping[str, Any], key: str, *, empty: bool = False) -> list[Any]:
@@ -287,6 +270,13 @@ def _list(given: Mapping[str, Any], key: str, *, empty: bool = False) -> list[An
     require(empty or bool(values), key, "at least one", "none")
     unique = [value for n, value in enumerate(values) if value not in values[:n]]
     require(len(unique) == len(values), key, "without repetitions", repr(values))
+    return values
+
+
+def _names(given: Mapping[str, Any], key: str) -> list[str]:
+    values = _list(given, key)
+    for value in values:
+        require(isinstance(value, str), key, "a name, or a list of names", repr(value))
     return values
 
 
@@ -301,8 +291,15 @@ def _epochs(epochs: int | None) -> dict[str, int]:
 
 def _whole(numbers: Sequence[Any], parameter: str) -> None:
     for n in numbers:
-        whole = isinstance(n, int) and not isinstance(n, bool) and n >= 0
+        whole = isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**63
         require(whole, parameter, "whole numbers of at least 0", repr(n))
+
+
+def _known_net(name: str, parameter: str) -> None:
+    if ":" in name:
+        require(callable(imported(name, parameter)), parameter, "a callable that makes a network", f"`{name}`")
+    else:
+        check_name(name)
 
 
 def _known_set(name: Any, parameter: str) -> None:
@@ -314,24 +311,3 @@ def _known_set(name: Any, parameter: str) -> None:
         require(there.is_file() if kind == "npz" else there.is_dir(), parameter, f"{rule} that is there", f"`{name}`")
     else:
         pick(SETS, name, parameter)
-
-
-def _contents(name: str) -> str:
-    """What stands for a set in keys: a hash over the files of an npz or a folder; else the name, which says it all."""
-    kind, _, path = name.partition(":")
-    if kind not in ("npz", "folder"):
-        return name
-    there = Path(path).expanduser()
-    files = [there] if kind == "npz" else sorted(file for file in there.rglob("*") if file.is_file())
-    return fingerprint([kind, [[str(file.relative_to(there)), sha256(file)] for file in files]])
-
-
-def attacks_of(block: Block) -> list[dict[str, Any]]:
-    """The block's attacks as JSON data."""
-    return [dict(zip(("name", "settings"), describe(ATTACKS, attack), strict=True)) for attack in block.attacks]
-
-
-def attack_of(given: Mapping[str, Any]) -> Attack:
-    """The attack of such data."""
-    made: Attack = changed(ATTACKS[given["name"]](), given["settings"], f"attack {given['name']}")
-    return made

@@ -21,6 +21,7 @@ from stealguard.defenses.nasty_teacher import NastyTeacher
 from stealguard.defenses.prada import PRADA
 from stealguard.defenses.reverse_sigmoid import DCP, ReverseSigmoid
 from stealguard.defenses.truncation import Rounding, TopK
+from stealguard.registry import Registry
 
 __all__ = [
     "CIP",
@@ -50,24 +51,28 @@ __all__ = [
     "TopK",
 ]
 
-DEFENSES: dict[str, type[Defense]] = {
-    "none": Defense,
-    "ini": InI,
-    "ini-robust": RobustInI,
-    "top-k": TopK,
-    "rounding": Rounding,
-    "reverse-sigmoid": ReverseSigmoid,
-    "dcp": DCP,
-    "mad": MAD,
-    "grad2": GRAD2,
-    "modelguard-w": ModelGuardW,
-    "modelguard-s": ModelGuardS,
-    "adaptive-misinformation": AdaptiveMisinformation,
-    "edm": EDM,
-    "nasty-teacher": NastyTeacher,
-    "misleader": Misleader,
-    "cip": CIP,
-    "memguard": MemGuard,
-    "prada": PRADA,
-    "hoda": HODA,
-}
+DEFENSES: Registry[Defense] = Registry(
+    "defense",
+    base=Defense,
+    built_in={
+        "none": Defense,
+        "ini": InI,
+        "ini-robust": RobustInI,
+        "top-k": TopK,
+        "rounding": Rounding,
+        "reverse-sigmoid": ReverseSigmoid,
+        "dcp": DCP,
+        "mad": MAD,
+        "grad2": GRAD2,
+        "modelguard-w": ModelGuardW,
+        "modelguard-s": ModelGuardS,
+        "adaptive-misinformation": AdaptiveMisinformation,
+        "edm": EDM,
+        "nasty-teacher": NastyTeacher,
+        "misleader": Misleader,
+        "cip": CIP,
+        "memguard": MemGuard,
+        "prada": PRADA,
+        "hoda": HODA,
+    },
+)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from stealguard.defenses import DEFENSES, InI, RobustInI
 from stealguard.defenses.base import Defense
+from stealguard.errors import pick
 from stealguard.training.loop import Training
 
 
@@ -34,3 +35,14 @@ PRESETS: dict[str, Preset] = {
     "ini-official-cifar10": _authors(150, "crop-flip"),
     "ini-official-cifar100": _authors(150, "crop-flip"),
 }
+
+
+def preset_of(name: str, parameter: str = "defense") -> Preset:
+    """The preset of that name; the usual training for a defense of an installed package or your own, `module:Class`.
+
+    Raises:
+        Invalid: there is no such preset or defense.
+    """
+    if name not in PRESETS and (":" in name or name in DEFENSES.names):
+        return Preset(DEFENSES.find(name, parameter)(), Training())
+    return pick(PRESETS, name, parameter)

@@ -1,0 +1,25 @@
+"""`stealguard demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stealguard.cli.options import use_threads
+
+
+def demo(*, out: Path = Path("runs/demo"), epochs: int = 16, threads: int | None = None) -> None:
+    """Protect LeNet-5 on MNIST, steal it beside an undefended one, and write a page to open: takes a few minutes.
+
+    Parameters
+    ----------
+    out
+        Where releases and page go; what is already there is not done again.
+    epochs
+        Passes over the task data, for either net: half of the usual number, so that it takes minutes.
+    threads
+        Processor threads.
+    """
+    from stealguard.cli.demonstration import run
+
+    use_threads(threads)
+    print(f"Open {run(out, epochs).resolve().as_uri()}")

@@ -1,0 +1,46 @@
+"""`stealguard guard`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stealguard.cli.options import Settings, settings
+
+
+def guard(
+    release: Path,
+    defense: str,
+    *,
+    out: Path,
+    set_: Settings = None,
+    net: str | None = None,
+    trained: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Change what a release answers, without training it again: another guard, or other settings of its defense.
+
+    Parameters
+    ----------
+    release
+        The release folder.
+    defense
+        For an undefended net, the name of a defense that only changes answers, or module:Class of your own. For a net
+        with a defense trained into it, that same defense, with other settings of those that training does not read.
+    out
+        The release folder to write.
+    set_
+        Settings of the defense, KEY=VALUE ...
+    net
+        The module:callable of the protected network, where it is your own.
+    trained
+        The module:Class of the defense that the release has now, where it is your own.
+    overwrite
+        Replace a release that is already there.
+    """
+    from stealguard.defenses import DEFENSES
+    from stealguard.releases.protection import guarded
+    from stealguard.releases.release import load
+    from stealguard.settings import create
+
+    chosen = create(DEFENSES, defense, settings(set_, "set"), "defense")
+    print(guarded(load(release, net=net, defense=trained), chosen, out, overwrite=overwrite).folder)

@@ -1,0 +1,99 @@
+"""`stealguard list`: every name that a command takes, with one line on each."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import Literal
+
+from stealguard.cli.options import Json
+from stealguard.cli.printing import print_table
+from stealguard.registry import Registry
+
+Kind = Literal["attacks", "defenses", "nets", "presets", "suites", "sets", "treatments"]
+
+
+def list_(kind: Kind, /, *, json_: Json = False) -> None:
+    """Every name of one kind, with one line on each; methods of installed packages are among them.
+
+    Parameters
+    ----------
+    kind
+        attacks, defenses, nets, presets, suites, sets or treatments.
+    json_
+        Print an object of names and lines as JSON.
+    """
+    lines = LISTINGS[kind]()
+    if json_:
+        print(json.dumps(lines))
+    else:
+        print_table((kind, "what it is"), list(lines.items()))
+
+
+def about(thing: object) -> str:
+    """The first sentence or line of what documents a class, a function or a partial call of one.
+
+    >>> about(len)
+    'Return the number of items in a container.'
+    """
+    while hasattr(thing, "func"):  # a partial call is told apart from others by the function that it hands over
+        thing = next((value for value in thing.keywords.values() if callable(value)), thing.func)  # type: ignore[attr-defined]
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def _methods(table: Registry[object], parameter: str) -> dict[str, str]:
+    return {name: about(table.find(name, parameter)) for name in table.names}
+
+
+def _attacks() -> dict[str, str]:
+    from stealguard.attacks import ATTACKS
+
+    return _methods(ATTACKS, "attack")  # type: ignore[arg-type]
+
+
+def _defenses() -> dict[str, str]:
+    from stealguard.defenses import DEFENSES
+
+    return _methods(DEFENSES, "defense")  # type: ignore[arg-type]
+
+
+def _nets() -> dict[str, str]:
+    from stealguard.nets import NETS
+
+    return {name: about(net) for name, net in NETS.items()}
+
+
+def _presets() -> dict[str, str]:
+    from stealguard.releases.presets import PRESETS
+
+    return {name: f"{about(type(one.defense))} {one.training.epochs} epochs." for name, one in PRESETS.items()}
+
+
+def _suites() -> dict[str, str]:
+    from stealguard.auditing.suites import SUITES
+
+    return {name: about(suite) for name, suite in SUITES.items()}
+
+
+def _sets() -> dict[str, str]:
+    from stealguard.data import SETS
+
+    return {name: spec.about for name, spec in SETS.items()}
+
+
+def _treatments() -> dict[str, str]:
+    from stealguard.attacks.treatments import TREATMENTS
+
+    return {name: about(treatment) for name, treatment in TREATMENTS.items()}
+
+
+LISTINGS: dict[str, Callable[[], dict[str, str]]] = {
+    "attacks": _attacks,
+    "defenses": _defenses,
+    "nets": _nets,
+    "presets": _presets,
+    "suites": _suites,
+    "sets": _sets,
+    "treatments": _treatments,
+}

@@ -1,0 +1,31 @@
+"""What commands print: rows and small tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stealguard.results.row import Row
+
+
+def print_rows(rows: Iterable[Row], *, as_json: bool) -> None:
+    """Rows as a table, or as JSON lines."""
+    from dataclasses import asdict
+
+    from stealguard.report import render
+
+    print("\n".join(json.dumps(asdict(row)) for row in rows) if as_json else render(rows, "table"))
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Rows of texts under headings; brackets in them mean nothing."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*headings, box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)

@@ -1,0 +1,118 @@
+"""Methods by name: built in, from installed packages, and a user's own `module:Class`."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+import own_methods
+from stealguard import registry
+from stealguard.attacks import ATTACKS, Knockoff
+from stealguard.defenses import DEFENSES, InI
+from stealguard.errors import Invalid
+from stealguard.registry import Registry, imported, source_hash
+from stealguard.settings import create, describe
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that offers two attacks, one of which cannot be imported."""
+    points = {
+        "stealguard.attacks": [
+            EntryPoint("lazy", "own_methods:Lazy", "stealguard.attacks"),
+            EntryPoint("broken", "own_methods:nowhere", "stealguard.attacks"),
+            EntryPoint("knockoff", "own_methods:Lazy", "stealguard.attacks"),
+        ]
+    }
+    monkeypatch.setattr(registry, "entry_points", lambda group: points.get(group, []))
+
+
+@pytest.mark.parametrize(("table", "count"), [(ATTACKS, 13), (DEFENSES, 19)], ids=["attacks", "defenses"])
+def test_a_registry_is_the_dict_of_the_built_in_methods(table: Registry[object], count: int) -> None:
+    assert isinstance(table, dict)
+    assert len(table) >= count
+    for name, kind in table.items():
+        assert table.find(name, "method") is kind
+        assert table.name_of(kind) == table.name_of(kind()) == name
+
+
+def test_a_class_of_ones_own_is_found_by_its_module_and_named_so() -> None:
+    assert ATTACKS.find("own_methods:Lazy", "attack") is own_methods.Lazy
+    assert DEFENSES.find("own_methods:Halves", "defense") is own_methods.Halves
+    assert DEFENSES.name_of(own_methods.Halves(share=0.1)) == "own_methods:Halves"
+    made = create(DEFENSES, "own_methods:Halves", {"share": 0.25}, "defense")
+    assert made == own_methods.Halves(share=0.25)
+    assert describe(DEFENSES, made) == ("own_methods:Halves", {"share": 0.25, "surrogate": "lenet5"})
+    assert create(DEFENSES, *describe(DEFENSES, made), "defense") == made
+
+
+def test_built_in_methods_can_be_named_by_module_too() -> None:
+    assert ATTACKS.find("stealguard.attacks:Knockoff", "attack") is Knockoff
+    assert ATTACKS.name_of(Knockoff) == "knockoff"
+
+
+@pytest.mark.usefixtures("installed")
+def test_installed_packages_offer_methods_by_name() -> None:
+    assert ATTACKS.find("lazy", "attack") is own_methods.Lazy
+    assert ATTACKS.name_of(own_methods.Lazy()) == "lazy"
+    assert ATTACKS.names == [*ATTACKS, "lazy", "broken"], "built-in names come first and stay what they are"
+    assert ATTACKS.find("knockoff", "attack") is Knockoff
+    assert DEFENSES.names == list(DEFENSES)
+    with pytest.raises(
+        Invalid, match=r"`attack` should be a method that can be imported. Found `broken`, own_methods:"
+    ):
+        ATTACKS.find("broken", "attack")
+    with pytest.raises(Invalid, match=r"Found `lazzy` \(did you mean `lazy`\?\)"):
+        ATTACKS.find("lazzy", "attack")
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "message"),
+    [
+        (ATTACKS, "knockof", r"one of knockoff, .*, or `module:Class` of your own. Found `knockof` \(did you mean"),
+        (ATTACKS, 3, "one of knockoff, .* Found `3`"),
+        (ATTACKS, None, "one of knockoff, .* Found `None`"),
+        (ATTACKS, "no_such_module:X", r"an importable `module:name`. Found .*\(ModuleNotFoundError"),
+        (ATTACKS, "own_methods:Nothing", r"an importable `module:name`. Found `own_methods:Nothing` \(AttributeError"),
+        (ATTACKS, ":X", r"an importable `module:name`. Found `:X` \(ValueError"),
+        (ATTACKS, "..:X", r"an importable `module:name`. Found `..:X` \(TypeError"),
+        (ATTACKS, "own_methods:", "an importable `module:name`"),
+        (ATTACKS, "own_methods:net", "an attack: a frozen dataclass. Found `own_methods:net`, which is not one"),
+        (ATTACKS, "own_methods:Unbudgeted", "an attack with `budget`. Found `own_methods:Unbudgeted` without it"),
+        (ATTACKS, "own_methods:Halves", "an attack with `budget`. Found `own_methods:Halves` without it"),
+        (DEFENSES, "own_methods:Lazy", "a defense: a frozen dataclass, a subclass of `Defense`. Found `own_methods:Lazy`"),
+        (DEFENSES, "own_methods:Bare", "a dataclass with a default for each field. Found `own_methods:Bare` without one for `strength`"),
+    ],
+)  # fmt: skip
+def test_what_is_no_method_is_one_line(table: Registry[object], name: object, message: str) -> None:
+    with pytest.raises(Invalid, match=f"`method` should be {message}") as caught:
+        table.find(name, "method")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", ["1 / 0", "def", "import sys; sys.exit(3)", "raise ValueError('a\\nb')"])
+def test_a_module_that_cannot_be_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    (tmp_path / "not_sound.py").write_text(code)
+    with pytest.raises(Invalid, match="Found `not_sound:X`") as caught:
+        ATTACKS.find("not_sound:X", "attack")
+    assert "\n" not in str(caught.value)
+
+
+def test_modules_lie_in_the_working_directory_too_and_are_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    (tmp_path / "just_here.py").write_text("class A:\n    class B:\n        pass\n")
+    found = imported("just_here:A.B", "net")
+    assert found.__qualname__ == "A.B"
+    before = source_hash(found)
+    assert len(before) == 64
+    (tmp_path / "just_here.py").write_text("class A:\n    class B:\n        size = 3\n")
+    assert source_hash(found) != before
+    assert source_hash(InI) == source_hash(InI()) == source_hash(len) == ""
