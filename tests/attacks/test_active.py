@@ -1,4 +1,4 @@
-"""ActiveThief and what it selects with: closed forms, naive oracles, and every input asked once."""
+"""ActiveThief and its selections: closed forms, naive oracles, and every input asked at most once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stealguard.training.loop import Training
 
 
 class TestEntropy:
-    def test_of_sure_and_unsure_answers(self) -> None:
+    def test_entropy_of_certain_and_uniform_answers(self) -> None:
         answers = torch.tensor([[1.0, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]])
         torch.testing.assert_close(entropy(answers), torch.tensor([0.0, 4.0]).log1p() * torch.tensor([0.0, 0.8613531]))
 
@@ -35,27 +35,27 @@ def naive_k_center(points: Tensor, centers: Tensor, k: int) -> list[int]:
 
 class TestKCenter:
     @pytest.mark.parametrize("centers", [1, 3, 40])
-    def test_it_is_the_naive_greedy(self, centers: int) -> None:
+    def test_it_equals_the_naive_greedy_algorithm(self, centers: int) -> None:
         points, there = noise(60, (5,)).double(), noise(centers, (5,), seed=4).double()
         assert k_center(points, there, 20).tolist() == naive_k_center(points, there, 20)
 
-    def test_on_a_line(self) -> None:
+    def test_points_on_a_line_by_hand(self) -> None:
         points = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
         assert k_center(points, torch.tensor([[0.0]]), 3).tolist() == [3, 2, 1]
 
-    def test_points_that_coincide_are_picked_once_each(self) -> None:
+    def test_equal_points_are_each_picked_once(self) -> None:
         assert sorted(k_center(torch.zeros(6, 2), torch.zeros(1, 2), 6).tolist()) == list(range(6))
 
 
 class TestBoundaryDistance:
-    def test_of_two_linear_classes(self) -> None:
+    def test_the_distance_to_the_boundary_of_two_linear_classes(self) -> None:
         net, x = nn.Linear(16, 2).double(), noise(300, (16,)).double()
         with torch.no_grad():
             margin = (net(x)[:, 0] - net(x)[:, 1]).abs()
             expected = margin / (net.weight[0] - net.weight[1]).norm()
         torch.testing.assert_close(boundary_distance(net, x), expected)
 
-    def test_of_many_linear_classes_it_is_the_nearest_boundary(self) -> None:
+    def test_the_distance_of_many_linear_classes_is_that_of_the_nearest_boundary(self) -> None:
         torch.manual_seed(0)
         net, x = nn.Linear(16, 7).double(), noise(40, (16,)).double()
         with torch.no_grad():
@@ -66,7 +66,7 @@ class TestBoundaryDistance:
             expected = (gaps / lengths).nan_to_num(torch.inf).amin(dim=1)
         torch.testing.assert_close(boundary_distance(net, x), expected)
 
-    def test_a_ball_of_half_the_distance_holds_one_class_of_a_curved_net(self) -> None:
+    def test_a_nonlinear_net_has_one_class_within_half_the_distance(self) -> None:
         torch.manual_seed(0)
         net, x = mlp().double(), noise(1, (16,)).double()
         directions = nn.functional.normalize(torch.randn(20_000, 16).double(), dim=1)
@@ -74,14 +74,14 @@ class TestBoundaryDistance:
         with torch.no_grad():
             assert (net(ball).argmax(1) == net(x).argmax(1)).all()
 
-    def test_images_and_batches_do_not_matter(self) -> None:
+    def test_the_distance_of_an_image_does_not_depend_on_its_batch(self) -> None:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4)).double()
         x = noise(9, (1, 8, 8)).double()
         alone = torch.cat([boundary_distance(net, one) for one in x.split(1)])
         torch.testing.assert_close(boundary_distance(net, x), alone)
 
-    def test_a_net_without_a_slope_is_no_error(self) -> None:
+    def test_a_net_with_zero_gradients_has_a_finite_distance(self) -> None:
         net = nn.Linear(4, 3)
         nn.init.zeros_(net.weight)
         assert torch.isfinite(boundary_distance(net, noise(5, (4,)))).all()
@@ -97,7 +97,7 @@ def test_class_gradients_are_rows_of_the_jacobian() -> None:
 
 
 class Box:
-    """Keeps the questions; answers by the first three numbers."""
+    """Keeps the queries; answers by the first three values."""
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
@@ -124,27 +124,27 @@ class TestStrategies:
         assert metered.left == 0
         assert len(asked.unique(dim=0)) == len(asked) == budget
 
-    def test_few_candidates_suffice(self, strategy: Any) -> None:
+    def test_a_round_may_have_few_candidates(self, strategy: Any) -> None:
         attack = ActiveThief(40, strategy, rounds=3, candidates=20, training=Training(epochs=1, batch=16))
         _, asked = steal(attack, noise(100, (16,)))
         assert len(asked.unique(dim=0)) == 40
 
-    def test_it_ends_where_the_box_does(self, strategy: Any) -> None:
+    def test_it_ends_when_the_box_answers_no_more(self, strategy: Any) -> None:
         attack = ActiveThief(80, strategy, rounds=3, training=Training(epochs=1, batch=16))
         assert steal(attack, noise(100, (16,)), budget=31)[0].left == 0
 
 
 class TestRounds:
-    def test_the_papers_parts(self) -> None:
+    def test_the_budget_is_divided_as_in_the_paper(self) -> None:
         assert ActiveThief()._parts(1000) == [200, 100, *[70] * 10]
         assert ActiveThief()._parts(1) == [0, 1]
         assert sum(ActiveThief(rounds=7)._parts(997)) == 997
         assert ActiveThief(validation=0.0, initial=0.0, rounds=3)._parts(10) == [0, 1, 3, 3, 3]
 
-    def test_uncertainty_asks_where_the_clone_is_unsure(self) -> None:
-        """Two thirds of the pool lie deep in their classes; it learns them, and asks the third between."""
-        sure = torch.cat([torch.tensor([[1.0, 0.0]]).repeat(100, 1), torch.tensor([[0.0, 1.0]]).repeat(100, 1)])
-        pool = torch.cat([0.9 * sure, 0.5 * torch.ones(100, 2)]) + 0.1 * noise(300, (2,))
+    def test_uncertainty_asks_where_the_entropy_of_the_clone_is_greatest(self) -> None:
+        """Two thirds of the pool are far from the boundary; the clone learns them and asks the third near it."""
+        far = torch.cat([torch.tensor([[1.0, 0.0]]).repeat(100, 1), torch.tensor([[0.0, 1.0]]).repeat(100, 1)])
+        pool = torch.cat([0.9 * far, 0.5 * torch.ones(100, 2)]) + 0.1 * noise(300, (2,))
         seen: list[Tensor] = []
 
         def box(x: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class TestRounds:
         assert between[-1] == 1.0
 
     @pytest.mark.parametrize("scratch", [True, False])
-    def test_validation_or_none(self, scratch: bool) -> None:
+    def test_the_budget_is_spent_with_and_without_validation(self, scratch: bool) -> None:
         short = Training(epochs=2, batch=16)
         for validation in (0.0, 0.2):
             attack = ActiveThief(50, "random", rounds=2, validation=validation, scratch=scratch, training=short)

@@ -1,4 +1,4 @@
-"""KnockoffNets' bandit: its closed form, its groups, its rewards, and every input asked once."""
+"""KnockoffNets' bandit: its closed form, groups and rewards, and every input asked at most once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TestBandit:
         moved = torch.tensor([0.25, -0.25], dtype=torch.double) + 0.1 * (torch.tensor([0.0, 1.0]) - usual)
         torch.testing.assert_close(bandit.policy(ALL), moved.softmax(0))
 
-    def test_it_prefers_the_action_that_pays(self) -> None:
+    def test_it_prefers_the_action_with_the_reward(self) -> None:
         generator, bandit = torch.Generator().manual_seed(0), Bandit(3, window=25)
         for _ in range(2000):
             policy = bandit.policy(torch.ones(3, dtype=torch.bool))
@@ -42,7 +42,7 @@ class TestBandit:
         assert policy.argmax() == 2
         assert policy[2] > 0.7
 
-    def test_what_is_not_possible_has_no_probability(self) -> None:
+    def test_an_impossible_action_has_probability_0(self) -> None:
         policy = Bandit(3, window=5).policy(torch.tensor([True, False, True]))
         torch.testing.assert_close(policy, torch.tensor([0.5, 0.0, 0.5], dtype=torch.double))
 
@@ -52,20 +52,20 @@ class TestRewards:
     usual = torch.tensor([0.5, 0.25, 0.25])
     predicted = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
 
-    def test_by_hand(self) -> None:
+    def test_rewards_by_hand(self) -> None:
         torch.testing.assert_close(certainty(self.answers, self.usual, self.predicted), torch.tensor([0.5, 1.0]))
         torch.testing.assert_close(diversity(self.answers, self.usual, self.predicted), torch.tensor([0.2, 0.75]))
         expected = -torch.tensor([0.7 * math.log(0.5) + 0.3 * math.log(0.25), math.log(0.8)])
         torch.testing.assert_close(loss(self.answers, self.usual, self.predicted), expected)
 
-    def test_they_are_scaled_by_what_was_seen_and_added(self) -> None:
+    def test_rewards_are_scaled_by_their_range_so_far_and_added(self) -> None:
         scale = Scale(2)
         torch.testing.assert_close(scale(torch.tensor([[0.0, 4.0], [1.0, 1.0]])), torch.tensor([0.0, 1.0]))
         torch.testing.assert_close(scale(torch.tensor([[1.0, 2.0], [1.0, 3.0]])), torch.tensor([0.25, 1.5]))
 
 
 class TestGroups:
-    def test_clusters_apart_are_found(self) -> None:
+    def test_separate_clusters_are_found(self) -> None:
         kinds = torch.arange(300) % 3
         x = (0.4 * kinds[:, None, None, None] + 0.1 * noise(300, (1, 8, 8))).clamp(0, 1)
         groups = k_means(x, 3, seed=0)
@@ -75,13 +75,13 @@ class TestGroups:
         )  # each kind is one group, unless it began with a bad draw
         assert torch.equal(groups, k_means(x, 3, seed=0))
 
-    def test_a_sample_and_few_pixels_suffice(self) -> None:
+    def test_a_sample_and_few_pixels_are_enough(self) -> None:
         x = torch.cat([0.1 * noise(500, (3, 16, 16)), 0.9 + 0.1 * noise(500, (3, 16, 16))])
         groups = k_means(x, 2, seed=1, sample=100, pixels=10)
         assert set(groups[:500].tolist()) | set(groups[500:].tolist()) == {0, 1}
         assert len(set(groups[:500].tolist())) == 1
 
-    def test_inputs_that_coincide_are_no_error(self) -> None:
+    def test_equal_inputs_are_one_group(self) -> None:
         assert k_means(torch.zeros(7, 4), 3, seed=0).tolist() == [0] * 7
 
 
@@ -91,7 +91,7 @@ def two_kinds(n: int) -> Tensor:
 
 
 class Box:
-    """Sure of bright inputs, with no opinion of dark ones."""
+    """Certain of bright inputs; answers dark ones uniformly."""
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
@@ -109,7 +109,7 @@ def steal(attack: AdaptiveKnockoff, pool: Tensor, budget: int = 0) -> tuple[Mete
     return metered, torch.cat(box.seen)
 
 
-def test_the_group_that_pays_is_asked_more() -> None:
+def test_the_group_with_the_reward_is_asked_more() -> None:
     attack = AdaptiveKnockoff(600, groups=2, rewards=("certainty",), batch=4, online=ONE, training=ONE)
     _, asked = steal(attack, two_kinds(2000))
     assert (asked[:, 0] > 0.5).double().mean() > 0.75
@@ -124,14 +124,14 @@ def test_every_input_is_asked_at_most_once_and_the_budget_spent(rewards: Any, bu
     assert len(asked.unique(dim=0)) == budget
 
 
-def test_a_last_query_alone_is_no_trouble_for_batch_norm() -> None:
+def test_a_net_with_batch_norm_learns_from_a_last_single_query() -> None:
     clone = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     metered = Metered(Box(), 33)
     AdaptiveKnockoff(33, batch=32, groups=1, online=ONE, training=ONE)(metered, noise(40, (16,)), clone, seed=0)
     assert metered.spent == 33
 
 
-def test_it_ends_where_the_box_or_the_pool_does() -> None:
+def test_it_ends_with_the_box_or_with_the_pool() -> None:
     attack = AdaptiveKnockoff(80, online=ONE, training=ONE)
     assert steal(attack, noise(99, (16,)), budget=33)[0].left == 0
     assert steal(attack, noise(20, (16,)))[0].spent == 20

@@ -1,4 +1,4 @@
-"""CopycatCNN learns from labels alone, whatever it is told."""
+"""CopycatCNN learns from labels alone, whatever the box answers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def steal(asked: Metered) -> nn.Linear:
     return clone
 
 
-def test_probabilities_teach_it_no_more_than_labels() -> None:
+def test_it_learns_the_same_from_probabilities_as_from_labels() -> None:
     soft, only_labels = Metered(box, 50), Metered(Labels(box), 50)
     assert torch.equal(steal(soft).weight, steal(only_labels).weight)
     assert soft.spent == only_labels.spent == 50
 
 
-def test_answers_become_labels_and_no_answer_stays_none() -> None:
+def test_answers_become_labels_and_rows_of_zeros_stay_zeros() -> None:
     answers = torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.0, 0.0], [0.9, 0.1, 0.0]])
     assert torch.equal(hard(answers), torch.tensor([[0.0, 1, 0], [0, 0, 0], [1, 0, 0]]))
 

@@ -1,4 +1,4 @@
-"""Thieves that make their own questions: what they minimize, what they ask, and that they really learn."""
+"""Attacks that make their own queries: what they minimize, what they ask, and that their clones learn."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from samples import blobs, mlp, noise
 from stealguard.attacks import DFME, DFMSHL, MAZE, DisGUIDE
-from stealguard.attacks.data_free.alternating import Alternating, Game, Replay, evenness, kl, l1, labels_only
+from stealguard.attacks.data_free.alternating import Alternating, Alternation, Replay, evenness, kl, l1
 from stealguard.attacks.data_free.disguide import Vote, disagreement
+from stealguard.attacks.transfer import labels_only
 from stealguard.boxes.base import Boxed, Labels, Metered
 from stealguard.errors import Invalid, NonFiniteLoss, NotApplicable
 
@@ -64,13 +65,13 @@ class TestGaps:
         torch.testing.assert_close(kl(logits, p), expected)
 
     @pytest.mark.parametrize("gap", [l1, kl])
-    def test_on_labels_both_are_cross_entropy_and_zeros_teach_nothing(self, gap: Any) -> None:
+    def test_both_are_cross_entropy_on_labels_and_have_no_gradient_on_zeros(self, gap: Any) -> None:
         rows, logits = F.one_hot(torch.arange(3)).float(), torch.randn(3, 3, requires_grad=True)
         torch.testing.assert_close(gap(logits, rows), F.cross_entropy(logits, rows, reduction="none"))
         (gradient,) = torch.autograd.grad(gap(logits, torch.zeros(3, 3)).sum(), logits)
         torch.testing.assert_close(gradient, torch.zeros(3, 3))
 
-    def test_rows_of_labels_are_known(self) -> None:
+    def test_rows_that_are_labels_alone_are_recognized(self) -> None:
         rows = torch.tensor([[1.0, 0, 0], [0.9, 0.1, 0], [0, 0, 0]])
         assert labels_only(rows).tolist() == [True, False, True]
 
@@ -79,7 +80,7 @@ class TestGaps:
         assert evenness(torch.eye(4)[[0, 0]]).item() == 0
         assert evenness(torch.eye(4).view(2, 2, 4)).item() == pytest.approx(math.log(4))
 
-    def test_evenness_has_a_slope_where_a_class_is_never_said(self) -> None:
+    def test_evenness_has_a_finite_gradient_if_a_class_is_never_answered(self) -> None:
         rows = torch.tensor([[1.0, 0.0], [1.0, 0.0]], requires_grad=True)
         (gradient,) = torch.autograd.grad(evenness(rows), rows)
         assert gradient.isfinite().all()
@@ -96,7 +97,7 @@ class TestGaps:
 
 
 class TestReplay:
-    def test_it_keeps_the_latest(self) -> None:
+    def test_replay_keeps_the_latest(self) -> None:
         replay = Replay(5)
         for start in (0, 3, 6):
             rows = torch.arange(start, start + 3.0)[:, None]
@@ -106,19 +107,19 @@ class TestReplay:
         assert sorted(set(x[:, 0].tolist())) == [4, 5, 6, 7, 8]
         assert torch.equal(x, -answers)
 
-    def test_of_size_nothing_it_keeps_nothing(self) -> None:
+    def test_replay_of_size_0_keeps_nothing(self) -> None:
         replay = Replay(0)
         replay.add(torch.zeros(7, 1), torch.zeros(7, 2))
         assert len(replay) == 0
 
-    def test_more_at_once_than_it_holds(self) -> None:
+    def test_replay_keeps_the_last_of_more_inputs_than_its_size(self) -> None:
         replay = Replay(2)
         replay.add(torch.arange(7.0)[:, None], torch.zeros(7, 2))
         assert set(replay.draw(50)[0][:, 0].tolist()) == {5, 6}
 
 
 class TestRates:
-    def test_cosine_or_drops(self) -> None:
+    def test_the_rate_is_a_cosine_or_drops(self) -> None:
         assert [Alternating().rate(done) for done in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
         dropping = Alternating(drops=(0.1, 0.3))
         assert [dropping.rate(done) for done in (0, 0.1, 0.2, 0.9)] == pytest.approx([1, 0.3, 0.3, 0.09])
@@ -143,7 +144,7 @@ class TestRates:
 
 
 class Box:
-    """A metered linear box that keeps its questions."""
+    """A metered linear box that keeps its queries."""
 
     def __init__(self, budget: int, labels: bool = False):
         plain = Boxed(linear_victim(), (16,))
@@ -161,22 +162,22 @@ class Box:
 @ALL
 class TestBudgets:
     @pytest.mark.parametrize("budget", [1, 2, 6, 7, 31, 50, 97, 500])
-    def test_it_is_spent_to_the_last(self, attack: Any, budget: int) -> None:
+    def test_the_whole_budget_is_spent(self, attack: Any, budget: int) -> None:
         box = Box(budget)
         replace(attack, budget=budget)(box, POOL, mlp(), seed=0)
         assert box.left == 0
 
-    def test_it_ends_where_the_box_does(self, attack: Any) -> None:
+    def test_it_ends_when_the_box_answers_no_more(self, attack: Any) -> None:
         box = Box(61)
         replace(attack, budget=10_000)(box, POOL, mlp(), seed=0)
         assert box.left == 0
 
-    def test_it_asks_no_more_than_its_own(self, attack: Any) -> None:
+    def test_it_asks_no_more_than_its_own_budget(self, attack: Any) -> None:
         box = Box(1000)
         replace(attack, budget=61)(box, POOL, mlp(), seed=0)
         assert box.left == 1000 - 61
 
-    def test_same_questions_and_clone_from_a_seed_whatever_the_global_one(self, attack: Any) -> None:
+    def test_queries_and_clone_follow_from_the_seed_and_not_from_the_global_one(self, attack: Any) -> None:
         def run(seed: int, other: int) -> tuple[Tensor, Tensor]:
             box, clone = Box(300), mlp_from(1)
             torch.manual_seed(other)
@@ -188,7 +189,7 @@ class TestBudgets:
         assert torch.equal(one[1], again[1])
         assert not torch.equal(one[0], other[0])
 
-    def test_zero_rows_and_batch_norm_do_not_hurt(self, attack: Any) -> None:
+    def test_rows_of_zeros_and_batch_norm_give_finite_clones(self, attack: Any) -> None:
         class Doubtful(Box):
             def __call__(self, x: Tensor) -> Tensor:
                 return super().__call__(x) * (torch.arange(len(x)) % 2 == 0)[:, None]
@@ -209,9 +210,9 @@ def mlp_from(seed: int) -> nn.Module:
     return mlp()
 
 
-class TestWhatARoundAsks:
+class TestQueriesOfARound:
     @pytest.mark.parametrize(
-        ("attack", "questions"),
+        ("attack", "queries"),
         [
             (DFME(training=FAST), [64, 32, 32, 32, 32, 32]),
             (MAZE(training=FAST, directions=3, clone_steps=2), [128, 32, 32]),
@@ -220,14 +221,14 @@ class TestWhatARoundAsks:
         ],
         ids=["DFME", "MAZE", "DisGUIDE", "DFMSHL"],
     )
-    def test_to_the_unit(self, attack: Any, questions: list[int]) -> None:
-        budget = 2 * sum(questions) + 1
+    def test_the_numbers_are_exact(self, attack: Any, queries: list[int]) -> None:
+        budget = 2 * sum(queries) + 1
         box = Box(budget)
         replace(attack, budget=budget)(box, POOL, mlp(), seed=0)
-        assert [len(x) for x in box.seen] == [*questions, *questions, 1]
+        assert [len(x) for x in box.seen] == [*queries, *queries, 1]
 
     @ALL
-    def test_every_question_is_an_input(self, attack: Any) -> None:
+    def test_every_query_is_in_range_and_new(self, attack: Any) -> None:
         box = Box(400)
         replace(attack, budget=400)(box, POOL, mlp(), seed=0)
         asked = torch.cat(box.seen)
@@ -239,14 +240,14 @@ class TestWhatARoundAsks:
 class TestLabelsAlone:
     @pytest.mark.parametrize("attack", ATTACKS[:2], ids=lambda a: type(a).__name__)
     @pytest.mark.parametrize("budget", [3, 50, 1000])
-    def test_differences_of_labels_are_refused_after_one_batch(self, attack: Any, budget: int) -> None:
+    def test_labels_alone_are_not_applicable_after_one_batch(self, attack: Any, budget: int) -> None:
         box, clone = Box(budget, labels=True), mlp_from(0)
         with pytest.raises(NotApplicable, match="labels alone"):
             replace(attack, budget=budget)(box, POOL, clone, seed=0)
         assert len(box.seen) == 1
         assert torch.equal(clone(noise(2, (16,))), mlp_from(0)(noise(2, (16,))))
 
-    def test_without_a_generators_steps_they_will_do(self) -> None:
+    def test_labels_are_enough_without_steps_of_the_generator(self) -> None:
         box = Box(100, labels=True)
         DFME(budget=100, generator_steps=0, training=FAST)(box, POOL, mlp(), seed=0)
         assert box.left == 0
@@ -261,19 +262,19 @@ class TestLearning:
         assert same(victim, clone, noise(2000, (16,), seed=9)) > 0.9
 
     @ON_LABELS
-    def test_from_labels_too(self, attack: Any) -> None:
+    def test_a_linear_box_is_learned_from_labels(self, attack: Any) -> None:
         victim, clone = linear_victim(), untrained()
         replace(attack, budget=8000)(Metered(Labels(Boxed(victim, (16,))), 8000), POOL, clone, seed=0)
         assert same(victim, clone, noise(2000, (16,), seed=9)) > 0.85
 
-    def test_a_voting_pair_is_one_net(self) -> None:
+    def test_two_clones_that_vote_are_one_net(self) -> None:
         victim, attack = linear_victim(), DisGUIDE(budget=4000, vote=True, training=FAST)
         pair = attack(Metered(Boxed(victim, (16,)), 4000), POOL, untrained(), seed=0)
         assert isinstance(pair, Vote)
         assert same(victim, pair, noise(2000, (16,), seed=9)) > 0.9
 
-    def test_a_proxy_pool_draws_the_generator_near(self) -> None:
-        """With no say for the clone, a GAN's questions come to lie where the pool does."""
+    def test_the_generator_approaches_a_proxy_pool(self) -> None:
+        """Without the term of the clone, the queries of the GAN come to be distributed as the pool is."""
         pool = torch.cat([0.1 * noise(400, (8,)), 0.9 + 0.1 * noise(400, (8,), seed=4)], dim=1)
         distance = {}
         for proxy in (True, False):
@@ -285,8 +286,8 @@ class TestLearning:
             distance[proxy] = (torch.cat(box.seen).mean(dim=0) - pool.mean(dim=0)).abs().mean().item()
         assert distance[True] < 0.5 * distance[False]
 
-    def test_disagreeing_clones_get_an_even_hand(self) -> None:
-        """The diversity term spreads the questions over the classes of a box that is all but blind to some."""
+    def test_the_diversity_term_evens_the_classes(self) -> None:
+        """It spreads the queries over the classes of a box that seldom answers some."""
         victim = linear_victim()
         with torch.no_grad():
             victim.bias[0] += 6
@@ -308,7 +309,7 @@ def test_the_papers_budgets() -> None:
 
 
 @pytest.mark.parametrize("kind", [DisGUIDE, DFMSHL, MAZE])
-def test_without_replay_nothing_is_kept(kind: Any) -> None:
+def test_without_replay_steps_no_room_is_allocated(kind: Any) -> None:
     box = Box(300)
     kind(300, replay_steps=0, replay=10**12, training=FAST)(box, POOL, mlp(), seed=0)
     assert box.left == 0
@@ -336,28 +337,28 @@ def test_settings_out_of_range_are_named(wrong: Any, name: str) -> None:
         wrong()
 
 
-class TestGame:
+class TestAlternation:
     def test_a_generator_that_diverged_asks_nothing(self) -> None:
         box = Box(100)
-        game = Game(box, 100, POOL, [mlp()], FAST, 10, labels=True)
+        turns = Alternation(box, 100, POOL, [mlp()], FAST, 10, labels=True)
         with torch.no_grad():
-            next(game.generator.parameters()).fill_(torch.nan)
+            next(turns.generator.parameters()).fill_(torch.nan)
         with pytest.raises(NonFiniteLoss, match="`generator` made inputs that are not finite"):
-            game.practice(8, 1, kl)
+            turns.train_clones(8, 1, kl)
         assert box.left == 100
 
-    def test_a_round_that_cannot_be_paid_is_for_clones(self) -> None:
-        game = Game(Metered(Boxed(linear_victim(), (16,)), 70), 1000, POOL, [mlp()], FAST, 10, labels=True)
+    def test_a_budget_below_a_whole_round_is_for_the_clones(self) -> None:
+        turns = Alternation(Metered(Boxed(linear_victim(), (16,)), 70), 1000, POOL, [mlp()], FAST, 10, labels=True)
         found = []
-        for n, whole in game.rounds(3):
+        for n, whole in turns.rounds(3):
             found.append((n, whole))
-            game.ask(torch.rand(n * (3 if whole else 1), 16))
+            turns.ask(torch.rand(n * (3 if whole else 1), 16))
         assert found == [(23, True), (1, False)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("labels", [False, True], ids=["soft", "hard"])
-def test_images_are_learned_without_one(labels: bool) -> None:
+def test_images_are_learned_without_a_pool(labels: bool) -> None:
     """A small net on blobs of 28 x 28 pixels: DisGUIDE's clone agrees on blobs that it never saw."""
     x, y = blobs(2000)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Black-Box Dissector: the map and the erasing against closed forms and slow loops, and what each round asks."""
+"""Black-Box Dissector: the map and the erasing against closed forms and slow loops, and the queries of each round."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def rectangle(mask: Tensor) -> tuple[int, int, int, int]:
 
 
 class TestClassActivation:
-    def test_of_a_linear_net_it_is_what_each_pixel_contributes(self) -> None:
+    def test_the_map_of_a_linear_net_is_the_part_of_each_pixel(self) -> None:
         net, x, classes = linear((3, 8, 8)), noise(5, (3, 8, 8)), torch.tensor([0, 1, 2, 0, 1])
         weight = net[1].weight.detach()[classes].view(5, 3, 8, 8)  # type: ignore[index]
         torch.testing.assert_close(class_activation(net, x, classes), (weight * x).sum(dim=1).relu())
 
     @pytest.mark.parametrize("channels", [1, 3])
-    def test_of_a_convolution_and_a_mean_it_is_the_class_activation_map(self, channels: int) -> None:
+    def test_the_map_of_a_convolution_and_a_mean_is_the_class_activation_map(self, channels: int) -> None:
         """CAM (Zhou et al. 2016): the classifier's weights times the features; Grad-CAM is that over their number."""
         torch.manual_seed(0)
         conv, head = nn.Conv2d(channels, 6, 3, padding=1), nn.Linear(6, 4)
@@ -70,7 +70,7 @@ class TestClassActivation:
         expected = F.interpolate(slow[:, None], size=(28, 28), mode="bilinear", align_corners=False)[:, 0]
         torch.testing.assert_close(class_activation(net, x, classes), expected.detach())
 
-    def test_a_residual_net_gives_its_last_sum(self) -> None:
+    def test_the_map_of_a_residual_net_is_of_its_last_sum(self) -> None:
         torch.manual_seed(0)
         body = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
         residual, head = Residual(body, nn.Identity()), nn.Linear(4, 3)
@@ -81,7 +81,7 @@ class TestClassActivation:
             expected = torch.einsum("nk,nkhw->nhw", head.weight[classes], residual(stem(x))).relu() / 64
         torch.testing.assert_close(class_activation(net, x, classes), expected)
 
-    def test_it_leaves_neither_hooks_nor_gradients(self) -> None:
+    def test_the_map_leaves_neither_hooks_nor_gradients(self) -> None:
         net = build("lenet5", noise(9), 5, seed=0).eval()
         seen = class_activation(net, noise(2), torch.tensor([0, 1]))
         assert not seen.requires_grad
@@ -90,7 +90,7 @@ class TestClassActivation:
 
 
 class TestErasing:
-    def test_pixels_are_drawn_by_weight(self) -> None:
+    def test_pixels_are_drawn_in_proportion_to_their_weights(self) -> None:
         torch.manual_seed(0)
         weights = torch.zeros(4000, 2, 3)
         weights[:, 0, 1], weights[:, 1, 2] = 1.0, 3.0
@@ -112,12 +112,12 @@ class TestErasing:
             assert (height + 0.5) / (width - 0.5) >= 0.3
             assert (height - 0.5) / (width + 0.5) <= 1 / 0.3
 
-    def test_a_patch_is_centered_where_there_is_room(self) -> None:
+    def test_a_patch_is_centered_if_there_is_room(self) -> None:
         pixels = torch.tensor([5 * 11 + 5, 0, 10, 120])
         masks = patches(pixels, (11, 11), (9 / 121, 9 / 121), 1.0)
         assert [rectangle(mask) for mask in masks] == [(4, 4, 3, 3), (0, 0, 3, 3), (0, 8, 3, 3), (8, 8, 3, 3)]
 
-    def test_a_patch_may_be_the_image(self) -> None:
+    def test_a_patch_may_be_the_whole_image(self) -> None:
         assert patches(torch.tensor([3, 60]), (8, 8), (1.0, 1.0), 1.0).all()
 
     def test_only_the_patch_is_filled(self) -> None:
@@ -130,7 +130,7 @@ class TestErasing:
                 assert (image[channel][mask] == color[channel]).all()
 
 
-class Eye(nn.Module):
+class Weighted(nn.Module):
     """Of two classes: the first's logit is the sum of the weighted pixels, the second's is 0."""
 
     def __init__(self, weight: Tensor):
@@ -149,16 +149,16 @@ class TestHiding:
         attack = replace(QUICK, area=(9 / 81, 9 / 81), aspect=1.0)
         x, color = 0.5 + 0.5 * noise(4, (1, 9, 9)), torch.full((1, 1, 1), 0.25)
         for about in ("drawn", "highest"):
-            erased, _ = replace(attack, about=about)._hide(Eye(weight), x, torch.zeros(4, dtype=torch.long), color)  # type: ignore[arg-type]
+            erased, _ = replace(attack, about=about)._hide(Weighted(weight), x, torch.zeros(4, dtype=torch.long), color)  # type: ignore[arg-type]
             expected = x.clone()
             expected[:, :, 5:8, 1:4] = 0.25
             assert torch.equal(erased, expected)
 
-    def test_of_the_copies_the_one_least_like_the_label_stands(self) -> None:
+    def test_the_copy_least_like_the_label_is_chosen(self) -> None:
         net, x, labels = linear(), noise(130, GRAY), torch.arange(130) % 3
         color = torch.full((1, 1, 1), 0.5)
         torch.manual_seed(0)
-        erased, sure = QUICK._hide(net, x, labels, color)
+        erased, confidence = QUICK._hide(net, x, labels, color)
         torch.manual_seed(0)
         seen = class_activation(net, x, labels).repeat_interleave(10, dim=0)
         tried = QUICK._patched(x, draw_pixels(seen), color).view(130, 10, *GRAY)
@@ -166,11 +166,11 @@ class TestHiding:
             answers = net(tried[n]).softmax(dim=1).detach()
             least = answers[:, labels[n]].argmin()
             assert torch.equal(erased[n], tried[n, least])
-            torch.testing.assert_close(sure[n], answers[least].max())
+            torch.testing.assert_close(confidence[n], answers[least].max())
 
-    def test_labels_are_mean_answers_to_random_erasures(self) -> None:
-        """Of pixels that all count alike the mean loss is the mean area, so that one linear class can be foretold."""
-        net = Eye(torch.full(GRAY, 0.02))
+    def test_labels_are_mean_predictions_for_random_erasures(self) -> None:
+        """If all pixels have the same weight, the mean loss is the mean area, so the label is known in advance."""
+        net = Weighted(torch.full(GRAY, 0.02))
         attack, x, color = replace(QUICK, copies=4000, area=(0.25, 0.25)), torch.ones(2, *GRAY), torch.zeros(1, 1, 1)
         torch.manual_seed(0)
         found = attack._labels(net, x, color)
@@ -178,7 +178,7 @@ class TestHiding:
         expected = torch.tensor(0.02 * 64 * 0.75).sigmoid()
         torch.testing.assert_close(found[:, 0].detach(), expected.expand(2), atol=0.01, rtol=0)
 
-    def test_noise_is_a_fill_too(self) -> None:
+    def test_a_patch_may_be_filled_with_noise(self) -> None:
         attack, x = replace(QUICK, fill="noise", area=(1.0, 1.0), aspect=1.0), torch.zeros(2, *GRAY)
         erased, _ = attack._hide(linear(), x, torch.tensor([0, 1]), torch.zeros(1, 1, 1))
         assert len(erased.unique()) > 100
@@ -186,7 +186,7 @@ class TestHiding:
 
 
 class Box:
-    """Keeps the questions; answers by the first numbers."""
+    """Keeps the queries; answers by the first values."""
 
     def __init__(self, classes: int = 3) -> None:
         self.classes, self.seen = classes, []  # type: ignore[var-annotated]
@@ -204,7 +204,7 @@ def steal(attack: BlackboxDissector, pool: Tensor, budget: int = 0, classes: int
 
 
 def whole(asked: Tensor, pool: Tensor) -> Tensor:
-    """Which questions are the pool's, as they are."""
+    """Which queries are unchanged inputs of the pool."""
     return (asked.flatten(1)[:, None] == pool.flatten(1)[None]).all(dim=2).any(dim=1)
 
 
@@ -225,9 +225,9 @@ class TestRounds:
         shared = (patched[:, None] == pool.flatten(1)[None]).sum(dim=2)
         assert len(shared.argmax(dim=1).unique()) == len(patched) == 20 + 20 + 20
         origin = pool[shared.argmax(dim=1)]
-        assert whole(origin, asked).all()  # only what was asked whole is erased
+        assert whole(origin, asked).all()  # only images that were asked whole are erased
 
-    def test_patches_have_the_pools_color(self) -> None:
+    def test_patches_have_the_mean_color_of_the_pool(self) -> None:
         pool = torch.cat([noise(60, GRAY), 0.5 * noise(60, GRAY, seed=4), noise(60, GRAY, seed=5) ** 2], dim=1)
         _, seen = steal(replace(QUICK, budget=40, totals=(20,)), pool)
         asked = torch.cat(seen)
@@ -246,16 +246,16 @@ class TestRounds:
         attack = BlackboxDissector(budget, totals=(1, 2, 10, 40), copies=3, least=0, training=ONE)
         assert steal(attack, noise(60, shape))[0].left == 0
 
-    def test_the_box_may_answer_less(self) -> None:
+    def test_it_ends_when_the_box_answers_no_more(self) -> None:
         metered, seen = steal(QUICK, noise(80, GRAY), budget=31)
         assert metered.left == 0
         assert len(torch.cat(seen).unique(dim=0)) == 31
 
-    def test_a_small_pool_is_erased_instead(self) -> None:
+    def test_a_small_pool_gives_more_erased_images(self) -> None:
         metered, seen = steal(QUICK, noise(35, GRAY))
         assert metered.left == 0
         assert len(torch.cat(seen).unique(dim=0)) == 60
-        assert steal(QUICK, noise(10, GRAY))[0].spent == 20  # ten images, and each of them erased: all there is
+        assert steal(QUICK, noise(10, GRAY))[0].spent == 20  # ten images, and each of them erased once
 
     @pytest.mark.parametrize(("shape", "classes"), [((1, 8, 8), 2), ((3, 8, 8), 100)])
     def test_any_channels_and_number_of_classes(self, shape: tuple[int, ...], classes: int) -> None:
@@ -263,18 +263,18 @@ class TestRounds:
         assert runs[0].shape == (60, *shape)
         assert torch.equal(*runs)
 
-    def test_a_convolutional_thief(self) -> None:
+    def test_a_convolutional_clone(self) -> None:
         box = Box(5)
         QUICK(Metered(box, 60), noise(80), build("lenet5", noise(9), 5, seed=0), seed=0)
         assert sum(map(len, box.seen)) == 60
 
-    def test_inputs_that_are_no_images_are_refused_before_the_first_question(self) -> None:
+    def test_inputs_that_are_not_images_are_not_applicable_before_the_first_query(self) -> None:
         metered = Metered(Box(), 60)
-        with pytest.raises(NotApplicable, match="these inputs are none"):
+        with pytest.raises(NotApplicable, match="these inputs are not images"):
             QUICK(metered, noise(80, (16,)), linear((16,)), seed=0)
         assert metered.spent == 0
 
-    def test_distillation_changes_the_clone_and_no_question_of_the_first_round(self) -> None:
+    def test_distillation_changes_the_clone_and_no_query_of_the_first_round(self) -> None:
         def learned(share: float) -> tuple[Tensor, Tensor]:
             box, clone = Box(), linear()
             replace(QUICK, budget=20, distilled=share)(Metered(Labels(box), 20), noise(80, GRAY), clone, seed=0)

@@ -14,14 +14,14 @@ SHAPES = [(1, 28, 28), (3, 28, 28), (1, 32, 32), (3, 32, 32), (3, 8, 8), (1, 5, 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 class TestGenerator:
-    def test_inputs_of_the_shape_in_range(self, shape: tuple[int, ...]) -> None:
+    def test_generated_inputs_have_the_shape_and_the_range(self, shape: tuple[int, ...]) -> None:
         torch.manual_seed(0)
         made = generator(shape, latent=10, width=4)(torch.randn(32, 10))
         assert made.shape == (32, *shape)
         assert 0 <= made.min() < 0.3 < 0.7 < made.max() <= 1
         assert made.flatten(1).std(dim=0).mean() > 0.05
 
-    def test_before_squashing_every_channel_is_normal(self, shape: tuple[int, ...]) -> None:
+    def test_every_channel_is_normalized_before_squashing(self, shape: tuple[int, ...]) -> None:
         torch.manual_seed(0)
         before = generator(shape, latent=10, width=4).before(torch.randn(64, 10))
         channels = before.flatten(2).transpose(0, 1).flatten(1) if len(shape) > 1 else before.reshape(1, -1)
@@ -34,10 +34,10 @@ class TestGenerator:
         (net(torch.randn(32, 10)) * torch.rand(shape)).sum().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
-    def test_discriminators_take_it(self, shape: tuple[int, ...]) -> None:
+    def test_discriminators_take_inputs_of_the_shape(self, shape: tuple[int, ...]) -> None:
         assert discriminator(shape, width=4)(noise(6, shape)).shape == (6, 1)
 
-    def test_random_shapes_are_inputs_and_come_from_the_seed(self, shape: tuple[int, ...]) -> None:
+    def test_random_shapes_are_in_range_and_follow_from_the_seed(self, shape: tuple[int, ...]) -> None:
         one, again, other = (shapes(20, noise(1, shape), seed=s) for s in (0, 0, 1))
         assert one.shape == (20, *shape)
         assert one.min() >= 0
@@ -47,7 +47,7 @@ class TestGenerator:
         assert len(one.unique(dim=0)) == 20
 
 
-def test_squash_is_into_inputs_range() -> None:
+def test_squash_maps_into_the_range_of_inputs() -> None:
     torch.testing.assert_close(squash(torch.tensor([-50.0, 0.0, 50.0])), torch.tensor([0.0, 0.5, 1.0]))
 
 

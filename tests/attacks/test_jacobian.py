@@ -1,4 +1,4 @@
-"""Jacobian augmentation: the batched step against the slow loop in float64, doublings, and counts."""
+"""Jacobian augmentation: the batched step against the slow loop in float64, doublings, and counts of queries."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NETS = {
 
 
 class Asked:
-    """A box that keeps the questions, and answers 1 for the class of the brightest of the first pixels."""
+    """A box that keeps the queries, and answers 1 for the class of the brightest of the first pixels."""
 
     def __init__(self, classes: int = 5):
         self.classes, self.seen = classes, []  # type: ignore[var-annotated]
@@ -60,7 +60,7 @@ def steal(attack: JBDA | JBDATR, pool: Tensor, budget: int | None = None, box: A
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("score", ["probability", "logit"])
 @pytest.mark.parametrize("step", [0.1, -0.3])
-def test_the_batched_step_is_the_loop(net: str, score: Any, step: float) -> None:
+def test_the_batched_step_equals_the_loop(net: str, score: Any, step: float) -> None:
     torch.manual_seed(0)
     clone, x = NETS[net]().double(), noise(12).double()
     labels = torch.arange(12) % 5
@@ -76,7 +76,7 @@ def test_a_step_of_a_linear_net_goes_along_its_weights() -> None:
     torch.testing.assert_close(moved, x + 0.1 * clone.weight.detach()[labels].sign())
 
 
-def test_a_step_stays_inside_and_leaves_no_gradients() -> None:
+def test_a_step_stays_in_range_and_leaves_no_gradients() -> None:
     clone, x = mlp(), noise(6, (16,))
     moved = jacobian_step(clone, x, torch.zeros(6, dtype=torch.long), 0.9)
     assert 0 <= moved.min() <= moved.max() <= 1
@@ -84,7 +84,7 @@ def test_a_step_stays_inside_and_leaves_no_gradients() -> None:
     assert all(p.grad is None for p in clone.parameters())
 
 
-def test_a_sure_clone_still_shows_the_way() -> None:
+def test_a_clone_with_saturated_probabilities_still_has_a_direction() -> None:
     clone, x = nn.Linear(4, 2), noise(3, (4,))
     nn.init.constant_(clone.weight[:1].detach(), 500.0)  # softmax is one-hot in float32: its own gradient is 0
     nn.init.constant_(clone.weight[1:].detach(), -500.0)
@@ -106,16 +106,16 @@ class TestRounds:
         assert 0 <= asked.min() <= asked.max() <= 1
 
     @pytest.mark.parametrize("budget", [1, 7, 10, 25, 80])
-    def test_it_ends_where_the_budget_or_the_rounds_do(self, budget: int) -> None:
+    def test_it_ends_with_the_budget_or_with_the_rounds(self, budget: int) -> None:
         assert steal(JBDA(budget=budget, seeds=10, rounds=3, training=ONE, least=0), noise(30))[0].spent == budget
         assert steal(JBDA(seeds=10, rounds=3, training=ONE, least=0), noise(30), budget)[0].left == 0
 
-    def test_a_pool_smaller_than_the_seeds_is_all_there_is(self) -> None:
+    def test_a_pool_smaller_than_the_seeds_is_used_whole(self) -> None:
         assert steal(JBDA(seeds=150, rounds=1, training=ONE, least=0), noise(9))[0].spent == 18
         assert JBDA().needed == 150
         assert JBDA(budget=20).needed == 20
 
-    def test_few_seeds_are_trained_on_for_longer(self) -> None:
+    def test_a_training_on_few_seeds_has_more_epochs(self) -> None:
         pool = noise(30, (16,))
 
         def learned(least: int) -> float:
@@ -126,7 +126,7 @@ class TestRounds:
 
         assert learned(0) < learned(500)
 
-    def test_the_step_turns_with_the_period(self) -> None:
+    def test_the_step_changes_sign_with_the_period(self) -> None:
         clone, x, answers = mlp(), 0.3 + 0.4 * noise(4, (16,)), torch.eye(3)[[0, 1, 2, 0]]
         moves = [next(JBDA(period=2).augmented(clone, x, answers, number)) - x for number in range(4)]
         torch.testing.assert_close(moves[1], moves[0])

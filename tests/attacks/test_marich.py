@@ -1,4 +1,4 @@
-"""Marich: its three sieves against closed forms and slow oracles, its rounds, and every input asked once."""
+"""Marich: its selections against closed forms and slow oracles, its rounds, and every input asked at most once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE = Training(epochs=1, batch=16)
 
 
 class TestEntropyGradients:
-    def test_of_a_linear_net(self) -> None:
+    def test_entropy_gradients_of_a_linear_net(self) -> None:
         """dH/dx = -sum_k q_k (log q_k + H) w_k."""
         net, x = nn.Linear(16, 5).double(), noise(300, (16,)).double()
         with torch.no_grad():
@@ -30,7 +30,7 @@ class TestEntropyGradients:
             expected = -(q * (q.log() + entropy(q)[:, None])) @ net.weight
         torch.testing.assert_close(entropy_gradients(net, x), expected)
 
-    def test_they_are_differences_of_the_entropy(self) -> None:
+    def test_entropy_gradients_equal_finite_differences(self) -> None:
         net, x = nn.Sequential(nn.Flatten(), mlp()).double(), noise(4, (1, 4, 4)).double()
         step = 1e-6 * torch.eye(16, dtype=torch.float64).view(16, 1, 4, 4)
 
@@ -41,14 +41,14 @@ class TestEntropyGradients:
         slow = torch.stack([(at(one + step) - at(one - step)) / 2e-6 for one in x])
         torch.testing.assert_close(entropy_gradients(net, x), slow, atol=1e-7, rtol=1e-5)
 
-    def test_batches_matter_only_to_the_programs(self) -> None:
+    def test_the_batch_matters_only_to_the_softmax_over_the_batch(self) -> None:
         net, x = mlp().double(), noise(130, (16,)).double()
         torch.testing.assert_close(entropy_gradients(net, x)[:2], entropy_gradients(net, x[:2]))
         first = entropy_gradients(net, x, over="batch")[:2]
         assert not torch.allclose(first, entropy_gradients(net, x[:2], over="batch"))
         assert not torch.allclose(first, entropy_gradients(net, x)[:2])
 
-    def test_it_leaves_no_gradients(self) -> None:
+    def test_entropy_gradients_leave_none_in_the_net(self) -> None:
         net = mlp()
         assert not entropy_gradients(net, noise(5, (16,))).requires_grad
         assert all(p.grad is None for p in net.parameters())
@@ -69,43 +69,47 @@ def union_of_nearest(points: Tensor, centers: Tensor, k: int) -> tuple[set[int],
 class TestNear:
     @pytest.mark.parametrize("k", [1, 7, 40, 60])
     @pytest.mark.parametrize("centers", [1, 5])
-    def test_each_is_the_union_of_nearest(self, k: int, centers: int) -> None:
+    def test_near_each_is_the_union_of_the_nearest(self, k: int, centers: int) -> None:
         points, there = noise(60, (5,)).double(), noise(centers, (5,), seed=4).double()
         picked = near_each(points, there, k).tolist()
         inside, outside = union_of_nearest(points, there, k)
         assert len(set(picked)) == k
         assert inside <= set(picked) <= outside
 
-    def test_each_takes_turns_where_all_stays_in_the_middle(self) -> None:
+    def test_near_each_alternates_and_near_all_prefers_the_middle(self) -> None:
         points = torch.tensor([[0.0], [1.0], [4.0], [5.0], [9.5], [11.0]])
         centers = torch.tensor([[0.0], [10.0]])
         assert near_each(points, centers, 2).tolist() == [0, 4]
-        assert near_each(points, centers, 3).tolist() == [0, 4, 1]  # the second round's nearest: both are 1 away
+        assert near_each(points, centers, 3).tolist() == [
+            0,
+            4,
+            1,
+        ]  # the nearest of the second round: both have distance 1
         assert near_all(points, centers, 2).tolist() == [3, 2]
 
-    def test_all_is_the_slow_sum(self) -> None:
+    def test_near_all_equals_the_slow_sum(self) -> None:
         points, there = noise(60, (5,)).double(), noise(7, (5,), seed=4).double()
         sums = torch.stack([sum((point - center).square().sum() for center in there) for point in points])  # type: ignore[misc]
         assert near_all(points, there, 20).tolist() == sums.argsort()[:20].tolist()
 
     @pytest.mark.parametrize("near", [near_each, near_all])
-    def test_points_that_coincide_are_picked_once_each(self, near: Any) -> None:
+    def test_equal_points_are_each_picked_once(self, near: Any) -> None:
         assert sorted(near(torch.zeros(6, 2), torch.zeros(3, 2), 6).tolist()) == list(range(6))
 
 
 class TestCenters:
-    def test_they_are_the_groups_means(self) -> None:
+    def test_centers_are_the_means_of_the_groups(self) -> None:
         points = torch.cat([noise(50, (4,)) + 5 * shift for shift in range(3)])
         groups = k_means(points, 3, seed=1)
         slow = torch.stack([points[groups == g].mean(dim=0) for g in range(3) if (groups == g).any()])
         torch.testing.assert_close(_centers(points, 3, 1), slow)
 
-    def test_points_that_coincide_have_one(self) -> None:
+    def test_equal_points_have_one_center(self) -> None:
         torch.testing.assert_close(_centers(torch.ones(9, 4), 3, 0), torch.ones(1, 4))
 
 
 class Box:
-    """Keeps the questions; answers by the first numbers."""
+    """Keeps the queries; answers by the first values."""
 
     def __init__(self, classes: int = 3) -> None:
         self.classes, self.seen = classes, []  # type: ignore[var-annotated]
@@ -115,16 +119,16 @@ class Box:
         return (8 * x.flatten(1)[:, : self.classes]).softmax(dim=1)
 
 
-def test_mismatch_is_the_divergence_and_for_labels_the_cross_entropy() -> None:
+def test_mismatch_is_the_divergence_and_on_labels_the_cross_entropy() -> None:
     clone, x = mlp().double(), noise(30, (16,)).double()
     for box in (Box(), Labels(Box())):
-        stolen = Transfer(30)
-        p = stolen.ask(Metered(box, 30), x)
+        transfer = Transfer(30)
+        p = transfer.ask(Metered(box, 30), x)
         log_q = clone(x).detach().log_softmax(dim=1)
         slow = torch.stack(
             [sum(a * (a.log() - b) for a, b in zip(*row, strict=True) if a > 0) for row in zip(p, log_q, strict=True)]
         )  # type: ignore[misc]
-        torch.testing.assert_close(_mismatch(clone, stolen), slow)
+        torch.testing.assert_close(_mismatch(clone, transfer), slow)
 
 
 def steal(attack: MARICH, pool: Tensor, budget: int = 0, classes: int = 3) -> tuple[Metered, list[Tensor]]:
@@ -144,30 +148,30 @@ class TestRounds:
         assert metered.left == 0
         assert len(asked.unique(dim=0)) == len(asked) == budget
 
-    def test_the_box_may_answer_less(self) -> None:
+    def test_it_ends_when_the_box_answers_no_more(self) -> None:
         metered, seen = steal(MARICH(80, rounds=4, training=ONE), noise(100, (16,)), budget=31)
         assert metered.left == 0
         assert len(torch.cat(seen).unique(dim=0)) == 31
 
-    def test_few_candidates_suffice(self) -> None:
+    def test_a_round_may_have_few_candidates(self) -> None:
         metered, seen = steal(MARICH(60, rounds=4, candidates=14, training=ONE), noise(100, (16,)))
         assert metered.left == 0
         assert len(torch.cat(seen).unique(dim=0)) == 60
 
-    def test_rounds_grow(self) -> None:
+    def test_rounds_grow_by_the_ratio(self) -> None:
         pool = noise(400, (16,))
         _, seen = steal(MARICH(150, rounds=3, initial=0.05, growth=2.0, training=ONE), pool)
         assert [len(x) for x in seen] == [7, 20, 41, 82]
         _, seen = steal(MARICH(100, rounds=4, initial=0.2, growth=1.0, training=ONE), pool)
         assert [len(x) for x in seen] == [20, 20, 20, 20, 20]
 
-    def test_the_published_runs_rounds(self) -> None:
+    def test_the_rounds_of_the_published_run(self) -> None:
         """500 at first, then 550 times 1.01 and so on: the program's numbers, but for its rounding."""
         attack = MARICH(500 + round(550 * sum(1.01**r for r in range(1, 11))), initial=500 / 6312)
         assert attack._parts(attack.budget)[:3] == [500, 556, 561]
 
-    def test_the_first_sieve_keeps_the_least_sure(self) -> None:
-        """Where the others keep all, a round asks what has the greatest entropy."""
+    def test_the_first_selection_keeps_the_greatest_entropy(self) -> None:
+        """If the other selections keep all, a round asks the inputs of the greatest entropy."""
         pool = noise(100, (16,))
         attack = MARICH(60, rounds=1, initial=0.5, gammas=(1.0, 1.0), training=ONE)
         box = Box()
@@ -176,7 +180,7 @@ class TestRounds:
         before: list[Tensor] = []
 
         def spying(x: Tensor) -> Tensor:
-            if box.seen:  # the second question: what did the clone think of the pool?
+            if box.seen:  # the second query: the entropy of the clone on the pool before it
                 before.append(entropy(Boxed(clone, (16,))(pool)))
             return box(x)
 
@@ -186,8 +190,8 @@ class TestRounds:
         expected = pool[rest][before[0][rest].topk(30).indices]
         assert sorted(second[:, 0].tolist()) == sorted(expected[:, 0].tolist())
 
-    def test_the_last_sieve_keeps_what_resembles_the_worst_mistake(self) -> None:
-        """A pool of two clusters, one of which is answered against all the clone has learned."""
+    def test_the_last_selection_keeps_inputs_near_the_greatest_mismatch(self) -> None:
+        """A pool of two clusters; the answers to one of them cannot be learned."""
         near, far = 0.1 * noise(200, (16,)), 0.9 + 0.1 * noise(200, (16,), seed=4)
 
         def box(x: Tensor) -> Tensor:

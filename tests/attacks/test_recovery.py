@@ -1,4 +1,4 @@
-"""Recovery of perturbed answers: closed forms, what is gained on known perturbations, and what it must leave alone."""
+"""Recovery of perturbed answers: closed forms, the gain on known perturbations, and answers that must not change."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from samples import blobs, mlp, noise
 from stealguard.attacks import recovery
 from stealguard.attacks.recovery import (
     SUSPECTED,
-    Means,
     Method,
+    Resources,
     d_dae,
     detect,
     mad,
@@ -35,12 +35,12 @@ def rows(n: int, k: int = 10, seed: int = 0) -> Tensor:
     return (3 * torch.randn(n, k, generator=generator)).softmax(dim=1)
 
 
-def means(k: int = 3, seed: int = 5, pool: Tensor = POOL) -> Means:
+def resources(k: int = 3, seed: int = 5, pool: Tensor = POOL) -> Resources:
     def fresh(*, seed: int) -> torch.nn.Module:
         with seeded(seed):
             return mlp(classes=k)
 
-    return Means(pool, fresh, seed)
+    return Resources(pool, fresh, seed)
 
 
 def l1(a: Tensor, b: Tensor) -> float:
@@ -49,7 +49,7 @@ def l1(a: Tensor, b: Tensor) -> float:
 
 @pytest.mark.parametrize("name", SUSPECTED)
 @pytest.mark.parametrize("k", [2, 10, 100])
-def test_suspects_answer_rows_on_the_simplex(name: str, k: int) -> None:
+def test_suspected_perturbations_give_rows_on_the_simplex(name: str, k: int) -> None:
     y = torch.cat([rows(50, k), torch.eye(k), torch.full((1, k), 1 / k)])
     got = SUSPECTED[name](y)
     assert got.shape == y.shape
@@ -57,7 +57,7 @@ def test_suspects_answer_rows_on_the_simplex(name: str, k: int) -> None:
     torch.testing.assert_close(got.sum(dim=1), torch.ones(len(y)), atol=1e-5, rtol=0)
 
 
-def test_suspects_are_their_formulas() -> None:
+def test_suspected_perturbations_equal_their_formulas() -> None:
     y = rows(20).double()
     bent = y - 0.7 * ((0.2 * y.logit()).sigmoid() - 0.5)
     torch.testing.assert_close(reverse_sigmoid(y), bent / bent.sum(dim=1, keepdim=True))
@@ -68,30 +68,30 @@ def test_suspects_are_their_formulas() -> None:
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 @pytest.mark.parametrize("name", ["mixing-0.5", "mixing-0.9", "reverse-sigmoid-0.3"])
 def test_known_perturbations_are_undone(method: Method, name: str) -> None:
-    clean, told = rows(1500), rows(300, seed=1)
-    perturbed = SUSPECTED[name](told)
+    clean, true = rows(1500), rows(300, seed=1)
+    perturbed = SUSPECTED[name](true)
     with seeded(0):
         restored = method(SUSPECTED[name], clean, perturbed)(perturbed)
-    assert l1(restored, told) < l1(perturbed, told) / 2
+    assert l1(restored, true) < l1(perturbed, true) / 2
     torch.testing.assert_close(restored.sum(dim=1), torch.ones(300))
 
 
 def test_the_restorer_undoes_a_permutation() -> None:
-    """What log y' alone does not tell: every class under another's name."""
-    clean, told = rows(1500, 5), rows(300, 5, seed=1)
+    """A change that needs more than log y': every class has another's name."""
+    clean, true = rows(1500, 5), rows(300, 5, seed=1)
     with seeded(0):
-        restored = d_dae(lambda y: y.roll(1, dims=1), clean, told)(told.roll(1, dims=1))
-    assert l1(restored, told) < l1(told.roll(1, dims=1), told) / 4
+        restored = d_dae(lambda y: y.roll(1, dims=1), clean, true)(true.roll(1, dims=1))
+    assert l1(restored, true) < l1(true.roll(1, dims=1), true) / 4
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 @pytest.mark.parametrize("k", [2, 100])
-def test_two_classes_and_a_hundred(method: Method, k: int) -> None:
-    clean, told = rows(600, k), rows(100, k, seed=1)
-    perturbed = mixing(told, 0.9)
+def test_recovery_works_with_two_classes_and_with_a_hundred(method: Method, k: int) -> None:
+    clean, true = rows(600, k), rows(100, k, seed=1)
+    perturbed = mixing(true, 0.9)
     with seeded(0):
         restored = method(SUSPECTED["mixing-0.9"], clean, perturbed)(perturbed)
-    assert l1(restored, told) < l1(perturbed, told)
+    assert l1(restored, true) < l1(perturbed, true)
     assert restored.min() >= 0
 
 
@@ -111,34 +111,36 @@ def test_the_detector_names_the_defense(name: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_answers_without_a_defense_are_left_alone(method: Method) -> None:
-    told = rows(100, seed=1)
-    assert torch.equal(recovery.recovery(method, rows(1500), told, seed=0)(told), told)
+    true = rows(100, seed=1)
+    assert torch.equal(recovery.recovery(method, rows(1500), true, seed=0)(true), true)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_classes_that_the_shadows_are_never_sure_of_are_recovered(method: Method) -> None:
-    clean, told = shadow_answers(means()), shadow_answers(means(seed=8))[-300:]
-    perturbed = reverse_sigmoid(told)
-    assert l1(recovery.recovery(method, clean, perturbed, seed=0)(perturbed), told) < l1(perturbed, told) / 2
+def test_classes_that_no_shadow_model_is_certain_of_are_recovered(method: Method) -> None:
+    clean, true = shadow_answers(resources()), shadow_answers(resources(seed=8))[-300:]
+    perturbed = reverse_sigmoid(true)
+    assert l1(recovery.recovery(method, clean, perturbed, seed=0)(perturbed), true) < l1(perturbed, true) / 2
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_theft_is_treated_without_a_query_of_its_own(name: str) -> None:
-    told = shadow_answers(means(seed=8))[-300:]  # a victim not unlike the thief's shadows, and none of them
-    metered = Metered(lambda x: mixing(told[: len(x)], 0.9), 500)
-    box = treated(metered, [name], means())
+def test_recovery_spends_no_query_of_its_own(name: str) -> None:
+    true = shadow_answers(resources(seed=8))[
+        -300:
+    ]  # a victim that is similar to the shadow models, and is none of them
+    metered = Metered(lambda x: mixing(true[: len(x)], 0.9), 500)
+    box = treated(metered, [name], resources())
     assert metered.spent == 0
     got = box(noise(300, (16,)))
     assert metered.spent == 300
     assert box.left == 200
-    assert l1(got, told) < l1(mixing(told, 0.9), told) / 2
-    again = treated(Metered(lambda x: mixing(told[: len(x)], 0.9), 500), [name], means())
+    assert l1(got, true) < l1(mixing(true, 0.9), true) / 2
+    again = treated(Metered(lambda x: mixing(true[: len(x)], 0.9), 500), [name], resources())
     torch.manual_seed(77)  # what an attack draws beside it makes no difference
     assert torch.equal(again(noise(300, (16,))), got)
 
 
-def test_it_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    box = treated(Metered(lambda x: mixing(rows(len(x), 3), 0.9), 500), ["d-dae"], means())
+def test_recovery_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = treated(Metered(lambda x: mixing(rows(len(x), 3), 0.9), 500), ["d-dae"], resources())
     assert isinstance(box, Recovered)
     box(noise(40, (16,)))
     monkeypatch.setattr("stealguard.attacks.treatments.recovery", None)
@@ -147,18 +149,18 @@ def test_it_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rows_of_zeros_stay_zeros() -> None:
     box = treated(Metered(lambda x: F.one_hot(torch.arange(len(x)) % 3, 3).float(), 500), [], None)
-    silent = Recovered(box, means(), method=p_bayes)
+    recovered = Recovered(box, resources(), method=p_bayes)
     answers = torch.cat([torch.zeros(2, 3), mixing(rows(20, 3), 0.9)])
-    assert torch.equal(silent.treat(torch.zeros(4, 3)), torch.zeros(4, 3))
-    treated_rows = silent.treat(answers)
+    assert torch.equal(recovered.treat(torch.zeros(4, 3)), torch.zeros(4, 3))
+    treated_rows = recovered.treat(answers)
     assert torch.equal(treated_rows[:2], answers[:2])
     torch.testing.assert_close(treated_rows[2:].sum(dim=1), torch.ones(20))
 
 
-def test_what_a_thief_must_have() -> None:
+def test_recovery_without_resources_or_inputs_is_an_error() -> None:
     box = Metered(lambda x: rows(len(x), 3), 500)
-    with pytest.raises(Invalid, match="`means` should be given"):
+    with pytest.raises(Invalid, match="`resources` should be given"):
         treated(box, ["d-dae"])
-    with pytest.raises(NotApplicable, match="on 6 inputs at least; the pool has 1"):
-        treated(box, ["p-bayes"], means(pool=POOL[:1]))
+    with pytest.raises(NotApplicable, match="on at least 6 inputs, and the pool has 1"):
+        treated(box, ["p-bayes"], resources(pool=POOL[:1]))
     assert box.spent == 0

@@ -1,4 +1,4 @@
-"""The sieve keeps what no linear classifier foresees, and everything where nothing is left."""
+"""Sieve keeps the answers that no linear classifier predicts, and all answers if it predicts every one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def task(x: Tensor) -> Tensor:
 
 
 def box(x: Tensor) -> Tensor:
-    """Honest where the third value is small, and else a linear decoy."""
+    """Honest if the third value is small, otherwise a linear decoy."""
     decoy = (x[:, 3] > 0.5).long() + 2
     return nn.functional.one_hot(torch.where(x[:, 2] < 0.2, task(x), decoy), 4).float()
 
@@ -32,16 +32,16 @@ def clone(attack: Knockoff | Sieve) -> nn.Module:
 
 def right(clone: nn.Module) -> float:
     x = noise(1000, (16,), seed=9)
-    x[:, 2] = 0.2 + x[:, 2] / 10  # the task's inputs, just where no answer is honest any more
+    x[:, 2] = 0.2 + x[:, 2] / 10  # the task's inputs, just beyond those that are answered honestly
     return (clone(x).argmax(dim=1) == task(x)).float().mean().item()
 
 
-def test_it_learns_what_is_hidden_among_linear_decoys() -> None:
+def test_it_learns_the_honest_answers_among_linear_decoys() -> None:
     sieved = right(clone(Sieve(budget=4000, training=LONG, sieve=LONG)))
     assert sieved > right(clone(Knockoff(budget=4000, training=LONG))) + 0.2
 
 
-def test_where_everything_is_foreseen_it_is_knockoff() -> None:
+def test_it_trains_on_all_answers_if_all_are_predicted() -> None:
     def linear(x: Tensor) -> Tensor:
         return nn.functional.one_hot((x[:, 0] > x[:, 1]).long(), 2).float()
 

@@ -1,4 +1,4 @@
-"""Treatments of answers: closed forms, and what every one of them must keep."""
+"""Treatments of answers: closed forms, and the rules that every treatment keeps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from samples import mlp, noise
-from stealguard.attacks.recovery import Means
+from stealguard.attacks.recovery import Resources
 from stealguard.attacks.treatments import TREATMENTS, Smoothed, treated
 from stealguard.boxes.base import Metered
 from stealguard.errors import Invalid, NotApplicable
@@ -23,7 +23,7 @@ def box(rows: Tensor, budget: int = 1000) -> Metered:
 
 @pytest.mark.parametrize("name", TREATMENTS)
 def test_rows_stay_on_the_simplex_or_are_zeros(name: str) -> None:
-    fitted = name in ("d-dae", "p-bayes")  # which takes a while for each example
+    fitted = name in ("d-dae", "p-bayes")  # each example trains shadow models
 
     @settings(max_examples=6 if fitted else 25, deadline=None)
     @given(st.integers(2, 100), st.integers(1, 9), st.integers(0, 1000), st.booleans())
@@ -31,8 +31,8 @@ def test_rows_stay_on_the_simplex_or_are_zeros(name: str) -> None:
         generator = torch.Generator().manual_seed(seed)
         rows = (5 * torch.randn(n, k, generator=generator)).softmax(dim=1)
         rows = torch.eye(k)[rows.argmax(dim=1)] if one_hot else rows
-        means = Means(noise(200, (1, 6, 6)), lambda *, seed: nn.Sequential(nn.Flatten(), mlp(36, k)), seed)
-        got = treated(box(rows), [name], means)(noise(n, (1, 6, 6)))
+        resources = Resources(noise(200, (1, 6, 6)), lambda *, seed: nn.Sequential(nn.Flatten(), mlp(36, k)), seed)
+        got = treated(box(rows), [name], resources)(noise(n, (1, 6, 6)))
         assert got.shape == rows.shape
         assert torch.isfinite(got).all()
         assert got.min() >= 0
@@ -48,15 +48,15 @@ def test_sharpen_and_top_by_hand() -> None:
     assert treated(box(ROWS), ["top-1"])(noise(4)).argmax(1).tolist() == ROWS.argmax(1).tolist()
 
 
-def test_standardizing_undoes_what_is_the_same_for_all() -> None:
-    """A fixed pull towards one class, in the logits, changes nothing."""
+def test_standardizing_undoes_a_constant_shift_of_the_logits() -> None:
+    """The same number added to one class's logits in every row changes little."""
     logits = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
-    pulled = logits + torch.tensor([9.0, 0.0, 0.0, 0.0])
-    # in log-probabilities the pull also moves each row's normalizer: compare what is left where it is the same
-    one, other = (treated(box(rows.softmax(1)), ["z-score"])(noise(50)) for rows in (logits, pulled))
+    shifted = logits + torch.tensor([9.0, 0.0, 0.0, 0.0])
+    # in log-probabilities the shift also moves each row's normalizer: compare the classes that are left
+    one, other = (treated(box(rows.softmax(1)), ["z-score"])(noise(50)) for rows in (logits, shifted))
     assert (one.argmax(1) == other.argmax(1)).double().mean() > 0.5
-    assert other.argmax(1).bincount(minlength=4).max() < 30, "no class is said too often any more"
-    assert pulled.argmax(1).bincount(minlength=4).max() == 50
+    assert other.argmax(1).bincount(minlength=4).max() < 30, "no class is answered too often any more"
+    assert shifted.argmax(1).bincount(minlength=4).max() == 50
 
 
 def test_debiasing_divides_by_the_prior() -> None:
@@ -66,7 +66,7 @@ def test_debiasing_divides_by_the_prior() -> None:
     torch.testing.assert_close(got, (rows / prior) / (rows / prior).sum(1, keepdim=True))
 
 
-def test_confident_keeps_the_surer_half() -> None:
+def test_confident_keeps_the_more_confident_half() -> None:
     got = treated(box(ROWS), ["confident"])(noise(4))
     assert got.sum(dim=1).tolist() == pytest.approx([1, 1, 0, 1]), "the median itself is kept"
     assert torch.equal(got[1], ROWS[1])
@@ -79,17 +79,17 @@ def test_smoothing_counts_every_copy() -> None:
     smooth(noise(4))
     assert metered.spent == 4 * Smoothed.copies
     assert smooth.left == 6
-    with pytest.raises(NotApplicable, match="smoothing turns and shifts images"):
+    with pytest.raises(NotApplicable, match="Smoothing turns and shifts images"):
         smooth(noise(2, (16,)))
 
 
-def test_treatments_compose_from_the_answers_outwards() -> None:
+def test_the_first_treatment_is_nearest_to_the_answers() -> None:
     one = treated(box(ROWS), ["sharpen", "top-1"])(noise(4))
     assert set(one.flatten().tolist()) == {0, 1}
     other = treated(box(ROWS), ["top-1", "smooth"])
     assert other.left == 250
 
 
-def test_unknown_names_suggest_the_nearest() -> None:
-    with pytest.raises(Invalid, match="did you mean `z-score`"):
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(Invalid, match=r"`treatments`.*did you mean `z-score`"):
         treated(box(ROWS), ["zscore"])

@@ -1,4 +1,4 @@
-"""Forward differences against exact gradients, in float64; what they cost; and the thief that follows them."""
+"""Forward differences against exact gradients, in float64; what they cost; and the attack that follows them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def exact(values: Any, x: Tensor) -> Tensor:
 
 
 class TestForwardDifferences:
-    def test_of_a_linear_function_in_one_dimension_are_exact(self) -> None:
+    def test_differences_of_a_linear_function_in_one_dimension_are_exact(self) -> None:
         x = noise(5, (1,)).double()
         found = forward_differences(lambda p: 3 * p[:, 0], x, directions=1, step=1e-3)
         torch.testing.assert_close(found, torch.full_like(x, 3.0))
 
     @pytest.mark.parametrize("shape", [(6,), (2, 3, 2)])
-    def test_their_mean_is_the_gradient(self, shape: tuple[int, ...]) -> None:
+    def test_the_mean_of_the_differences_is_the_gradient(self, shape: tuple[int, ...]) -> None:
         """Of the log-likelihood of a softmax box; the error of a mean over m directions falls as sqrt(d / m)."""
         torch.manual_seed(0)
         weight = torch.randn(4, torch.Size(shape).numel(), dtype=torch.double)
@@ -40,7 +40,7 @@ class TestForwardDifferences:
         assert found.shape == x.shape
         assert (found - true).norm() / true.norm() < 3 * (x[0].numel() / 100_000) ** 0.5
 
-    def test_their_bias_is_half_a_step_of_curvature(self) -> None:
+    def test_the_bias_is_half_a_step_of_curvature(self) -> None:
         """f = x^2 in one dimension: (f(x + e u) - f(x)) / e u = 2 x + e u, and e u averages to 0 over u = -1, 1."""
         torch.manual_seed(0)
         x = noise(1, (1,)).double()
@@ -48,7 +48,7 @@ class TestForwardDifferences:
         torch.testing.assert_close((found - 2 * x).abs(), torch.full_like(found, 0.1))
 
     @pytest.mark.parametrize("directions", [1, 4])
-    def test_they_cost_one_value_more_than_directions(self, directions: int) -> None:
+    def test_the_cost_is_one_value_more_than_directions(self, directions: int) -> None:
         seen: list[Tensor] = []
         x = noise(7, (16,))
         forward_differences(lambda p: (seen.append(p), p.sum(dim=1))[1], x, directions=directions, step=0.5)
@@ -57,7 +57,7 @@ class TestForwardDifferences:
         steps = (asked.view(directions + 1, 7, 16) - x).norm(dim=2)
         torch.testing.assert_close(steps, torch.tensor([0.0, *[0.5] * directions])[:, None].expand_as(steps))
 
-    def test_points_do_not_see_each_other(self) -> None:
+    def test_points_are_independent(self) -> None:
         x = torch.tensor([[0.0], [1.0], [2.0]]).double()
         torch.manual_seed(0)
         found = forward_differences(lambda p: p[:, 0].exp(), x, directions=3, step=1e-7)

@@ -1,4 +1,4 @@
-"""ActiveThief (Pal et al., AAAI 2020): the clone itself says which of the pool's inputs to ask next."""
+"""ActiveThief (Pal et al., AAAI 2020): the clone itself chooses which of the pool's inputs are asked next."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stealguard.attacks.selection import boundary_distance, entropy, k_center
+from stealguard.attacks.base import PoolAttack, QueryPool
+from stealguard.attacks.selection import boundary_distance, entropy, guesses, k_center
 from stealguard.attacks.transfer import Transfer
-from stealguard.boxes.base import Boxed
+from stealguard.boxes.base import CHUNK
+from stealguard.devices import device_of
 from stealguard.errors import pick, require
 from stealguard.seeds import derive
 from stealguard.training.loop import Training, fit
@@ -23,8 +25,8 @@ STRATEGIES = dict.fromkeys(("uncertainty", "k-center", "dfal", "dfal+k-center", 
 
 
 @dataclass(frozen=True)
-class ActiveThief:
-    """Rounds of training on what has been answered and asking where the clone finds it worthwhile.
+class ActiveThief(PoolAttack):
+    """Rounds of training on the answers so far and asking the inputs that help the clone most.
 
     As in the paper, a fifth of the budget is a random validation set that chooses each training's epoch, a tenth
     is asked at random to begin with, the rest in ten equal rounds, and every round trains from scratch. The paper
@@ -39,13 +41,12 @@ class ActiveThief:
             as many as the budget, or the same share of the candidates. `random`.
         rounds: after the first.
         initial, validation: shares of the budget, in [0, 1); without validation the last epoch's weights are kept.
-        candidates: of how many random inputs, at least, a round chooses: 10,000, as the authors' program does for
-            `dfal`; 0 for all there are, as in the paper.
+        candidates: the least number of random inputs that a round chooses among: 10,000, as the authors' program does
+            for `dfal`; 0 for all there are, as in the paper.
         scratch: train from the first weights in each round rather than go on.
-        training: how the thief trains in each round.
+        training: how the clone trains in each round.
     """
 
-    budget: int = 20_000
     strategy: Strategy = "k-center"
     rounds: int = 10
     initial: float = 0.1
@@ -55,68 +56,69 @@ class ActiveThief:
     training: Training = field(default_factory=lambda: Training(epochs=8))
 
     def __post_init__(self) -> None:
-        require(self.budget >= 1, "budget", "at least 1", self.budget)
+        super().__post_init__()
         pick(STRATEGIES, self.strategy, "strategy")
         require(self.rounds >= 1, "rounds", "at least 1", self.rounds)
         for name in ("initial", "validation"):
             require(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
         shares = self.initial + self.validation
-        require(shares <= 1, "initial, validation", "shares that leave room for each other", shares)
+        require(shares <= 1, "initial, validation", "shares whose sum is at most 1", shares)
         require(self.candidates >= 0, "candidates", "at least 0", self.candidates)
 
-    @property
-    def needed(self) -> int:
-        return self.budget
-
-    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
+    def __call__(self, box: Asked, pool: QueryPool, clone: nn.Module, *, seed: int) -> nn.Module:
         size = min(self.budget, box.left, len(pool))
         held, initial, *later = self._parts(size)
         generator = torch.Generator().manual_seed(derive(seed, "queries"))
         unasked = torch.randperm(len(pool), generator=generator)
-        judge, stolen = Transfer(held), Transfer(size - held)
-        stolen.ask(box, pool[unasked[held : held + initial]])  # first, for a box may refuse what comes later
-        judge.ask(box, pool[unasked[:held]])
+        validation, transfer = Transfer(held), Transfer(size - held)
+        transfer.ask(box, pool, unasked[held : held + initial])  # first, for a box may refuse what comes later
+        validation.ask(box, pool, unasked[:held])
         unasked = unasked[held + initial :]
         first = copy.deepcopy(clone.state_dict())
-        self._train(clone, first, stolen, judge, derive(seed, "clone", 0))
+        self._train(clone, first, transfer, validation, derive(seed, "clone", 0))
         for number, k in enumerate(later, start=1):
-            rows = self._choose(clone, pool, unasked, stolen, k, size)
-            stolen.ask(box, pool[unasked[rows]])
+            rows = self._choose(clone, pool, unasked, transfer, k, size)
+            transfer.ask(box, pool, unasked[rows])
             rest = torch.ones(len(unasked), dtype=torch.bool).index_fill(0, rows, False)
             unasked = unasked[rest][torch.randperm(len(unasked) - k, generator=generator)]
-            self._train(clone, first, stolen, judge, derive(seed, "clone", number))
+            self._train(clone, first, transfer, validation, derive(seed, "clone", number))
         return clone
 
     def _parts(self, size: int) -> list[int]:
-        """How many queries judge, how many begin (at least one), and how many each later round that has any asks."""
+        """Queries of the validation set, of the beginning (at least one), and of each later round that has any."""
         initial = max(1, int(self.initial * size))
         held = min(int(self.validation * size), size - initial)
         ends = [(size - held - initial) * i // self.rounds for i in range(self.rounds + 1)]
         return [held, initial, *(b - a for a, b in pairwise(ends) if b > a)]
 
-    def _train(self, clone: nn.Module, first: dict[str, Tensor], stolen: Transfer, judge: Transfer, seed: int) -> None:
+    def _train(
+        self, clone: nn.Module, first: dict[str, Tensor], transfer: Transfer, validation: Transfer, seed: int
+    ) -> None:
         if self.scratch:
             clone.load_state_dict(first)
-        known = None if not len(judge.x) else (judge.x, judge.answers.argmax(dim=1))
+        known = (validation.x, validation.answers.argmax(dim=1)) if len(validation) else None
         training = self.training if known is None else replace(self.training, keep="best")
-        fit(clone, stolen.x, stolen.answers, training, seed=seed, validation=known, progress=False)
+        fit(clone, transfer.x, transfer.answers, training, seed=seed, validation=known, progress=False)
 
-    def _choose(self, clone: nn.Module, pool: Tensor, unasked: Tensor, stolen: Transfer, k: int, size: int) -> Tensor:
-        """Which k of the inputs not yet asked, which stand in random order: rows of `unasked`."""
+    def _choose(
+        self, clone: nn.Module, pool: QueryPool, unasked: Tensor, transfer: Transfer, k: int, size: int
+    ) -> Tensor:
+        """The k inputs to ask next among `unasked`, which is in random order: rows of `unasked`, (k,)."""
         if self.strategy == "random":
             return torch.arange(k)
-        x = pool[unasked[: max(k, self.candidates or len(unasked))]]
-        guess = Boxed(clone, tuple(pool.shape[1:]))
+        rows = unasked[: max(k, self.candidates or len(unasked))]
         if self.strategy == "uncertainty":
-            return entropy(guess(x)).topk(k).indices.cpu()
-        near = torch.arange(len(x))
+            return entropy(guesses(clone, pool, rows)).topk(k).indices.cpu()
+        near = torch.arange(len(rows))
         if self.strategy.startswith("dfal"):
-            wanted = k if self.strategy == "dfal" else min(len(x), max(k, size * len(x) // len(unasked)))
-            near = _distance(clone, x).topk(wanted, largest=False).indices.cpu()
+            wanted = k if self.strategy == "dfal" else min(len(rows), max(k, size * len(rows) // len(unasked)))
+            near = _distance(clone, pool, rows).topk(wanted, largest=False).indices.cpu()
         if self.strategy.endswith("k-center"):
-            near = near[k_center(guess(x[near]), guess(stolen.x), k)]
+            near = near[k_center(guesses(clone, pool, rows[near]), guesses(clone, transfer.x), k)]
         return near
 
 
-def _distance(clone: nn.Module, x: Tensor) -> Tensor:
-    return boundary_distance(clone, x.to(next(clone.parameters()).device))
+def _distance(clone: nn.Module, pool: QueryPool, rows: Tensor) -> Tensor:
+    """How far each of these inputs is from the clone's boundary, (n,)."""
+    device = device_of(clone)
+    return torch.cat([boundary_distance(clone.eval(), pool[part].to(device)) for part in rows.split(CHUNK)])

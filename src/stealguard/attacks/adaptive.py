@@ -1,4 +1,4 @@
-"""KnockoffNets' adaptive policy (Orekondy, Schiele & Fritz, CVPR 2019, section 4.1.2): a bandit asks where it pays."""
+"""KnockoffNets' adaptive policy (Orekondy, Schiele & Fritz, CVPR 2019, section 4.1.2): a bandit chooses queries."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from stealguard.attacks.base import PoolAttack, QueryPool
 from stealguard.attacks.selection import k_means
 from stealguard.attacks.transfer import Transfer
 from stealguard.boxes.base import Boxed
@@ -19,18 +20,18 @@ from stealguard.types import Asked
 
 
 def certainty(answers: Tensor, usual: Tensor, predicted: Tensor) -> Tensor:
-    """The margin of the most probable class over the second: the box is sure, (N,)."""
+    """The margin of the most probable class over the second, (N,)."""
     best = answers.topk(2, dim=1).values
     return best[:, 0] - best[:, 1]
 
 
 def diversity(answers: Tensor, usual: Tensor, predicted: Tensor) -> Tensor:
-    """Sum of max(0, y - mean of the last answers): the box says what it has not lately said, (N,)."""
+    """Sum over classes of max(0, y - mean of the last answers), (N,)."""
     return (answers - usual).clamp_min(0).sum(dim=1)
 
 
 def loss(answers: Tensor, usual: Tensor, predicted: Tensor) -> Tensor:
-    """The clone's cross-entropy before it has learned from the answers: it did not know, (N,)."""
+    """The clone's cross-entropy before it has learned from the answers, (N,)."""
     return -(answers * predicted.clamp_min(1e-12).log()).sum(dim=1)
 
 
@@ -38,13 +39,13 @@ REWARDS = {"certainty": certainty, "diversity": diversity, "loss": loss}
 
 
 class Bandit:
-    """A gradient bandit: a softmax policy over preferences H, moved by what each action paid beyond the usual.
+    """A gradient bandit: a softmax policy over preferences H, moved by each action's reward beyond the usual one.
 
     H += (r - mean of the last rewards) (1[action] - policy) / N, N the number of times that the action was taken.
 
     Args:
         actions: how many.
-        window: as many of the last rewards, this one included, are the baseline.
+        window: the number of the last rewards, this one included, whose mean is the baseline.
     """
 
     def __init__(self, actions: int, window: int):
@@ -57,7 +58,7 @@ class Bandit:
         return self._preferences.masked_fill(~possible, -torch.inf).softmax(dim=0)
 
     def learn(self, action: int, reward: float, policy: Tensor) -> None:
-        """Take in what an action drawn from `policy` paid."""
+        """Update the preferences with the reward of an action drawn from `policy`."""
         self._last.append(reward)
         self._taken[action] += 1
         gain = (reward - sum(self._last) / len(self._last)) / self._taken[action]
@@ -66,25 +67,25 @@ class Bandit:
 
 
 @dataclass(frozen=True)
-class AdaptiveKnockoff:
-    """Queries from groups of the pool, as often as a group pays; trained as it goes, at the end from scratch on all.
+class AdaptiveKnockoff(PoolAttack):
+    """Queries from groups of the pool, as often as their rewards suggest; the clone trains along and again at the end.
 
-    The paper's groups are the classes of the pool, which a thief with labels for it knows. This thief has none, and
-    clusters: k-means on pixels. The paper acts on one input at a time, this thief on `batch` drawn from one policy.
-    With several rewards, each is scaled to [0, 1] by the least and the greatest so far, and they are added; ART's
-    program standardizes them instead. No input is asked twice; a group that has been asked in full is left out.
+    The paper's groups are the classes of the pool, which an attacker with labels for it knows. Here the pool has no
+    labels, and the groups are clusters: k-means on pixels. The paper acts on one input at a time, this attack on
+    `batch` inputs drawn from one policy. With several rewards, each is scaled to [0, 1] by the least and the greatest
+    so far, and they are added; ART's program standardizes them instead. No input is asked twice; a group that has been
+    asked in full is left out. The clone trains from scratch on all answers at the end.
 
     Args:
         budget: queries, at least 1; the pool must hold as many inputs.
         groups: clusters of the pool.
         rewards: of `certainty`, `diversity`, `loss`.
-        window: as many of the last answers and rewards are what is usual.
+        window: the number of the last answers and rewards whose mean is the baseline.
         batch: queries from one policy.
-        online: how the thief trains on each batch of new answers.
+        online: how the clone trains on each batch of new answers.
         training: how it trains on all of them at the end.
     """
 
-    budget: int = 20_000
     groups: int = 10
     rewards: tuple[str, ...] = ("certainty", "diversity", "loss")
     window: int = 25
@@ -93,49 +94,46 @@ class AdaptiveKnockoff:
     training: Training = field(default_factory=lambda: Training(epochs=8))
 
     def __post_init__(self) -> None:
-        for name in ("budget", "groups", "window", "batch"):
+        super().__post_init__()
+        for name in ("groups", "window", "batch"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(bool(self.rewards), "rewards", f"at least one of {', '.join(REWARDS)}", "none")
         for name in self.rewards:
             pick(REWARDS, name, "rewards")
 
-    @property
-    def needed(self) -> int:
-        return self.budget
-
-    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
+    def __call__(self, box: Asked, pool: QueryPool, clone: nn.Module, *, seed: int) -> nn.Module:
         first = copy.deepcopy(clone.state_dict())
-        stolen = self._ask(box, pool, clone, seed)
+        transfer = self._ask(box, pool, clone, seed)
         clone.load_state_dict(first)
-        fit(clone, stolen.x, stolen.answers, self.training, seed=derive(seed, "clone"), progress=False)
+        fit(clone, transfer.x, transfer.answers, self.training, seed=derive(seed, "clone"), progress=False)
         return clone
 
-    def _ask(self, box: Asked, pool: Tensor, clone: nn.Module, seed: int) -> Transfer:
-        """Let the bandit spend the budget; the thief learns along, so that its loss can be a reward."""
+    def _ask(self, box: Asked, pool: QueryPool, clone: nn.Module, seed: int) -> Transfer:
+        """Spend the budget by the bandit; the clone trains along, so that its loss can be a reward."""
         generator = torch.Generator().manual_seed(derive(seed, "queries"))
         queues = self._queues(pool, seed, generator)
         bandit, scale = Bandit(len(queues), self.window), Scale(len(self.rewards))
-        stolen, guess = Transfer(min(self.budget, len(pool))), Boxed(clone, tuple(pool.shape[1:]))
-        while room := min(box.left, self.budget - len(stolen.x), sum(map(len, queues))):
+        transfer, guess = Transfer(min(self.budget, len(pool))), Boxed(clone, tuple(pool.shape[1:]))
+        while room := min(box.left, self.budget - len(transfer), sum(map(len, queues))):
             policy = bandit.policy(torch.tensor([bool(queue) for queue in queues]))
             actions = policy.multinomial(min(self.batch, room), replacement=True, generator=generator).tolist()
             drawn = [(action, queues[action].pop()) for action in actions if queues[action]]
             x = pool[torch.tensor([row for _, row in drawn])]
-            usual = stolen.answers[-self.window :]
-            answers = stolen.ask(box, x)
+            usual = transfer.answers[-self.window :]
+            answers = transfer.ask(box, x)
             if len(answers) < len(x):
                 break
             usual = usual.mean(dim=0) if len(usual) else torch.zeros_like(answers[0])
             predicted = guess(x)
-            paid = scale(torch.stack([REWARDS[name](answers, usual, predicted) for name in self.rewards]))
-            for (action, _), reward in zip(drawn, paid.tolist(), strict=True):
+            rewards = scale(torch.stack([REWARDS[name](answers, usual, predicted) for name in self.rewards]))
+            for (action, _), reward in zip(drawn, rewards.tolist(), strict=True):
                 bandit.learn(action, reward, policy)
             new = slice(-max(2, len(x)), None)  # of one input alone, batch-norm cannot learn
-            seed_now = derive(seed, "online", len(stolen.x))
-            fit(clone, stolen.x[new], stolen.answers[new], self.online, seed=seed_now, progress=False)
-        return stolen
+            seed_now = derive(seed, "online", len(transfer))
+            fit(clone, transfer.x[new], transfer.answers[new], self.online, seed=seed_now, progress=False)
+        return transfer
 
-    def _queues(self, pool: Tensor, seed: int, generator: torch.Generator) -> list[list[int]]:
+    def _queues(self, pool: QueryPool, seed: int, generator: torch.Generator) -> list[list[int]]:
         """Each group's inputs in random order, by their rows in the pool."""
         k = min(self.groups, len(pool))
         groups = k_means(pool, k, seed=derive(seed, "groups")).cpu()
@@ -144,7 +142,7 @@ class AdaptiveKnockoff:
 
 
 class Scale:
-    """Several rewards (R, N) as one, (N,): each between its least and greatest so far, in [0, 1], and their sum."""
+    """Several rewards (R, N) as one, (N,): each scaled to [0, 1] by its least and greatest so far, and added."""
 
     def __init__(self, rewards: int):
         self._low, self._high = torch.full((rewards, 1), torch.inf), torch.full((rewards, 1), -torch.inf)

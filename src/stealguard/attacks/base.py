@@ -2,31 +2,73 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
 
+from stealguard.data.inputs import Inputs
+from stealguard.errors import require
 from stealguard.types import Asked
+
+QueryPool = Tensor | Inputs
+"""Unlabelled inputs (N, *shape) in [0, 1] to ask with. Attacks read `len`, `shape` and some rows at a time."""
 
 
 class Attack(Protocol):
-    """A way to steal: asks the box, never more than `box.left` inputs, and trains `thief` on the answers.
+    """A way to steal a model: asks the box at most `box.left` inputs and trains `clone` on the answers.
 
-    Attacks are frozen dataclasses. All an attack sees of the victim is `box`; never a gradient, a weight or the
-    victim's training data. The same box, pool, thief and seed give the same questions and the same clone.
-
-    Raises:
-        NotApplicable: the attack has no meaning here; nothing was asked.
+    Attacks are frozen dataclasses whose fields are their settings. `box` is all that an attack sees of the victim:
+    never a gradient, a weight or the victim's training data. The same box, pool, clone and seed give the same queries
+    and the same trained clone.
     """
 
     @property
     def budget(self) -> int:
-        """How many inputs it may have answered."""
+        """The greatest number of inputs that the attack may have answered."""
         ...
 
     @property
     def needed(self) -> int:
-        """How many inputs the pool must hold, at least 1: data-free attacks need one, to see the shape."""
+        """The least number of inputs in the pool, at least 1: attacks that make their queries read the shape there."""
         ...
 
-    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module: ...
+    def __call__(self, box: Asked, pool: QueryPool, clone: nn.Module, *, seed: int) -> nn.Module:
+        """Ask and train.
+
+        Args:
+            box: the victim.
+            pool: inputs (N, *shape) that the attacker has, without labels.
+            clone: a module from inputs (N, *shape) to logits (N, K); it is trained in place.
+            seed: what all random choices follow from.
+
+        Returns:
+            The trained clone, in evaluation mode.
+
+        Raises:
+            NotApplicable: the attack has no meaning for these inputs or answers.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PoolAttack:
+    """What the attacks share that ask each input of a pool at most once.
+
+    Args:
+        budget: queries, at least 1; the pool must hold as many inputs.
+    """
+
+    budget: int = 20_000
+
+    def __post_init__(self) -> None:
+        check_budget(self.budget)
+
+    @property
+    def needed(self) -> int:
+        return self.budget
+
+
+def check_budget(budget: int) -> None:
+    """Raise `Invalid` unless at least one query is allowed."""
+    require(budget >= 1, "budget", "at least 1", budget)

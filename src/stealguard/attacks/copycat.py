@@ -1,4 +1,4 @@
-"""CopycatCNN (Correia-Silva et al., IJCNN 2018): natural images, labelled by the victim, and nothing but labels."""
+"""CopycatCNN (Correia-Silva et al., IJCNN 2018): natural images with the victim's labels, and nothing but labels."""
 
 from __future__ import annotations
 
@@ -6,42 +6,34 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from stealguard.attacks.base import PoolAttack, QueryPool
 from stealguard.attacks.transfer import random_queries
 from stealguard.boxes.base import top_1
-from stealguard.errors import require
 from stealguard.seeds import derive
 from stealguard.training.loop import Training, fit
 from stealguard.types import Asked
 
 
 @dataclass(frozen=True)
-class CopycatCNN:
-    """Random queries from the pool, then training on hard labels, whatever the box tells beyond them.
+class CopycatCNN(PoolAttack):
+    """Random queries from the pool, then training on hard labels, whatever the box answers beyond them.
 
-    The paper's NPD-SL: non-problem-domain images with stolen labels. Its thief starts from weights of ImageNet; this
-    one starts from those it is given.
+    The paper's NPD-SL: non-problem-domain images with stolen labels. The paper's clone starts from weights trained on
+    ImageNet; this one starts from the weights that it is given.
 
     Args:
         budget: queries, at least 1; the pool must hold as many inputs.
-        training: how the thief trains.
+        training: how the clone trains.
     """
 
-    budget: int = 20_000
     training: Training = field(default_factory=lambda: Training(epochs=8))
 
-    def __post_init__(self) -> None:
-        require(self.budget >= 1, "budget", "at least 1", self.budget)
-
-    @property
-    def needed(self) -> int:
-        return self.budget
-
-    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
-        stolen = random_queries(box, pool, self.budget, seed=seed)
-        fit(clone, stolen.x, hard(stolen.answers), self.training, seed=derive(seed, "clone"), progress=False)
+    def __call__(self, box: Asked, pool: QueryPool, clone: nn.Module, *, seed: int) -> nn.Module:
+        transfer = random_queries(box, pool, self.budget, seed=seed)
+        fit(clone, transfer.x, hard(transfer.answers), self.training, seed=derive(seed, "clone"), progress=False)
         return clone
 
 
 def hard(answers: Tensor) -> Tensor:
-    """Answers (N, K) as one-hot rows of their most probable class; a row of zeros, which says nothing, stays one."""
+    """Answers (N, K) as one-hot rows of their most probable class; a row of zeros stays a row of zeros."""
     return top_1(answers) * (answers > 0).any(dim=1, keepdim=True)

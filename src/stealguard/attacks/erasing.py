@@ -1,6 +1,6 @@
-"""What of an image a net looks at, and the image without it: pure functions of batches (N, C, H, W) in [0, 1].
+"""Which pixels a net's answer depends on, and images without them: pure functions of batches (N, C, H, W) in [0, 1].
 
-What is drawn comes from torch's global generator.
+Random choices come from torch's global generator.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 
 def class_activation(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
-    """How much each pixel speaks for a class, (N, H, W), at least 0: Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1-2).
+    """How much each pixel counts for a class, (N, H, W), at least 0: Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1-2).
 
-    S = relu(sum_k a_k A_k), with A the last map of features that still has an extent, wherever in the net a
-    convolution or a later module gives it, and a_k the mean over it of the gradient dF_c/dA_k of the class's logit;
-    enlarged to the image bilinearly. For a net without a convolution, whose only map is the image, averaged gradients
-    mean nothing, and S is relu(sum_k x_k dF_c/dx_k): what each pixel contributes to the logit, if F is linear.
+    S = relu(sum_k a_k A_k), with A the last feature map of more than one pixel that a convolution or a later module
+    returns, and a_k the mean over it of the gradient dF_c/dA_k of the class's logit; S is enlarged to the image
+    bilinearly. A net without a convolution has no map but the image, for which averaged gradients are useless; there
+    S = relu(sum_k x_k dF_c/dx_k), each pixel's part of the logit if F is linear.
 
     Args:
         net: in evaluation mode, from images to logits.
@@ -49,17 +49,17 @@ def class_activation(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
 
 
 def draw_pixels(weights: Tensor) -> Tensor:
-    """One pixel of each image, (N,), numbered row by row, drawn with chances (N, H, W); alike where all are 0."""
+    """One pixel of each image, (N,), numbered row by row, drawn with weights (N, H, W); uniformly where all are 0."""
     flat = weights.flatten(1)
     flat = torch.where(flat.sum(dim=1, keepdim=True) > 0, flat, torch.ones_like(flat))
     return torch.multinomial(flat, 1).squeeze(1)
 
 
 def patches(centers: Tensor, size: tuple[int, int], area: tuple[float, float], aspect: float) -> Tensor:
-    """Rectangles about pixels as masks (N, H, W): random erasing's (Zhong et al., AAAI 2020), their place given.
+    """Rectangles around given pixels as masks (N, H, W), as in random erasing (Zhong et al., AAAI 2020).
 
-    Their share of the image is uniform in `area` and height / width uniform in [aspect, 1 / aspect]. One that would
-    leave the image is moved back in, or cut where it is too long, so that it always covers its pixel.
+    A rectangle's share of the image is uniform in `area`, and height / width is uniform in [aspect, 1 / aspect]. A
+    rectangle that would leave the image is moved back in, or cut if it is too long; it always covers its pixel.
 
     Args:
         centers: pixels (N,), numbered row by row.

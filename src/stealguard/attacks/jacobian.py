@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from stealguard.attacks.transfer import Transfer
+from stealguard.attacks.base import QueryPool, check_budget
+from stealguard.attacks.transfer import Transfer, lengthened
+from stealguard.devices import device_of
 from stealguard.errors import require
 from stealguard.seeds import derive, seeded
 from stealguard.training.loop import Training, fit
 from stealguard.types import Asked
 
-INPUTS = 128  # differentiated at once: a net keeps every layer's output of each
+_INPUTS = 128  # differentiated at once: a net keeps every layer's output of each
 
 Score = Literal["probability", "logit"]
 
@@ -25,19 +27,19 @@ Score = Literal["probability", "logit"]
 def jacobian_step(clone: nn.Module, x: Tensor, labels: Tensor, step: float, score: Score = "probability") -> Tensor:
     """clip(x + step sgn dF_label/dx), in [0, 1]: Papernot et al. (2017), algorithm 1, for a whole batch at once.
 
-    In evaluation mode the inputs of a batch do not see each other, so one backward pass of the sum of the gathered
+    In evaluation mode the inputs of a batch are independent, so one backward pass of the sum of the gathered
     scores has all their gradients. A probability's gradient has the sign of its log-odds' gradient, which does not
-    vanish where the clone is sure.
+    vanish where the clone is certain.
 
     Args:
-        thief: from inputs to logits; put into evaluation mode.
+        clone: from inputs to logits; it is put into evaluation mode.
         x: inputs (N, *shape).
         labels: classes (N,): those that the box gave, or targets.
-        step: how far, in every pixel; toward the label where positive, away from it where negative.
+        step: the change of every pixel; toward the label if positive, away from it if negative.
         score: whose gradient: the label's probability, or its logit.
     """
     clone.eval()
-    device = next(clone.parameters()).device
+    device = device_of(clone)
     with torch.enable_grad():
         here = x.to(device).detach().requires_grad_()
         logits = clone(here)
@@ -50,19 +52,19 @@ def jacobian_step(clone: nn.Module, x: Tensor, labels: Tensor, step: float, scor
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """What the attacks of this family share: train on all there is, make new inputs of the old ones, ask, repeat.
+class Augmentation(ABC):
+    """What the attacks of this family share: train on all answers, make new inputs of the old ones, ask, repeat.
 
-    Where the budget cannot pay for a whole round, a random part of the inputs is augmented.
+    If the budget is not enough for a whole round, a random part of the inputs is augmented.
 
     Args:
-        budget: queries, at least 1; the default pays for six doublings of 150 seeds.
-        seeds: as many inputs the thief owns and begins with, the pool's first rows; all there are if there are fewer.
+        budget: queries, at least 1; the default is enough for six doublings of 150 seeds.
+        seeds: the number of inputs that the attacker begins with, the pool's first rows; all if there are fewer.
         rounds: augmentations.
         step: how far each pixel moves, in [-1, 1].
         scratch: train from the first weights in each round, as public programs do, rather than go on.
-        training: how the thief trains in each round.
-        least: as many optimizer steps each training takes at least: a few seeds need more passes than thousands.
+        training: how the clone trains in each round.
+        least: the least number of optimizer steps in a training: a few seeds need more epochs than thousands.
     """
 
     budget: int = 9_600
@@ -74,7 +76,7 @@ class Augmentation:
     least: int = 300
 
     def __post_init__(self) -> None:
-        require(self.budget >= 1, "budget", "at least 1", self.budget)
+        check_budget(self.budget)
         require(self.seeds >= 1, "seeds", "at least 1", self.seeds)
         require(self.rounds >= 0, "rounds", "at least 0", self.rounds)
         require(-1 <= self.step <= 1, "step", "in [-1, 1]", self.step)
@@ -93,33 +95,32 @@ class Augmentation:
     def augmented(self, clone: nn.Module, x: Tensor, answers: Tensor, number: int) -> Iterator[Tensor]:
         """What round `number` makes of inputs (N, *shape) answered by (N, K): `copies` times (N, *shape)."""
 
-    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
+    def __call__(self, box: Asked, pool: QueryPool, clone: nn.Module, *, seed: int) -> nn.Module:
         first = copy.deepcopy(clone.state_dict())
-        stolen = Transfer(self.budget)
-        stolen.ask(box, pool[: self.seeds])
+        transfer = Transfer(self.budget)
+        transfer.ask(box, pool, torch.arange(min(self.seeds, len(pool))))
         for number in range(self.rounds + 1):
             if self.scratch:
                 clone.load_state_dict(first)
-            self._train(clone, stolen, derive(seed, "clone", number))
-            room = min(box.left, self.budget - len(stolen.x))
+            self._train(clone, transfer, derive(seed, "clone", number))
+            room = min(box.left, self.budget - len(transfer))
             if number == self.rounds or not room:
                 break
             with seeded(derive(seed, "augment", number)):
-                self._augment(box, stolen, clone, number, room)
+                self._augment(box, transfer, clone, number, room)
         return clone
 
-    def _train(self, clone: nn.Module, stolen: Transfer, seed: int) -> None:
-        steps = max(1, len(stolen.x) // self.training.batch)
-        longer = replace(self.training, epochs=max(self.training.epochs, -(-self.least // steps)))
-        fit(clone, stolen.x, stolen.answers, longer, seed=seed, progress=False)
+    def _train(self, clone: nn.Module, transfer: Transfer, seed: int) -> None:
+        longer = lengthened(self.training, len(transfer), self.least)
+        fit(clone, transfer.x, transfer.answers, longer, seed=seed, progress=False)
 
-    def _augment(self, box: Asked, stolen: Transfer, clone: nn.Module, number: int, room: int) -> None:
-        """Ask what this round makes of the inputs so far, or of as many of them, at random, as there is room for."""
-        n, fitting = len(stolen.x), -(-room // self.copies)
+    def _augment(self, box: Asked, transfer: Transfer, clone: nn.Module, number: int, room: int) -> None:
+        """Ask what this round makes of the inputs so far, or of as many random ones as there is room for."""
+        n, fitting = len(transfer), -(-room // self.copies)
         old = torch.arange(n) if fitting >= n else torch.randperm(n)[:fitting]
-        for rows in old.split(INPUTS):
-            for new in self.augmented(clone, stolen.x[rows], stolen.answers[rows], number):
-                stolen.ask(box, new)
+        for rows in old.split(_INPUTS):
+            for new in self.augmented(clone, transfer.x[rows], transfer.answers[rows], number):
+                transfer.ask(box, new)
 
 
 @dataclass(frozen=True)
@@ -149,12 +150,12 @@ class JBDA(Augmentation):
 
 @dataclass(frozen=True)
 class JBDATR(Augmentation):
-    """Several small steps toward a random class that the box did not answer (PRADA's T-RND I-FGSM).
+    """Several small steps toward a random class other than the box's label (PRADA's T-RND I-FGSM).
 
     Juuti et al., EuroS&P 2019. PRADA makes one new input of each old one in a round; ModelGuard's JBTR3, three.
 
     Args:
-        steps: in how many equal steps `step` is gone.
+        steps: the number of equal steps that `step` is divided into.
         targets: new inputs made of each old one in a round, each with a target of its own.
         variant: `prada`, one target for each new input; or `program`, as ModelGuard's program does: a target drawn
             anew, from all classes, at each step, and steps of 1.85 times the length, clipped to `step` in all.

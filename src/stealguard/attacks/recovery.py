@@ -1,19 +1,19 @@
-"""Recovery: what a thief does to undo a perturbation of answers, from rows alone, before learning from them.
+"""Recovery: undo a perturbation of answers, from rows alone, before the clone learns from them.
 
-Both methods need pairs of a clean answer and of what the defense would make of it. The thief cannot see the victim's
-clean answers, so it makes its own: shadow models answer public inputs, the perturbations that it suspects are applied
-to their answers, and what undoes them there is applied to the victim's answers.
+Both methods need pairs of a clean answer and of what the defense would make of it. The attacker cannot see the victim's
+clean answers and makes its own: shadow models answer public inputs, the perturbations that the attacker suspects are
+applied to their answers, and what undoes them there is applied to the victim's answers.
 
 The steps, and where they are approximations:
 
-- Shadow models have the thief's architecture. The papers train them on public data *with labels*; a thief of this
-  house has a pool without any, so the labels are clusters of the pool, one for each of the K classes. Nothing is
-  asked of the victim for them. The papers train dozens (ModelGuard) to thousands (D-DAE); here there are three,
-  trained for different lengths, so that their answers run from unsure to sure.
-- The disruption detector tells from the first answers that the attack has paid for which perturbation is in place.
-  D-DAE trains one binary classifier for each defense on the answers to a few tuned queries; this is one classifier of
-  single rows over all suspects, whose verdicts on those answers are added up, so that it works with any attack's
-  queries and spends none of its own. Where it finds no defense, answers are left as they are.
+- Shadow models have the clone's architecture. The papers train them on public data *with labels*; here the pool has no
+  labels, and clusters of the pool stand for them, one for each of the K classes. The victim is not asked for them. The
+  papers train dozens (ModelGuard) to thousands (D-DAE); here there are three, trained for different lengths, so that
+  their confidence runs from low to high.
+- The disruption detector finds from the attack's first answers which perturbation is in place. D-DAE trains one binary
+  classifier for each defense on the answers to a few tuned queries; this is one classifier of single rows over all
+  suspected perturbations, whose log-probabilities for those answers are added, so that it works with any attack's
+  queries and spends none of its own. If it finds no defense, answers are left as they are.
 - The recovery is then fitted to that one perturbation: `d_dae` or `p_bayes`.
 
 Chen, Guan & Xu, "D-DAE: Defense-Penetrating Model Extraction Attacks", IEEE S&P 2023; Tang, Dai, Chen & Sun,
@@ -30,8 +30,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stealguard.attacks.base import QueryPool
 from stealguard.attacks.selection import k_means
-from stealguard.boxes.base import Boxed, top_1
+from stealguard.boxes.base import Boxed, logits, top_1
 from stealguard.errors import NotApplicable
 from stealguard.seeds import derive, seeded
 from stealguard.simplex import reverse_sigmoid
@@ -44,13 +45,13 @@ Map = Callable[[Tensor], Tensor]
 Method = Callable[[Map, Tensor, Tensor], Map]
 """A perturbation, clean rows and some of the victim's answers -> what undoes the perturbation."""
 
-SHADOW_INPUTS = 2000  # that a shadow model learns, and as many more that it answers
-SHADOW_EPOCHS = (2, 4, 8)  # one shadow model for each
-TABLE = 20_000  # rows of pBayes's table
-CONCENTRATION = 4  # times K: how close pBayes's draws are to the answers they are drawn around, as its authors set it
-NEIGHBORS = 4  # rows of it that pBayes averages at least
-TOLERANCE = 1e-4  # L2 distance up to which two perturbed rows are the same to pBayes, as its authors set it
-CHUNK = 256  # rows recovered at once
+_SHADOW_INPUTS = 2000  # that a shadow model learns, and as many more that it answers
+_SHADOW_EPOCHS = (2, 4, 8)  # one shadow model for each
+_TABLE = 20_000  # rows of pBayes's table
+_CONCENTRATION = 4  # times K: how close pBayes's draws are to their means, the authors' setting
+_NEIGHBORS = 4  # the least number of its rows that pBayes averages
+_TOLERANCE = 1e-4  # L2 distance up to which two perturbed rows are the same to pBayes, the authors' setting
+_CHUNK = 256  # rows recovered at once
 
 
 class Fresh(Protocol):
@@ -59,10 +60,10 @@ class Fresh(Protocol):
     def __call__(self, *, seed: int) -> nn.Module: ...
 
 
-class Means(NamedTuple):
-    """What a thief has beside the box: public inputs (N, ...), nets of its architecture, a seed."""
+class Resources(NamedTuple):
+    """What an attacker has beside the box: public inputs (N, *shape), nets of the clone's architecture, a seed."""
 
-    pool: Tensor
+    pool: QueryPool
     fresh: Fresh
     seed: int
 
@@ -90,8 +91,8 @@ def mixing(y: Tensor, share: float = 0.5) -> Tensor:
 def mad(y: Tensor, budget: float = 1.0) -> Tensor:
     """MAD with its `argmin` oracle: towards the least probable class, within this L1 distance (Orekondy et al., 2020).
 
-    The defense looks for the class that turns the thief's gradient most; whatever its surrogate is, that is one of
-    the classes which the answer rules out.
+    The defense looks for the class that turns the attacker's gradient most; for any surrogate that is one of the
+    classes which the answer rules out.
     """
     target = F.one_hot(y.argmin(dim=1), y.shape[1]).to(y.dtype)
     step = (budget / (target - y).abs().sum(dim=1, keepdim=True)).clamp_max(1.0)
@@ -110,64 +111,62 @@ SUSPECTED: dict[str, Map] = {
     "mad-0.5": partial(mad, budget=0.5),
     "mad-1.0": mad,
 }
-"""The thief's guesses: what a defense may do to a row.
+"""The attacker's guesses: what a defense may do to a row.
 
-A swap of classes at random is not among them: a row that was swapped looks like one that was not, so a recovery from
-rows could only flatten both.
+A random swap of classes is not among them: a row that was swapped looks like one that was not, so a recovery from rows
+could only flatten both.
 """
 
 
-def shadow_answers(means: Means) -> Tensor:
-    """What shadow models answer to public inputs that they have not learned from: clean rows (M, K).
+def shadow_answers(resources: Resources) -> Tensor:
+    """Shadow models' answers to public inputs that they have not learned from: clean rows (M, K).
 
     Raises:
-        NotApplicable: the pool is too small to train shadow models on, as that of a data-free thief is.
+        NotApplicable: the pool is too small to train shadow models on, as the pool of a data-free attack is.
     """
-    order = torch.randperm(len(means.pool), generator=torch.Generator().manual_seed(derive(means.seed, "public")))
-    x = means.pool[order[: 2 * SHADOW_INPUTS]]
-    classes = _classes(means.fresh(seed=derive(means.seed, "classes")), x[:1])
+    order = torch.randperm(
+        len(resources.pool), generator=torch.Generator().manual_seed(derive(resources.seed, "public"))
+    )
+    x = resources.pool[order[: 2 * _SHADOW_INPUTS]]
+    classes = logits(resources.fresh(seed=derive(resources.seed, "classes")), x[:1]).shape[1]
     if len(x) < 2 * classes:
-        raise NotApplicable(f"recovery trains shadow models, on {2 * classes} inputs at least; the pool has {len(x)}")
-    labels = k_means(x, classes, seed=derive(means.seed, "clusters"))
+        message = f"Recovery trains shadow models on at least {2 * classes} inputs, and the pool has {len(x)}."
+        raise NotApplicable(message)
+    labels = k_means(x, classes, seed=derive(resources.seed, "clusters"))
     learned, asked = x.chunk(2)
     clean = []
-    for epochs in SHADOW_EPOCHS:
-        seed = derive(means.seed, "shadow", epochs)
-        net = means.fresh(seed=derive(seed, "net"))
+    for epochs in _SHADOW_EPOCHS:
+        seed = derive(resources.seed, "shadow", epochs)
+        net = resources.fresh(seed=derive(seed, "net"))
         fit(net, learned, labels[: len(learned)], Training(epochs, batch=64, lr=0.02), seed=seed, progress=False)
         clean.append(Boxed(net, tuple(x.shape[1:]))(asked))
     return torch.cat(clean)
 
 
-@torch.no_grad()
-def _classes(net: nn.Module, like: Tensor) -> int:
-    return net.eval()(like.to(next(net.parameters()).device)).shape[1]
-
-
 def detect(clean: Tensor, answers: Tensor, suspected: Mapping[str, Map] = SUSPECTED, *, seed: int) -> str:
-    """The name of the suspect that `answers` look most like, if `clean` is what they were before it."""
+    """The name of the suspected perturbation that `answers` look most like, given clean rows."""
     with seeded(derive(seed, "detector")):
         rows = torch.cat([suspect(clean) for suspect in suspected.values()])
         layers = nn.Linear(clean.shape[1], 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, len(suspected))
         net = nn.Sequential(*layers)
-    verdicts = torch.arange(len(suspected)).repeat_interleave(len(clean))
+    targets = torch.arange(len(suspected)).repeat_interleave(len(clean))
     training = Training(epochs=12, batch=256, lr=0.1)
-    fit(net, _spectrum(rows), verdicts, training, seed=derive(seed, "detector"), progress=False)
+    fit(net, _spectrum(rows), targets, training, seed=derive(seed, "detector"), progress=False)
     with torch.no_grad():
         evidence = net(_spectrum(answers)).log_softmax(dim=1).mean(dim=0)
     return list(suspected)[int(evidence.argmax())]
 
 
 def _spectrum(rows: Tensor) -> Tensor:
-    """Log-probabilities in descending order: whatever the classes are, suspects leave their traces in these."""
+    """Log-probabilities in descending order: what a perturbation changes of them does not depend on the classes."""
     return rows.clamp_min(1e-12).log().sort(dim=1, descending=True).values / 10
 
 
 def recovery(method: Method, clean: Tensor, answers: Tensor, *, seed: int) -> Map:
-    """What undoes the perturbation that the victim's first answers (N, K) show, learned from clean rows (M, K).
+    """The map that undoes the perturbation of the victim's first answers (N, K), learned from clean rows (M, K).
 
-    The shadow models' classes are clusters, not the victim's classes, so each row is learned from in an order of its
-    own: what the shadows are never sure of, the victim may be.
+    The shadow models' classes are clusters, not the victim's classes, so the entries of each row are put in a random
+    order: the victim may be certain of classes that no shadow model is certain of.
     """
     suspect = detect(clean, answers, seed=seed)
     if suspect == "none":
@@ -179,9 +178,9 @@ def recovery(method: Method, clean: Tensor, answers: Tensor, *, seed: int) -> Ma
 class Restorer(nn.Module):
     """Perturbed rows (N, K) -> clean ones: D-DAE's layers for 10 classes, wider for more.
 
-    It corrects log y', so that it starts near to changing nothing, and a softmax puts its rows on the simplex; the
-    authors' network makes rows from nothing, by sigmoids divided by their sum. With K = 100 theirs has not learned
-    even the identity in the time that this one takes.
+    It corrects log y', so that it starts close to the identity, and a softmax puts its rows on the simplex. The
+    authors' network makes the rows itself, by sigmoids divided by their sum; with K = 100 it does not learn even the
+    identity in the time that this one takes.
     """
 
     def __init__(self, classes: int):
@@ -198,7 +197,7 @@ class Restorer(nn.Module):
 
 
 def restoring(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The L1 distance between what the restorer says and the clean rows."""
+    """The L1 distance between the restored rows and the clean rows."""
     return {"restore": (model(batch.x) - batch.y).abs().sum(dim=1).mean()}
 
 
@@ -214,22 +213,22 @@ def p_bayes(perturb: Map, clean: Tensor, answers: Tensor) -> Map:
     """ModelGuard's partial Bayes attack: E[y | y'] as the mean of the clean rows in a table next to y'.
 
     The table has the shadow models' answers, and draws from Dirichlet distributions around the victim's own. Next to
-    y' are the entries whose perturbed row is as near as the fourth nearest one, or nearer than `TOLERANCE`, in L2.
-    The authors take those as near as the very nearest, of a million entries; of this many, four are the better mean.
-    They also look only among entries of the same top-1 where the defense keeps it, which saves time.
+    y' are the entries whose perturbed row is as near as the fourth nearest one, or nearer than `_TOLERANCE`, in L2.
+    The authors take those as near as the nearest of a million entries; of this many, the mean of four is better. To
+    save time, they also compare only entries of the same top-1 if the defense keeps it.
     """
-    around = answers[torch.randint(len(answers), (max(TABLE - len(clean), 0),))]
-    drawn = torch.distributions.Dirichlet(around.clamp_min(1e-3) * CONCENTRATION * clean.shape[1]).sample()
-    table = torch.cat([clean, drawn])[:TABLE]
+    around = answers[torch.randint(len(answers), (max(_TABLE - len(clean), 0),))]
+    drawn = torch.distributions.Dirichlet(around.clamp_min(1e-3) * _CONCENTRATION * clean.shape[1]).sample()
+    table = torch.cat([clean, drawn])[:_TABLE]
     return partial(conditional_mean, perturb(table).double(), table.double())
 
 
 def conditional_mean(perturbed: Tensor, clean: Tensor, answers: Tensor) -> Tensor:
     """For each answer (N, K), the mean of the clean rows (T, K) whose perturbed rows (T, K) are next to it."""
     means = []
-    for part in answers.to(perturbed).split(CHUNK):
+    for part in answers.to(perturbed).split(_CHUNK):
         distance = torch.cdist(part, perturbed)
-        reach = distance.kthvalue(min(NEIGHBORS, len(clean)), dim=1, keepdim=True).values.clamp_min(TOLERANCE)
+        reach = distance.kthvalue(min(_NEIGHBORS, len(clean)), dim=1, keepdim=True).values.clamp_min(_TOLERANCE)
         next_to = (distance <= reach).to(clean)
         means.append(next_to @ clean / next_to.sum(dim=1, keepdim=True))
     return torch.cat(means).to(answers)

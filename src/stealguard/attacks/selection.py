@@ -1,6 +1,6 @@
 """Which inputs to ask next: pure functions of points, answers and nets, linear in memory, without loops over samples.
 
-Rows of answers are on the simplex, (N, K). What is drawn comes from a seed.
+Rows of answers are on the simplex, (N, K). Random choices follow from a seed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,23 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from stealguard.attacks.base import QueryPool
+from stealguard.boxes.base import CHUNK, Boxed
+
 ROWS = 1024  # compared at once
 INPUTS = 128  # differentiated at once: a net keeps every layer's output of each
 
 
 def entropy(answers: Tensor) -> Tensor:
-    """How unsure answers (N, K) are, in nats, (N,)."""
+    """The entropy of each answer, (N, K) -> (N,), in nats."""
     return torch.special.entr(answers).sum(dim=1)
+
+
+def guesses(clone: nn.Module, pool: QueryPool, rows: Tensor | None = None) -> Tensor:
+    """The clone's probabilities, (n, K), for inputs (N, *shape), or for these `rows` of them, read chunk by chunk."""
+    rows = torch.arange(len(pool)) if rows is None else rows
+    guess = Boxed(clone, tuple(pool.shape[1:]))
+    return torch.cat([guess(pool[part]) for part in rows.split(CHUNK)])
 
 
 def k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
@@ -26,7 +36,7 @@ def k_center(points: Tensor, centers: Tensor, k: int) -> Tensor:
 
     Args:
         points: candidates (N, D).
-        centers: those there already, (M, D), M at least 1.
+        centers: the centers so far, (M, D), M at least 1.
         k: how many to pick, at most N.
 
     Returns:
@@ -55,9 +65,9 @@ def boundary_distance(
     Args:
         net: in evaluation mode, from inputs to logits.
         x: inputs (N, *shape).
-        classes: how many of the most probable classes are looked at, as the authors' program does.
-        steps: at most as many.
-        overshoot: by how much of the perturbation more a boundary must be crossed; not part of the length.
+        classes: how many of the most probable classes are considered, as in the authors' program.
+        steps: the greatest number of steps.
+        overshoot: the share of the perturbation by which a boundary must be crossed; not part of the length.
     """
     return torch.cat([_deepfool(net, part, classes, steps, overshoot) for part in x.split(INPUTS)])
 
@@ -69,7 +79,7 @@ def _deepfool(net: nn.Module, x: Tensor, classes: int, steps: int, overshoot: fl
     inside = torch.arange(len(x), device=x.device)
     for _ in range(steps):
         values, gradients = class_gradients(net, x[inside] + (1 + overshoot) * moved[inside], order[inside])
-        still = values.argmax(dim=1) == 0  # of the classes looked at, the first one still wins
+        still = values.argmax(dim=1) == 0  # of the classes considered, the first is still the most probable
         inside, values, gradients = inside[still], values[still], gradients[still]
         if not len(inside):
             break
@@ -96,32 +106,36 @@ def class_gradients(net: nn.Module, x: Tensor, classes: Tensor) -> tuple[Tensor,
     return values.detach(), torch.stack(gradients, dim=1)
 
 
-def k_means(x: Tensor, k: int, *, seed: int, sample: int = 5_000, pixels: int = 256, rounds: int = 20) -> Tensor:
-    """Which of k groups each input belongs to, (N,): Lloyd's algorithm on evenly spaced pixels of a random sample.
+def k_means(x: QueryPool, k: int, *, seed: int, sample: int = 5_000, pixels: int = 256, rounds: int = 20) -> Tensor:
+    """The group of each input, (N,), of k: Lloyd's algorithm on evenly spaced pixels of a random sample.
 
     A group that loses its last input keeps its center, so that a group may end empty.
 
     Args:
-        x: inputs (N, *shape).
+        x: inputs (N, *shape), which are read chunk by chunk.
         k: groups, at most N.
-        sample: as many inputs at most find the centers; all are assigned to them in batches.
-        pixels: as many of each input's numbers at most are compared.
+        sample: the greatest number of inputs that find the centers, at least k; all inputs are assigned to them.
+        pixels: the greatest number of values of each input that are compared.
     """
     generator = torch.Generator().manual_seed(seed)
-    flat = x.flatten(1)
-    flat = flat[:, :: -(-flat.shape[1] // pixels)]
-    points = flat[torch.randperm(len(flat), generator=generator)[: max(k, sample)].to(x.device)]
+    points = _thinned(x[torch.randperm(len(x), generator=generator)[: max(k, sample)]], pixels)
     centers = points[:k].clone()
     for _ in range(rounds):
-        groups = _nearest(points, centers)
+        groups = torch.cat([_nearest(part, centers) for part in points.split(ROWS)])
         sums = torch.zeros_like(centers).index_add_(0, groups, points)
         counts = groups.bincount(minlength=k)[:, None]
         centers = torch.where(counts > 0, sums / counts.clamp_min(1), centers)
-    return _nearest(flat, centers)
+    return torch.cat([_nearest(_thinned(x[part], pixels), centers) for part in torch.arange(len(x)).split(ROWS)])
+
+
+def _thinned(x: Tensor, pixels: int) -> Tensor:
+    """At most so many evenly spaced values of each input, (n, *shape) -> (n, at most pixels)."""
+    flat = x.flatten(1)
+    return flat[:, :: -(-flat.shape[1] // pixels)]
 
 
 def _nearest(points: Tensor, centers: Tensor) -> Tensor:
-    return torch.cat([torch.cdist(part, centers).argmin(dim=1) for part in points.split(ROWS)])
+    return torch.cdist(points, centers).argmin(dim=1)
 
 
 def entropy_gradients(net: nn.Module, x: Tensor, *, over: Literal["classes", "batch"] = "classes") -> Tensor:
@@ -130,8 +144,8 @@ def entropy_gradients(net: nn.Module, x: Tensor, *, over: Literal["classes", "ba
     Args:
         net: in evaluation mode, from inputs to logits.
         x: inputs (N, *shape), of D numbers each.
-        over: what the softmax sums over: the `classes` of one input, or one class of the whole `batch`, as Marich's
-            program does, where an input's gradient depends on which others stand in its batch.
+        over: what the softmax sums over: the `classes` of one input, or one class over the whole `batch`, as Marich's
+            program does; an input's gradient then depends on the other inputs of its batch.
     """
     gradients = []
     for part in x.split(INPUTS):
@@ -143,10 +157,10 @@ def entropy_gradients(net: nn.Module, x: Tensor, *, over: Literal["classes", "ba
 
 
 def near_each(points: Tensor, centers: Tensor, k: int) -> Tensor:
-    """The k points that come first when every center in turn takes the nearest that is left to it, in rounds.
+    """The k points that are chosen first when, in rounds, every center chooses the nearest point that is left to it.
 
-    That is, the union of every center's t nearest points for the smallest t with which it has k; of the last round
-    those nearest to their center.
+    These are the union of every center's t nearest points for the smallest t at which the union has k points; of the
+    last round those nearest to their center.
 
     Args:
         points: candidates (N, D).

@@ -1,51 +1,43 @@
-"""A thief who knows of decoys: what a linear classifier explains of the answers is dropped. This house's own attack."""
+"""Sieve: drop the answers that a linear classifier predicts. An attack on decoys, original to stealguard."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from stealguard.attacks.base import PoolAttack, QueryPool
 from stealguard.attacks.transfer import random_queries
 from stealguard.boxes.base import logits
-from stealguard.errors import require
 from stealguard.seeds import derive, seeded
 from stealguard.training.loop import Training, fit
 from stealguard.types import Asked
 
 
 @dataclass(frozen=True)
-class Sieve:
-    """KnockoffNets on those answers whose class a linear classifier, trained on all of them, does not foresee.
+class Sieve(PoolAttack):
+    """KnockoffNets on those answers whose class a linear classifier, trained on all of them, does not predict.
 
-    It turns robust InI's decoys against itself: they are linear in the input, so most of them are foreseen, and honest
-    answers are a greater share of the rest. A thief need not know which classes stand for which.
+    The decoys of robust InI are linear in the input, so the classifier predicts most of them, and honest answers are
+    a greater share of the rest. The attacker need not know which classes stand for which.
 
     Args:
         budget: queries, at least 1; the pool must hold as many inputs.
-        training: how the thief trains on what is left, if that is anything, else on all answers.
-        sieve: how the linear classifier is trained.
+        training: how the clone trains on the rest; on all answers if the classifier predicts every one.
+        sieve: how the linear classifier trains.
     """
 
-    budget: int = 20_000
     training: Training = field(default_factory=lambda: Training(epochs=24))
     sieve: Training = field(default_factory=lambda: Training(epochs=8, lr=0.02))
 
-    def __post_init__(self) -> None:
-        require(self.budget >= 1, "budget", "at least 1", self.budget)
-
-    @property
-    def needed(self) -> int:
-        return self.budget
-
-    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
-        stolen = random_queries(box, pool, self.budget, seed=seed)
-        x, answers = stolen.x, stolen.answers
+    def __call__(self, box: Asked, pool: QueryPool, clone: nn.Module, *, seed: int) -> nn.Module:
+        transfer = random_queries(box, pool, self.budget, seed=seed)
+        x, answers = transfer.x, transfer.answers
         with seeded(derive(seed, "linear")):
-            linear = nn.Sequential(nn.Flatten(), nn.Linear(x.flatten(1).shape[1], answers.shape[1])).to(x.device)
+            linear = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), answers.shape[1])).to(x.device)
         fit(linear, x, answers, self.sieve, seed=derive(seed, "sieve"), progress=False)
-        left = logits(linear, x).argmax(dim=1) != answers.argmax(dim=1)
-        kept = left if left.any() else torch.ones_like(left)
+        surprising = logits(linear, x).argmax(dim=1) != answers.argmax(dim=1)
+        kept = surprising if surprising.any() else torch.ones_like(surprising)
         fit(clone, x[kept], answers[kept], self.training, seed=derive(seed, "clone"), progress=False)
         return clone

@@ -1,4 +1,4 @@
-"""The game that data-free thieves play: a generator of questions against clones that learn from the answers."""
+"""Training in turns: a generator makes queries, and clones learn from the answers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stealguard.attacks.base import QueryPool
 from stealguard.attacks.data_free.generators import generator, squash
-from stealguard.errors import NonFiniteLoss, NotApplicable, Refused, require
-from stealguard.seeds import seeded
+from stealguard.attacks.transfer import labels_only, refuse_labels
+from stealguard.devices import device_of
+from stealguard.errors import NonFiniteLoss, Refused, require
+from stealguard.seeds import derive, seeded
 from stealguard.training.losses import center
 from stealguard.types import Asked
 
-TINY = 1e-12  # stands for a probability of 0, which has no logarithm
+_TINY = 1e-12  # stands for a probability of 0, which has no logarithm
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Alternating:
     """How generator and clones train, in turns: SGD for the clones, Adam or SGD for the generator.
 
     Args:
-        batch: images in a step, at least 2, since the generator normalizes over them; fewer are asked where the
-            budget cannot pay for a whole round of steps.
+        batch: images in a step, at least 2, since the generator normalizes over them; fewer are asked if the budget
+            is not enough for a whole round of steps.
         lr, momentum, weight_decay: of the clones' SGD.
         generator_lr: the generator's.
         generator_optimizer: `adam` or `sgd`, with the clones' momentum and weight decay.
@@ -72,11 +75,11 @@ Gap = Callable[[Tensor, Tensor], Tensor]
 
 
 def l1(logits: Tensor, answers: Tensor) -> Tensor:
-    """Mean |s - center(log p)| of each row, (N,): from the logits that an answer betrays, up to a constant (DFME).
+    """Mean |s - center(log p)| of each row, (N,): log p are the victim's logits up to a constant (DFME).
 
-    A one-hot row betrays none: there it is cross-entropy, which learns nothing from a row of zeros.
+    A one-hot row has no such logits: there it is cross-entropy, which learns nothing from a row of zeros.
     """
-    recovered = center(answers.clamp_min(TINY).log())
+    recovered = center(answers.clamp_min(_TINY).log())
     return torch.where(
         labels_only(answers), F.cross_entropy(logits, answers, reduction="none"), (logits - recovered).abs().mean(dim=1)
     )
@@ -91,18 +94,13 @@ GAPS: dict[str, Gap] = {"l1": l1, "kl": kl}  # what clones minimize: logits and 
 
 
 def evenness(probabilities: Tensor) -> Tensor:
-    """Entropy of the mean of rows (..., K): greatest, log K, where the rows together are of each class alike."""
+    """Entropy of the mean of rows (..., K): greatest, log K, if the rows together give each class the same share."""
     share = probabilities.flatten(0, -2).mean(dim=0)
-    return -(share * share.clamp_min(TINY).log()).sum()  # x log x has no slope at 0
-
-
-def labels_only(answers: Tensor) -> Tensor:
-    """Which rows (N,) have at most one entry that is not 0."""
-    return (answers > 0).sum(dim=1) <= 1
+    return -(share * share.clamp_min(_TINY).log()).sum()  # x log x has no slope at 0
 
 
 class Replay:
-    """The latest `size` inputs and answers, allocated once; none where `size` is 0."""
+    """The latest `size` inputs and answers, allocated once; none if `size` is 0."""
 
     def __init__(self, size: int):
         self._size, self._n, self._x, self._answers = size, 0, torch.empty(0), torch.empty(0)
@@ -111,7 +109,7 @@ class Replay:
         return min(self._n, self._size)
 
     def add(self, x: Tensor, answers: Tensor) -> None:
-        """Keep x, (M, *shape), and its answers, (M, K), in the place of the oldest."""
+        """Keep x, (M, *shape), and its answers, (M, K), in place of the oldest."""
         if not self._size:
             return
         if not self._n:
@@ -122,27 +120,27 @@ class Replay:
         self._n += len(x)
 
     def draw(self, n: int) -> tuple[Tensor, Tensor]:
-        """n of them at random, some perhaps twice."""
+        """n of them at random, with replacement."""
         rows = torch.randint(len(self), (n,)).to(self._x.device)
         return self._x[rows], self._answers[rows]
 
 
-class Game:
-    """A generator, the clones that learn from the same answers, and what is left of the budget.
+class Alternation:
+    """A generator, the clones that learn from the same answers, and the budget that is left.
 
     Args:
         box: what is asked.
-        budget: how many inputs may be answered, where the box would answer more.
+        budget: the greatest number of inputs that may be answered, if the box would answer more.
         like: one input, (1, *shape).
         clones: from inputs to logits.
         training: how both sides train.
-        replay: how many of the latest inputs and answers are kept.
-        labels: whether labels alone will do.
+        replay: the number of latest inputs and answers that are kept.
+        labels: whether labels alone are enough.
 
     Attributes:
         device: the clones'.
         generator: from noise to inputs.
-        replay: what was asked, by `practice`.
+        answered: the inputs that the clones were trained on, with their answers.
     """
 
     def __init__(
@@ -150,15 +148,16 @@ class Game:
         replay: int, labels: bool,
     ):  # fmt: skip
         self._box, self._clones, self._training, self._labels = box, clones, training, labels
-        self._home = like.device
+        self._asked_on = like.device
         self._total = self._left = min(budget, box.left)
-        self.device = next(clones[0].parameters()).device
+        self.device = device_of(clones[0])
         self._steps, self._rate = 0, 1.0
-        self.replay = Replay(min(replay, self._total))
+        self.answered = Replay(min(replay, self._total))
         self.generator = generator(tuple(like.shape[1:]), training.latent, training.width).to(self.device)
-        self._learning = training.sgd([p for clone in clones for p in clone.parameters() if p.requires_grad])
+        self._clone_optimizer = training.sgd([p for clone in clones for p in clone.parameters() if p.requires_grad])
         weights = list(self.generator.parameters())
-        self._inventing = torch.optim.Adam(weights) if training.generator_optimizer == "adam" else training.sgd(weights)
+        adam = training.generator_optimizer == "adam"
+        self._generator_optimizer = torch.optim.Adam(weights) if adam else training.sgd(weights)
 
     @property
     def left(self) -> int:
@@ -166,21 +165,21 @@ class Game:
         return min(self._left, self._box.left)
 
     def rounds(self, cost: int) -> Iterator[tuple[int, bool]]:
-        """Until the budget is spent: how many images a step has, and whether a whole round of steps is paid for.
+        """Until the budget is spent: the images in a step, and whether the budget is enough for a whole round of steps.
 
         Args:
-            cost: answers in a round for each image of a step. When that cannot be paid for even once, the rest is
-                for the clones alone.
+            cost: queries in a round for each image of a step. If the budget is not enough for even one such image, the
+                rest is for the clones alone.
         """
         while self.left:
             self._rate = self._training.rate(1 - self._left / self._total)
             n = min(self._training.batch, self.left // cost)
             yield n or self.left, n > 0
 
-    def before(self, n: int) -> Tensor:
-        """n new images before they are squashed, (n, *shape), with the generator's graph.
+    def unsquashed(self, n: int) -> Tensor:
+        """n new images before they are squashed into [0, 1], (n, *shape), with the generator's graph.
 
-        They are the first of a whole batch, however few are wanted: the generator normalizes over it.
+        They are the first of a whole batch, however small n is: the generator normalizes over the batch.
         """
         return self.generator.before(torch.randn(self._training.batch, self._training.latent).to(self.device))[:n]
 
@@ -188,8 +187,8 @@ class Game:
         """The box's answers, (N, K), to x, (N, *shape); N is at most `left`.
 
         Raises:
-            NotApplicable: the first answers are labels alone, and those will not do. They are spent: nothing but its
-                answers tells what a box answers.
+            NotApplicable: the first answers are labels alone, and those are not enough. They are spent: only answers
+                tell what a box answers.
             NonFiniteLoss: x has a NaN: the generator has diverged.
         """
         if not x.isfinite().all():
@@ -199,36 +198,37 @@ class Game:
             )
         first = self._left == self._total
         self._left -= len(x)
-        answers = self._box(x.detach().to(self._home)).to(self.device)
-        if first and not self._labels and labels_only(answers).all():
-            raise NotApplicable("its first answers are labels alone, which small steps of an input do not change")
+        answers = self._box(x.detach().to(self._asked_on)).to(self.device)
+        if first and not self._labels:
+            refuse_labels(answers)
         return answers
 
-    def invent(self, loss: Tensor) -> None:
+    def train_generator(self, loss: Tensor) -> None:
         """One step of the generator down `loss`."""
-        self._step(self._inventing, self._training.generator_lr, "generator", loss, list(self.generator.parameters()))
+        weights = list(self.generator.parameters())
+        self._step(self._generator_optimizer, self._training.generator_lr, "generator", loss, weights)
 
-    def practice(self, n: int, steps: int, gap: Gap) -> None:
+    def train_clones(self, n: int, steps: int, gap: Gap) -> None:
         """Steps of every clone on n new images each, as far as the budget goes."""
         for _ in range(steps):
             if self.left:
                 with torch.no_grad():
-                    x = squash(self.before(min(n, self.left)))
+                    x = squash(self.unsquashed(min(n, self.left)))
                 answers = self.ask(x)
-                self.replay.add(x, answers)
-                self.learn(x, answers, gap)
+                self.answered.add(x, answers)
+                self._learn(x, answers, gap)
 
-    def rehearse(self, steps: int, gap: Gap) -> None:
-        """Steps of every clone on batches of what was asked before."""
+    def replay(self, steps: int, gap: Gap) -> None:
+        """Steps of every clone on batches of images that were asked before."""
         for _ in range(steps):
-            self.learn(*self.replay.draw(self._training.batch), gap)
+            self._learn(*self.answered.draw(self._training.batch), gap)
 
-    def learn(self, x: Tensor, answers: Tensor, gap: Gap) -> None:
+    def _learn(self, x: Tensor, answers: Tensor, gap: Gap) -> None:
         """One step of every clone toward the answers, (N, K), to x, (N, *shape)."""
         for clone in self._clones:
             clone.train(len(x) > 1)  # one input has no statistics to normalize by
         loss = torch.stack([gap(clone(x), answers).mean() for clone in self._clones]).sum()
-        self._step(self._learning, self._training.lr, "clone", loss, None)
+        self._step(self._clone_optimizer, self._training.lr, "clone", loss, None)
 
     def _step(
         self, optimizer: torch.optim.Optimizer, lr: float, name: str, loss: Tensor, inputs: list[nn.Parameter] | None
@@ -244,15 +244,15 @@ class Game:
 
 
 @contextmanager
-def playing(
-    box: Asked, budget: int, pool: Tensor, clones: Sequence[nn.Module], training: Alternating, *, seed: int,
+def alternation(
+    box: Asked, budget: int, pool: QueryPool, clones: Sequence[nn.Module], training: Alternating, *, seed: int,
     replay: int = 0, labels: bool = True,
-) -> Iterator[Game]:  # fmt: skip
-    """A game for inputs like the pool's first, from `seed`; after it the clones are in evaluation mode.
+) -> Iterator[Alternation]:  # fmt: skip
+    """An `Alternation` for inputs like the pool's first, from `seed`; after it the clones are in evaluation mode.
 
-    A box that refuses ends the game: a step that was not answered in full is not made.
+    A refusal by the box ends it: a step whose queries were not all answered is not made.
     """
-    with seeded(seed), suppress(Refused):
-        yield Game(box, budget, pool[:1], clones, training, replay, labels)
+    with seeded(derive(seed, "queries")), suppress(Refused):
+        yield Alternation(box, budget, pool[:1], clones, training, replay, labels)
     for clone in clones:
         clone.eval()

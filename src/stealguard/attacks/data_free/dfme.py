@@ -1,4 +1,4 @@
-"""Data-free model extraction (Truong, Maini, Walls & Papernot, CVPR 2021): an adversarial game on recovered logits."""
+"""Data-free model extraction (Truong, Maini, Walls & Papernot, CVPR 2021): a generator against a clone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from stealguard.attacks.data_free.zeroth_order import ZerothOrder
 
 @dataclass(frozen=True)
 class DFME(ZerothOrder):
-    """The generator seeks where clone and victim differ most, the clone learns there: min_S max_G E_z L(S, V; G(z)).
+    """The generator finds inputs on which clone and victim differ most, and the clone learns them.
 
-    L = |s - l|_1 between the clone's logits s and those recovered from the answers p, l = log p - mean log p. The
+    That is min_S max_G E_z L(S, V; G(z)), with L = |s - l|_1 between the clone's logits s and those recovered from the answers p, l = log p - mean log p. The
     generator's gradient comes from m = 1 forward difference on its output before the tanh; n_G = 1 step of the
     generator for n_C = 5 of the clone. The settings are `ZerothOrder`'s.
 

@@ -1,4 +1,4 @@
-"""DFMS-HL (Sanyal, Addepalli & Babu, CVPR 2022): a GAN of proxy images, taught to cover the classes."""
+"""DFMS-HL (Sanyal, Addepalli & Babu, CVPR 2022): a GAN of proxy images that covers the classes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.attacks.data_free.alternating import Alternating, Game, evenness, kl, playing
+from stealguard.attacks.base import QueryPool, check_budget
+from stealguard.attacks.data_free.alternating import Alternating, Alternation, alternation, evenness, kl
 from stealguard.attacks.data_free.generators import discriminator, shapes, squash
 from stealguard.errors import require
 from stealguard.seeds import derive
 from stealguard.types import Asked
 
-BETAS = (0.5, 0.999)  # DCGAN's
+_BETAS = (0.5, 0.999)  # DCGAN's
 
 
 @dataclass(frozen=True)
 class DFMSHL:
-    """A generator kept close to some images by a discriminator, and to all classes alike by the clone's own opinion.
+    """A generator kept close to some images by a discriminator, and even over the classes by the clone's predictions.
 
     First, without a query, a GAN learns the proxy images. Then in rounds: the box labels a batch of the generator's
     images and the clone learns them by cross-entropy; the generator takes a step down L_adv + lambda L_div, where
@@ -35,10 +36,10 @@ class DFMSHL:
         budget: queries, at least 1.
         clone_steps, replay_steps: in a round; at least 1, 0.
         diversity: lambda, at least 0.
-        proxy: take the pool for proxy images.
-        synthetic: how many random shapes stand for proxy images otherwise, at least 1.
-        pretraining: steps of the GAN before the first query, for each round that the budget pays for.
-        replay: how many of the latest images are kept for replay, at least 1.
+        proxy: whether the pool is the proxy images.
+        synthetic: the number of images of random shapes that are the proxy images otherwise, at least 1.
+        pretraining: steps of the GAN before the first query, for each round within the budget.
+        replay: the number of latest images that are kept for replay, at least 1.
         training: how generator, discriminator and clone train.
     """
 
@@ -53,7 +54,8 @@ class DFMSHL:
     training: Alternating = field(default_factory=lambda: Alternating(batch=128, generator_lr=3e-4))
 
     def __post_init__(self) -> None:
-        for name, least in (("budget", 1), ("clone_steps", 1), ("replay_steps", 0), ("synthetic", 1), ("replay", 1)):
+        check_budget(self.budget)
+        for name, least in (("clone_steps", 1), ("replay_steps", 0), ("synthetic", 1), ("replay", 1)):
             require(getattr(self, name) >= least, name, f"at least {least}", getattr(self, name))
         for name in ("diversity", "pretraining"):
             require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
@@ -68,30 +70,30 @@ class DFMSHL:
         training = Alternating(batch=64, lr=0.01, generator_lr=2e-4, width=64)
         return cls(budget=8_000_000, replay_steps=0, synthetic=50_000, pretraining=1.25, training=training)
 
-    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
+    def __call__(self, box: Asked, pool: QueryPool, clone: nn.Module, *, seed: int) -> nn.Module:
         proxies = pool if self.proxy else shapes(min(self.synthetic, self.budget), pool[:1], seed=derive(seed, "proxy"))
-        seed, replay = derive(seed, "game"), self.replay if self.replay_steps else 0
-        with playing(box, self.budget, pool, [clone], self.training, seed=seed, replay=replay) as game:
-            critic = Critic(proxies, self.training, game.device)
-            for _ in range(int(self.pretraining * game.left / self.training.batch)):
-                self._invent(game, critic, None)
-            for n, _ in game.rounds(self.clone_steps):
-                game.practice(n, self.clone_steps, kl)
-                game.rehearse(self.replay_steps, kl)
-                self._invent(game, critic, clone)
+        kept = self.replay if self.replay_steps else 0
+        with alternation(box, self.budget, pool, [clone], self.training, seed=seed, replay=kept) as turns:
+            critic = _Critic(proxies, self.training, turns.device)
+            for _ in range(int(self.pretraining * turns.left / self.training.batch)):
+                self._step(turns, critic, None)
+            for n, _ in turns.rounds(self.clone_steps):
+                turns.train_clones(n, self.clone_steps, kl)
+                turns.replay(self.replay_steps, kl)
+                self._step(turns, critic, clone)
         return clone
 
-    def _invent(self, game: Game, critic: Critic, clone: nn.Module | None) -> None:
-        """A step of generator and discriminator; the clone has a say once there is one."""
-        x = squash(game.before(self.training.batch))
-        loss = critic.doubt(x)
+    def _step(self, turns: Alternation, critic: _Critic, clone: nn.Module | None) -> None:
+        """A step of generator and discriminator; the loss has L_div once there is a clone."""
+        x = squash(turns.unsquashed(self.training.batch))
+        loss = critic.loss(x)
         if clone is not None:
             loss = loss - self.diversity * evenness(clone.eval()(x).softmax(dim=1))
-        game.invent(loss)
+        turns.train_generator(loss)
         critic.learn(x.detach())
 
 
-class Critic:
+class _Critic:
     """DCGAN's discriminator, learning to tell given images from generated ones.
 
     Args:
@@ -100,19 +102,19 @@ class Critic:
         device: where it learns.
     """
 
-    def __init__(self, given: Tensor, training: Alternating, device: torch.device):
+    def __init__(self, given: QueryPool, training: Alternating, device: torch.device):
         self._given, self._batch, self._device = given, training.batch, device
         self._net = discriminator(tuple(given.shape[1:]), training.width).to(device)
-        self._adam = torch.optim.Adam(self._net.parameters(), lr=training.generator_lr, betas=BETAS)
+        self._adam = torch.optim.Adam(self._net.parameters(), lr=training.generator_lr, betas=_BETAS)
 
-    def doubt(self, x: Tensor) -> Tensor:
-        """Mean -log D(x), a number: how much these look generated."""
+    def loss(self, x: Tensor) -> Tensor:
+        """Mean -log D(x), a number: the generator's adversarial loss."""
         return F.softplus(-self._net(x)).mean()
 
     def learn(self, generated: Tensor) -> None:
         """One step on -log D(given) - log(1 - D(generated))."""
         given = self._given[torch.randint(len(self._given), (self._batch,))].to(self._device)
-        loss = self.doubt(given) + F.softplus(self._net(generated)).mean()
+        loss = self.loss(given) + F.softplus(self._net(generated)).mean()
         self._adam.zero_grad()
         loss.backward()
         self._adam.step()

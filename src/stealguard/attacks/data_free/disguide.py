@@ -1,4 +1,4 @@
-"""DisGUIDE (Rosenthal, Enouen, Pham & Tan, AAAI 2023): two clones, and questions on which they disagree."""
+"""DisGUIDE (Rosenthal, Enouen, Pham & Tan, AAAI 2023): two clones, and queries on which they disagree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stealguard.attacks.data_free.alternating import GAPS, Alternating, evenness, playing
+from stealguard.attacks.base import QueryPool, check_budget
+from stealguard.attacks.data_free.alternating import GAPS, Alternating, alternation, evenness
 from stealguard.attacks.data_free.generators import squash
 from stealguard.errors import pick, require
 from stealguard.nets import reinitialized
@@ -44,9 +45,9 @@ class DisGUIDE:
             a hundred.
         loss: what clones minimize. `l1`: between logits, those of the box recovered from its answers; `kl`. On
             labels alone both are cross-entropy, as in the paper.
-        replay: how many of the latest images are kept for replay, at least 1.
+        replay: the number of latest images that are kept for replay, at least 1.
         vote: return both clones as one net with their mean probabilities, as the authors' program measures, rather
-            than the one whose architecture was asked for.
+            than the given clone.
         training: how generator and clones train.
     """
 
@@ -61,7 +62,8 @@ class DisGUIDE:
     training: Alternating = field(default_factory=lambda: Alternating(batch=128, lr=0.1, generator_lr=3e-3))
 
     def __post_init__(self) -> None:
-        for name, least in (("budget", 1), ("generator_steps", 0), ("clone_steps", 1), ("replay_steps", 0)):
+        check_budget(self.budget)
+        for name, least in (("generator_steps", 0), ("clone_steps", 1), ("replay_steps", 0)):
             require(getattr(self, name) >= least, name, f"at least {least}", getattr(self, name))
         require(self.replay >= 1, "replay", "at least 1", self.replay)
         require(self.diversity >= 0, "diversity", "at least 0", self.diversity)
@@ -77,17 +79,17 @@ class DisGUIDE:
         training = Alternating(lr=0.03, drops=(0.4, 0.8), latent=256, width=64)
         return cls(budget=20_000_000, replay=1_000_000, training=training)
 
-    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
+    def __call__(self, box: Asked, pool: QueryPool, clone: nn.Module, *, seed: int) -> nn.Module:
         gap, clones = GAPS[self.loss], [clone, reinitialized(clone, seed=derive(seed, "second clone"))]
-        seed, replay = derive(seed, "game"), self.replay if self.replay_steps else 0
-        with playing(box, self.budget, pool, clones, self.training, seed=seed, replay=replay) as game:
-            for n, _ in game.rounds(self.clone_steps):
+        kept = self.replay if self.replay_steps else 0
+        with alternation(box, self.budget, pool, clones, self.training, seed=seed, replay=kept) as turns:
+            for n, _ in turns.rounds(self.clone_steps):
                 for _ in range(self.generator_steps):
-                    x = squash(game.before(self.training.batch))
+                    x = squash(turns.unsquashed(self.training.batch))
                     answers = torch.stack([clone.eval()(x).softmax(dim=1) for clone in clones])
-                    game.invent(-disagreement(answers) - self.diversity * evenness(answers))
-                game.practice(n, self.clone_steps, gap)
-                game.rehearse(self.replay_steps, gap)
+                    turns.train_generator(-disagreement(answers) - self.diversity * evenness(answers))
+                turns.train_clones(n, self.clone_steps, gap)
+                turns.replay(self.replay_steps, gap)
         return Vote(clones) if self.vote else clone
 
 

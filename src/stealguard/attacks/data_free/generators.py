@@ -1,4 +1,4 @@
-"""Nets for thieves without data: noise -> inputs, and inputs -> how much they look like given ones."""
+"""Nets for attacks without data: noise -> inputs, and inputs -> how much they look like given ones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def generator(shape: tuple[int, ...], latent: int, width: int) -> Generator:
     """Three times doubled and convolved, from an eighth of the size, for images; two layers for others.
 
     This is DFME's generator with one more doubling and fewer channels. Fresh, its images are coarse, and classifiers
-    say more different things of them than of what transposed convolutions give.
+    give them more diverse answers than they give the images of transposed convolutions.
 
     Args:
         shape: (C, H, W) with H and W at least 4, or any other.
@@ -101,13 +101,13 @@ def pictures(shape: tuple[int, ...]) -> bool:
 
 
 def shapes(n: int, like: Tensor, *, seed: int, count: int = 12) -> Tensor:
-    """n images of random rectangles and discs over each other, slightly blurred; uniform noise where inputs are none.
+    """n images of random rectangles and discs, slightly blurred; uniform noise if inputs are not images.
 
-    As the synthetic data of DFMS-HL (Sanyal, Addepalli & Babu, CVPR 2022): a stand-in for images where there are none.
+    The synthetic data of DFMS-HL (Sanyal, Addepalli & Babu, CVPR 2022), for an attacker without images.
 
     Args:
         like: an input in a batch, (1, *shape).
-        seed: what they are drawn from.
+        seed: what they follow from.
         count: shapes in an image.
     """
     draws = torch.Generator().manual_seed(seed)

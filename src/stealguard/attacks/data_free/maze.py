@@ -1,4 +1,4 @@
-"""MAZE (Kariyappa, Prakash & Qureshi, CVPR 2021): the same game on KL, with more directions and experience replay."""
+"""MAZE (Kariyappa, Prakash & Qureshi, CVPR 2021): DFME's algorithm on KL, with more directions and replay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stealguard.attacks.data_free.zeroth_order import ZerothOrder
 
 @dataclass(frozen=True)
 class MAZE(ZerothOrder):
-    """The generator seeks where KL(victim || clone) is greatest, the clone learns there and from what was asked before.
+    """The generator finds inputs of the greatest KL(victim || clone), and the clone learns them and earlier ones.
 
     N_G = 1 step of the generator down -KL along m = 10 forward differences, N_C = 5 steps of the clone down KL on new
     images, N_R on replayed ones. The settings are `ZerothOrder`'s.

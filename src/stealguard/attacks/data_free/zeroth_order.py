@@ -1,4 +1,4 @@
-"""Gradients from values alone, and the thieves that follow them: DFME and MAZE are one algorithm in two settings."""
+"""Gradients from values alone, and the attack that follows them: DFME and MAZE are one algorithm in two settings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stealguard.attacks.data_free.alternating import GAPS, Alternating, Game, Gap, playing
+from stealguard.attacks.base import QueryPool, check_budget
+from stealguard.attacks.data_free.alternating import GAPS, Alternating, Alternation, Gap, alternation
 from stealguard.attacks.data_free.generators import squash
 from stealguard.errors import pick, require
-from stealguard.seeds import derive
 from stealguard.types import Asked
 
 
@@ -27,7 +27,7 @@ def forward_differences(
 
     Args:
         values: f, from points (M, *shape) to a number for each, (M,). It is called once, with the N points of `x`
-            and the m N others; where f asks a box, that is (m + 1) N queries.
+            and the m N others; if f asks a box, that is (m + 1) N queries.
         x: points (N, *shape).
         directions: m, at least 1, drawn anew for each point from torch's global generator.
         step: e, above 0.
@@ -44,11 +44,12 @@ def forward_differences(
 
 @dataclass(frozen=True)
 class ZerothOrder:
-    """A generator that climbs the gap between box and clone, a clone that descends it; the box is never differentiated.
+    """A generator that increases the gap between box and clone, and a clone that decreases it.
 
-    In rounds: `generator_steps` up the gap of new images, along forward differences of box and clone with respect to
-    the generator's output before it is squashed; `clone_steps` down the gap of new images; `replay_steps` down that
-    of images asked before. A round asks (generator_steps (directions + 1) + clone_steps) batches.
+    The box is never differentiated. In rounds: `generator_steps` up the gap of new images, along forward differences
+    of box and clone with respect to the generator's output before it is squashed; `clone_steps` down the gap of new
+    images; `replay_steps` down that of images asked before. A round asks (generator_steps (directions + 1) +
+    clone_steps) batches.
 
     Args:
         budget: queries, at least 1.
@@ -56,12 +57,12 @@ class ZerothOrder:
         directions: of the forward differences, at least 1.
         step: of the forward differences, above 0.
         loss: the gap. `l1`: between logits, those of the box recovered from its answers; `kl`.
-        replay: how many of the latest images are kept for replay, at least 1.
+        replay: the number of latest images that are kept for replay, at least 1.
         training: how generator and clone train.
 
     Raises:
         NotApplicable: all of the first answers are labels alone, so that every difference would be 0. That batch is
-            spent: nothing but answers tells what a box answers.
+            spent: only answers tell what a box answers.
     """
 
     budget: int = 500_000
@@ -75,7 +76,8 @@ class ZerothOrder:
     training: Alternating = field(default_factory=Alternating)
 
     def __post_init__(self) -> None:
-        for name, least in (("budget", 1), ("generator_steps", 0), ("clone_steps", 1), ("replay_steps", 0)):
+        check_budget(self.budget)
+        for name, least in (("generator_steps", 0), ("clone_steps", 1), ("replay_steps", 0)):
             require(getattr(self, name) >= least, name, f"at least {least}", getattr(self, name))
         require(self.directions >= 1, "directions", "at least 1", self.directions)
         require(self.step > 0, "step", "above 0", self.step)
@@ -86,26 +88,27 @@ class ZerothOrder:
     def needed(self) -> int:
         return 1
 
-    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:
+    def __call__(self, box: Asked, pool: QueryPool, clone: nn.Module, *, seed: int) -> nn.Module:
         gap, cost = GAPS[self.loss], self.generator_steps * (self.directions + 1) + self.clone_steps
-        replay, labels = self.replay if self.replay_steps else 0, self.generator_steps == 0
-        seed = derive(seed, "game")
-        with playing(box, self.budget, pool, [clone], self.training, seed=seed, replay=replay, labels=labels) as game:
-            for n, whole in game.rounds(cost):
+        kept, labels = self.replay if self.replay_steps else 0, self.generator_steps == 0
+        with alternation(
+            box, self.budget, pool, [clone], self.training, seed=seed, replay=kept, labels=labels
+        ) as turns:  # fmt: skip
+            for n, whole in turns.rounds(cost):
                 for _ in range(self.generator_steps * whole):
-                    self._climb(game, clone, gap, n)
-                game.practice(n, self.clone_steps, gap)
-                game.rehearse(self.replay_steps, gap)
+                    self._climb(turns, clone, gap, n)
+                turns.train_clones(n, self.clone_steps, gap)
+                turns.replay(self.replay_steps, gap)
         return clone
 
-    def _climb(self, game: Game, clone: nn.Module, gap: Gap, n: int) -> None:
+    def _climb(self, turns: Alternation, clone: nn.Module, gap: Gap, n: int) -> None:
         """A step of the generator along the estimated gradient of -gap, chained through its own graph."""
 
-        def likeness(before: Tensor) -> Tensor:
-            x = squash(before)
-            return -gap(clone(x), game.ask(x))
+        def likeness(unsquashed: Tensor) -> Tensor:
+            x = squash(unsquashed)
+            return -gap(clone(x), turns.ask(x))
 
         clone.eval()
-        before = game.before(n)
-        slope = forward_differences(likeness, before.detach(), directions=self.directions, step=self.step)
-        game.invent((before * slope).sum() / n)
+        made = turns.unsquashed(n)
+        slope = forward_differences(likeness, made.detach(), directions=self.directions, step=self.step)
+        turns.train_generator((made * slope).sum() / n)
