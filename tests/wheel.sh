@@ -1,17 +1,20 @@
 #!/bin/sh
-# Build the wheel, install it into an empty environment outside the checkout, and run the demo there, in few epochs.
+# Build the wheel and install it into an empty environment outside the checkout. There, type-check a user's program in
+# strict mode, and run the demo with few epochs.
 set -eu
 
 here=$(cd "$(dirname "$0")/.." && pwd)
-uv="$here/.venv/bin/uv"
+bin="$here/.venv/bin"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-"$uv" build --wheel -q -o "$work" "$here"
-"$uv" venv -q "$work/venv"
-"$uv" pip install -q --python "$work/venv/bin/python" -c "$here/constraints.txt" \
+"$bin/uv" build --wheel -q -o "$work" "$here"
+"$bin/uv" venv -q "$work/venv"
+"$bin/uv" pip install -q --python "$work/venv/bin/python" -c "$here/constraints.txt" \
   ${PIP_FIND_LINKS:+--find-links "$PIP_FIND_LINKS"} "$work"/stealguard-*.whl
+cp "$here/tests/typed_program.py" "$work/program.py"
 cd "$work"
+"$bin/mypy" --strict --config-file= --python-executable venv/bin/python program.py
 venv/bin/stealguard demo --out demo --epochs 2
 test -s demo/report.html
-echo "The wheel's demo ran: 1 passed, 0 failed"
+echo "The wheel is typed and its demo ran: 2 passed, 0 failed"

@@ -1,15 +1,16 @@
-"""Boxes: what is asked and answered, counted exactly, refused when it breaks a rule."""
+"""Black boxes: their answers, the meter that counts them, and the rules that both sides must keep."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from samples import mlp
-from stealguard.boxes.base import CHUNK, Boxed, Labels, Metered, ask
+from stealguard.boxes import Boxed, Labels, Metered, Rewritten, ask, check_answers
+from stealguard.boxes.base import CHUNK
 from stealguard.errors import BoxFault, BudgetExhausted, Invalid, Refused
 
 
@@ -49,14 +50,23 @@ def test_bad_inputs_are_named(x: Tensor, rule: str) -> None:
         Boxed(mlp(), (16,))(x)
 
 
-def test_labels_tell_the_top_class_only() -> None:
+@pytest.mark.parametrize("asked", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("weights", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_inputs_and_weights_of_any_floating_dtype_are_taken(asked: torch.dtype, weights: torch.dtype) -> None:
+    x, net = torch.rand(50, 16).to(asked), mlp(classes=40).to(weights)
+    answers = Metered(Boxed(net, (16,)), 50)(x)
+    assert answers.dtype == (torch.float64 if weights == torch.float64 else torch.float32)
+    torch.testing.assert_close(answers.sum(dim=1), torch.ones(50, dtype=answers.dtype))
+    torch.testing.assert_close(answers.float(), net.float()(x.float()).softmax(dim=1), rtol=0, atol=1e-3)
+
+
+def test_a_labels_box_answers_the_most_probable_class_only() -> None:
     box = Labels(lambda x: torch.tensor([[0.2, 0.5, 0.3], [0.4, 0.3, 0.3]]))
     assert box(torch.rand(2, 1)).tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 60), st.lists(st.integers(1, 20), max_size=12))
-def test_the_meter_counts_what_the_box_answered(budget: int, sizes: list[int]) -> None:
+def test_the_meter_counts_the_answered_inputs(budget: int, sizes: list[int]) -> None:
     asked: list[int] = []
 
     def box(x: Tensor) -> Tensor:
@@ -69,7 +79,7 @@ def test_the_meter_counts_what_the_box_answered(budget: int, sizes: list[int]) -
             before = list(asked)
             with pytest.raises(BudgetExhausted, match=f"{n} queries asked with {metered.left} of {budget} left"):
                 metered(torch.rand(n, 2))
-            assert asked == before, "what is refused is not asked"
+            assert asked == before, "the box is not asked past the budget"
         else:
             assert len(metered(torch.rand(n, 2))) == n
         assert metered.spent == sum(asked) == budget - metered.left <= budget
@@ -92,9 +102,50 @@ def test_a_budget_is_at_least_one(budget: int) -> None:
         (lambda x: uniform(x) + torch.tensor([-0.5, 0.5, 0, 0]), "rows on the simplex. Found a least entry -0.25"),
     ],
 )
-def test_an_answer_that_is_none_names_the_box(answer, rule: str) -> None:
+def test_an_answer_that_breaks_a_rule_names_the_box(answer, rule: str) -> None:
     with pytest.raises(BoxFault, match=f"`their API` should .*{rule}"):
         Metered(answer, 10, "their API")(torch.rand(3, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_answers_of_half_precision_are_made_exact(dtype: torch.dtype) -> None:
+    exact = (3 * torch.randn(200, 1000, generator=torch.Generator().manual_seed(0))).softmax(dim=1)
+    answers = check_answers(exact.to(dtype), 200, "box")
+    assert answers.dtype == torch.float32
+    torch.testing.assert_close(answers.sum(dim=1), torch.ones(200))
+    torch.testing.assert_close(answers, exact, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+    with pytest.raises(BoxFault, match="rows on the simplex"):
+        check_answers((1.02 * exact).to(dtype), 200, "box")
+
+
+def test_exact_answers_are_returned_unchanged() -> None:
+    for answers in (uniform(torch.rand(3, 1)), uniform(torch.rand(3, 1)).double()):
+        assert check_answers(answers, 3, "box", 4) is answers
+    assert check_answers(torch.eye(3, dtype=torch.int64), 3, "box").tolist() == torch.eye(3).tolist()
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_the_number_of_classes_is_checked_where_it_is_known(classes: int) -> None:
+    with pytest.raises(BoxFault, match=rf"`API` should answer 2 inputs with \(2, {classes}\) rows. Found \(2, 4\)"):
+        check_answers(uniform(torch.rand(2, 1)), 2, "API", classes)
+
+
+def test_an_error_of_the_box_names_it_and_an_error_of_stealguard_is_kept() -> None:
+    def broken(x: Tensor) -> Tensor:
+        raise KeyError("token")
+
+    def invalid(x: Tensor) -> Tensor:
+        raise Invalid("x", "other", "this")
+
+    with pytest.raises(BoxFault, match=r"`API` should answer. Found KeyError: 'token'"):
+        Metered(broken, 3, "API")(torch.rand(2, 2))
+    with pytest.raises(Invalid, match="Parameter `x` should be other"):
+        Metered(invalid, 3, "API")(torch.rand(2, 2))
+
+
+def test_a_rewritten_box_answers_by_its_rule() -> None:
+    x = torch.tensor([[0.2, 0.8]])
+    assert Rewritten(lambda x: x, lambda answers: answers.flip(1))(x).tolist() == x.flip(1).tolist()
 
 
 def test_ask_goes_through_all_rows_in_chunks() -> None:
@@ -108,13 +159,13 @@ def test_ask_goes_through_all_rows_in_chunks() -> None:
 
 
 def test_a_linear_victim_is_recovered_from_one_more_soft_answer_than_it_has_inputs() -> None:
-    """What soft answers give away: log-probabilities, less their mean, are linear in the input."""
+    """Logarithms of the answers, minus their mean over the classes, are linear in the input."""
     d, k = 20, 7
     victim = nn.Linear(d, k).double()
     metered = Metered(Boxed(victim, (d,)), d + 1)
-    x = torch.rand(d + 1, d, dtype=torch.float64)
+    x = torch.rand(d + 1, d)
     logs = metered(x).log()
-    system = torch.cat([x, torch.ones(d + 1, 1, dtype=torch.float64)], dim=1)
+    system = torch.cat([x.double(), torch.ones(d + 1, 1, dtype=torch.float64)], dim=1)
     solved = torch.linalg.solve(system, logs - logs.mean(dim=1, keepdim=True))
     whole = torch.cat([victim.weight.T, victim.bias[None]]).detach()
     torch.testing.assert_close(solved, whole - whole.mean(dim=1, keepdim=True), rtol=0, atol=1e-6)
@@ -122,7 +173,7 @@ def test_a_linear_victim_is_recovered_from_one_more_soft_answer_than_it_has_inpu
 
 
 class UpTo:
-    """Answers n inputs, and refuses what has more than are left of them."""
+    """Answers n inputs, and refuses a question that has more than are left."""
 
     def __init__(self, n: int):
         self.left, self.asked = n, 0
@@ -135,7 +186,6 @@ class UpTo:
         return uniform(x)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(1, 60), st.lists(st.integers(1, 20), max_size=12))
 def test_a_refusal_ends_the_budget_and_nothing_unanswered_is_counted(n: int, budget: int, sizes: list[int]) -> None:
     box = UpTo(n)

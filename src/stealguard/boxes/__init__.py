@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
-from stealguard.boxes.base import Boxed, Labels, Metered, Rewritten
+from stealguard.boxes.accounts import Account, Accounts
+from stealguard.boxes.base import Boxed, Labels, Rewritten, ask, logits, outputs_of, top_1
+from stealguard.boxes.ledger import Ledger, LedgerError, read_records
+from stealguard.boxes.metered import Metered, check_answers
 
-__all__ = ["Boxed", "Labels", "Metered", "Rewritten"]
+__all__ = [
+    "Account",
+    "Accounts",
+    "Boxed",
+    "Labels",
+    "Ledger",
+    "LedgerError",
+    "Metered",
+    "Rewritten",
+    "ask",
+    "check_answers",
+    "logits",
+    "outputs_of",
+    "read_records",
+    "top_1",
+]

@@ -1,66 +1,218 @@
-"""What a thief has paid for is never lost: a journal of answers that a second run of the same attack reads back.
+"""A ledger of answers: an attack that was stopped pays for no answer twice.
 
-Attacks are deterministic, so a run that was killed asks the same questions again; those that the journal has are
-answered from it, and the box is asked only what is new. The file is a sequence of records: SHA-256 of the inputs,
-rows and columns as two little-endian 32-bit integers, SHA-256 of the answers, the answers as little-endian float32.
-A record that a crash has torn is dropped.
+A ledger keeps each answer under the SHA-256 of its input, so it does not matter in which order, or in which groups, a
+second run asks. Nothing that was written is ever removed because a later question differs.
+
+**The file**, version 1: the line `stealguard ledger 1`, then one record for each answered input, appended in the order
+of the answers. A record is
+
+| bytes | content |
+| --- | --- |
+| 4 | the mark `\\xffSGR` |
+| 4 | K, the number of classes, as a little-endian integer |
+| 32 | SHA-256 of the input: its shape and dtype as text, then its bytes |
+| 4 K | the answer, as little-endian float32 |
+| 8 | the first bytes of the SHA-256 of all of the record before them |
+
+A reader that meets a damaged or incomplete record goes on at the next mark, so damage to one record loses no other, and
+records can be appended after an incomplete one.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import struct
+from collections import Counter, deque
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from stealguard.identity import tensor_hash
+from stealguard.boxes.metered import check_answers
+from stealguard.errors import Refused, StealguardError
 from stealguard.types import BlackBox
 
-_HEAD = struct.Struct("<32sII32s")
+Row = NDArray[np.float32]  # (K,)
+
+MAGIC = b"stealguard ledger 1\n"
+_MARK = b"\xffSGR"
+_HEAD = struct.Struct("<4sI32s")
+_CHECKSUM = 8  # bytes
 
 
-class Journal:
-    """A box that writes down its answers at `path`, and gives those it finds there without asking.
+class LedgerError(StealguardError):
+    """A ledger cannot be read or written; names the file and the reason, which is not the box's fault."""
 
-    Only the sequence counts: the n-th question is answered from the n-th record if the inputs are the same; from the
-    first that differ on, the rest of an old journal is dropped.
+
+class Record(NamedTuple):
+    """One answered input: SHA-256 of the input, and the answer, (K,) float32."""
+
+    digest: bytes
+    answer: Row
+
+
+class Ledger:
+    """A box that writes its answers to a file, and asks only for what the file does not have.
+
+    The file's records are answers that were paid for earlier. The n-th time that an input is asked, it is answered with
+    its n-th record, so that a box whose answers vary is repeated in order. The inputs that have no record left are
+    asked in one call, in their order, and their answers are on the disk before they are returned.
+
+    Args:
+        box: asked for what the file does not have.
+        path: the file; it and its folder are created where they are missing.
+        name: of the box, for error messages.
+
+    Raises:
+        LedgerError: `path` is not a ledger, or cannot be read or written.
     """
 
-    def __init__(self, box: BlackBox, path: Path):
-        self._box, self._path = box, path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
-        self._file.seek(0)
+    def __init__(self, box: BlackBox, path: Path, name: str = "box"):
+        self._box, self._path, self._name = box, path, name
+        self._paid: dict[bytes, deque[Row]] = {}  # answers of earlier runs that this run has not asked for yet
+        self._classes: int | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            known = read_records(path) if path.exists() else []
+            self._file = path.open("ab", buffering=0)
+            _sync(path.parent)
+        except OSError as e:
+            raise _fault(path, e) from e
+        self._append(MAGIC[path.stat().st_size :])
+        for digest, answer in known:
+            self._paid.setdefault(digest, deque()).append(answer)
+            self._classes = len(answer)
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        asked = bytes.fromhex(tensor_hash(x))
-        start = self._file.tell()
-        known = self._read(asked)
-        if known is not None:
-            return known.to(x.device)
-        self._file.truncate(start)
-        answers = self._box(x)
-        rows = answers.detach().cpu().to(torch.float32).contiguous().numpy().astype("<f4")
-        self._file.write(_HEAD.pack(asked, *rows.shape, hashlib.sha256(rows.data).digest()) + rows.tobytes())
-        self._file.flush()
-        return torch.from_numpy(rows).to(x.device)
+        """Answers (N, K), float32, to inputs (N, ...).
+
+        Raises:
+            Refused: the box refuses; `left` counts the first rows of `x` that can still be answered.
+            BoxFault: the box's answers are not one row on the simplex for each input; none of them is written.
+            LedgerError: the answers cannot be written.
+        """
+        digests = list(_digests(x))
+        rows = self._found(digests)
+        unknown = [i for i, row in enumerate(rows) if row is None]
+        if unknown:
+            answers = self._ask(x[unknown], unknown)
+            self._append(b"".join(_packed(digests[i], answer) for i, answer in zip(unknown, answers, strict=True)))
+            for i, answer in zip(unknown, answers, strict=True):
+                rows[i] = answer
+        for digest in digests:
+            if self._paid.get(digest):
+                self._paid[digest].popleft()
+        return torch.from_numpy(np.stack([row for row in rows if row is not None])).to(x.device)
 
     def close(self, *, discard: bool = False) -> None:
-        """Stop writing; with `discard`, remove what was written: the row it was for is safe."""
+        """Close the file; with `discard`, delete it: the result that the answers were for is safe."""
         self._file.close()
         if discard:
             self._path.unlink(missing_ok=True)
 
-    def _read(self, asked: bytes) -> Tensor | None:
-        """The next record's answers, if it is whole and answers this question."""
-        head = self._file.read(_HEAD.size)
-        if len(head) < _HEAD.size:
-            return None
-        digest, n, k, checksum = _HEAD.unpack(head)
-        data = self._file.read(4 * n * k)
-        if digest != asked or len(data) < 4 * n * k or hashlib.sha256(data).digest() != checksum:
-            return None
-        return torch.from_numpy(np.frombuffer(data, "<f4").reshape(n, k).copy())
+    def _found(self, digests: list[bytes]) -> list[Row | None]:
+        """The answer that each row has in the file, if any. Nothing is taken yet: the box may still refuse."""
+        asked, rows = Counter[bytes](), list[Row | None]()
+        for digest in digests:
+            paid, n = self._paid.get(digest, ()), asked[digest]
+            rows.append(paid[n] if n < len(paid) else None)
+            asked[digest] += 1
+        return rows
+
+    def _ask(self, x: Tensor, places: list[int]) -> Row:
+        """The box's answers (N, K) to `x`, whose rows have these places in the whole question."""
+        try:
+            answers = self._box(x)
+        except Refused as refusal:
+            raise Refused(str(refusal), places[refusal.left]) from refusal
+        answers = check_answers(answers, len(x), self._name, self._classes)
+        self._classes = answers.shape[1]
+        return answers.detach().cpu().to(torch.float32).numpy()
+
+    def _append(self, data: bytes) -> None:
+        """Returns when the data are on the disk."""
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except OSError as e:
+            raise _fault(self._path, e) from e
+
+
+def read_records(path: Path) -> list[Record]:
+    """The whole records of a ledger, in the order in which they were written.
+
+    Raises:
+        LedgerError: the file is not a ledger of version 1.
+    """
+    data = path.read_bytes()
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        raise LedgerError(f"`{path}` is not a ledger of answers that this version reads: move it away and start again.")
+    return list(_records(data))
+
+
+def _records(data: bytes) -> Iterator[Record]:
+    place = data.find(_MARK)
+    while place >= 0:
+        record = _record(data, place)
+        if record:
+            yield record
+            place += _size(len(record.answer))
+        else:
+            place += 1
+        place = data.find(_MARK, place)
+
+
+def _record(data: bytes, place: int) -> Record | None:
+    """The record at that place, if it is whole."""
+    if len(data) - place < _HEAD.size:
+        return None
+    _, classes, digest = _HEAD.unpack_from(data, place)
+    end = place + _size(classes)
+    if end > len(data) or _checksum(data[place : end - _CHECKSUM]) != data[end - _CHECKSUM : end]:
+        return None
+    return Record(digest, np.frombuffer(data, "<f4", classes, place + _HEAD.size).astype(np.float32))
+
+
+def _packed(digest: bytes, answer: Row) -> bytes:
+    body = _HEAD.pack(_MARK, len(answer), digest) + answer.astype("<f4").tobytes()
+    return body + _checksum(body)
+
+
+def _size(classes: int) -> int:
+    return _HEAD.size + 4 * classes + _CHECKSUM
+
+
+def _checksum(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest()[:_CHECKSUM]
+
+
+def _digests(x: Tensor) -> Iterator[bytes]:
+    """SHA-256 of each row's shape, dtype and bytes."""
+    kind = hashlib.sha256(f"{tuple(x.shape[1:])} {x.dtype}".encode())
+    for row in x.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy():
+        digest = kind.copy()
+        digest.update(row)
+        yield digest.digest()
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder as durable as the files' content."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _fault(path: Path, error: OSError) -> LedgerError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = "the disk is full" if full else f"{error.strerror}".lower()
+    return LedgerError(f"The answers cannot be written to `{path}`: {reason}.")

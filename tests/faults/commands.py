@@ -1,0 +1,61 @@
+"""Commands that can be killed at a step: see `dying.py` for what a step is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from grids import environment
+
+
+class Ended(NamedTuple):
+    """How a command ended: its exit status, the steps that it finished, as (name, file), and what it printed."""
+
+    status: int
+    steps: list[list[str]]
+    printed: str
+    errors: str
+
+    @property
+    def killed(self) -> bool:
+        return self.status == -9
+
+    def count(self, name: str, file: str = "") -> int:
+        """The number of steps of that name on files that have `file` in their names."""
+        return sum(step == name and file in path for step, path in self.steps)
+
+
+class Commands:
+    """Runs commands, one at a time: `commands(folder, "audit", "release", ..., kill=(3, "before"))`."""
+
+    def __init__(self) -> None:
+        here = Path(__file__).parent
+        self._server = subprocess.Popen(
+            [sys.executable, str(here / "dying.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**environment(), "PYTHONPATH": os.pathsep.join([str(here), environment()["PYTHONPATH"]])},
+        )  # fmt: skip
+
+    def __call__(self, folder: Path, *arguments: str, kill: tuple[int, str] | None = None) -> Ended:
+        """Run a command in a folder, to its end or to its death `before` or `after` a step, counted from 1."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        print(
+            json.dumps({"folder": str(folder), "arguments": arguments, "kill": kill}),
+            file=self._server.stdin, flush=True,
+        )  # fmt: skip
+        ended = json.loads(self._server.stdout.readline())
+        said = [folder.with_name(name).read_text() for name in ("stdout", "stderr")]
+        return Ended(ended["status"], ended["steps"], *said)
+
+    def close(self) -> None:
+        self._server.communicate()
+
+
+def listing(folder: Path) -> list[str]:
+    """All files and folders in a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

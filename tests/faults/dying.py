@@ -1,0 +1,96 @@
+"""Runs stealguard commands, each in a process of its own that kills itself at a chosen step.
+
+A step is a change of a name in the working folder, or a wait for the disk: `os.replace`, `os.rename`, `os.unlink`,
+`os.rmdir` and `os.fsync`. The steps of a run are counted, not timed, so a run dies at the same place on every machine.
+
+The script reads one JSON object a line: `arguments` (of the command), `folder` (to work in) and `kill` (null, or the
+step's number and `before` or `after`). For each it forks, so that torch is imported once, and answers with a line of
+JSON: `status` (the exit status, negative for a signal) and `steps` (those that ended: name and file). What the
+command prints is in the files `stdout` and `stderr` beside the folder.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+STEPS = ("replace", "rename", "unlink", "rmdir", "fsync")
+
+
+def watch(folder: Path, kill: list[Any] | None, log: int) -> None:
+    """Count the steps of this process, write them to `log`, and die at the chosen one."""
+    numbers = itertools.count(1)
+
+    def watched(name: str) -> Any:
+        step = getattr(os, name)
+
+        def run(*arguments: Any, **options: Any) -> Any:
+            file = "" if name == "fsync" else os.path.abspath(arguments[-1])  # noqa: PTH100
+            if file and not file.startswith(str(folder)):
+                return step(*arguments, **options)
+            number = next(numbers)
+            if kill == [number, "before"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                return step(*arguments, **options)
+            finally:
+                os.write(log, json.dumps([name, Path(file).name]).encode() + b"\n")
+                if kill == [number, "after"]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return run
+
+    for name in STEPS:
+        setattr(os, name, watched(name))
+
+
+def command(arguments: list[str], folder: Path, kill: list[Any] | None, log: int) -> int:
+    """Run the command in this process: its exit status."""
+    from stealguard.cli import main
+
+    os.chdir(folder)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        handle = os.open(folder.with_name(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, number)
+    sys.argv = ["stealguard", *arguments]
+    watch(folder, kill, log)
+    try:
+        main()
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else int(e.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def run(arguments: list[str], folder: str, kill: list[Any] | None) -> dict[str, Any]:
+    path = Path(folder).with_name("steps")
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+    child = os.fork()
+    if not child:
+        status = command(arguments, Path(folder), kill, log)
+        sys.stdout.flush()
+        os._exit(status)
+    os.close(log)
+    _, ended = os.waitpid(child, 0)
+    steps = [json.loads(line) for line in path.read_text().splitlines()]
+    return {"status": os.waitstatus_to_exitcode(ended), "steps": steps}
+
+
+if __name__ == "__main__":
+    import torch
+    import torch._dynamo  # which torch's optimizers import, in seconds
+
+    import stealguard
+
+    torch.set_num_threads(1)
+    assert all(map(callable, (stealguard.protect, stealguard.audit)))
+    for line in sys.stdin:
+        print(json.dumps(run(**json.loads(line))), flush=True)

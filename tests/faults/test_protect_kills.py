@@ -1,0 +1,108 @@
+"""A training that is killed at any step loses no finished epoch and no release, and resumes to the same release."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Commands, Ended, listing
+
+import stealguard as sg
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 3
+
+
+def protect(sets: Path, *more: str, seed: int = 0) -> list[str]:
+    return [
+        "protect", "lenet5", f"npz:{sets}/task.npz", "--outliers", f"npz:{sets}/outliers.npz", "--defense", "ini",
+        "--train", "batch=64", "--epochs", str(EPOCHS), "--seed", str(seed), "--out", "release", *more,
+    ]  # fmt: skip
+
+
+def content(release: Path) -> dict[str, Any]:
+    """All of a release that does not tell the time."""
+    recipe = dict(sg.load(release).recipe)
+    for name in ("created", "seconds", "sha256"):
+        recipe.pop(name, None)
+    recipe["history"] = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in recipe["history"]]
+    return recipe
+
+
+def whole(folder: Path) -> list[dict[str, Any]]:
+    """The contents of all releases in a folder that can be loaded."""
+    found = []
+    for recipe in folder.rglob("recipe.json"):
+        try:
+            found.append(content(recipe.parent))
+        except sg.StealguardError:
+            continue
+    return found
+
+
+def epochs(run: Ended) -> int:
+    """The number of checkpoints that a run wrote: one for each epoch."""
+    return run.count("replace", "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(commands: Commands, sets: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """The folder of a training that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "work"
+    run = commands(folder, *protect(sets))
+    assert run.status == 0, run.errors
+    assert epochs(run) >= EPOCHS
+    assert len(run.steps) > EPOCHS
+    return folder, run
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_killed_training_resumes_to_the_same_release(
+    commands: Commands, sets: Path, undisturbed: tuple[Path, Ended], tmp_path: Path, moment: str
+) -> None:
+    expected, run = undisturbed
+    for step in itertools.count(1):
+        folder = tmp_path / f"{step}" / "work"
+        killed = commands(folder, *protect(sets), kill=(step, moment))
+        if killed.status == 0:
+            break
+        assert killed.killed, killed.errors
+        told = f"killed {moment} step {step}, after {killed.steps[-1:]}"
+        finished = (folder / "release").exists()
+        if finished:
+            assert whole(folder) == [content(expected / "release")], f"{told}: the release's name means a whole release"
+        resumed = commands(folder, *protect(sets, "--resume"))
+        assert finished or resumed.status == 0, f"{told}: {resumed.errors}"
+        assert content(folder / "release") == content(expected / "release"), told
+        assert epochs(killed) + epochs(resumed) <= epochs(run) + 1, f"{told}: epochs were trained twice"
+        assert listing(folder) == listing(expected), f"{told}: files are left over"
+    assert step == len(run.steps) + 1, "every step was the last one once"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_killed_overwrite_keeps_the_old_release_until_the_new_one_is_whole(
+    commands: Commands, sets: Path, undisturbed: tuple[Path, Ended], tmp_path: Path, moment: str
+) -> None:
+    expected, _ = undisturbed
+    first = tmp_path / "first" / "work"
+    assert commands(first, *protect(sets, seed=1)).status == 0
+    old, new = content(first / "release"), content(expected / "release")
+    assert old != new
+    for step in itertools.count(1):
+        folder = tmp_path / f"{step}" / "work"
+        shutil.copytree(first, folder)
+        killed = commands(folder, *protect(sets, "--overwrite"), kill=(step, moment))
+        if killed.status == 0:
+            break
+        assert killed.killed, killed.errors
+        told = f"killed {moment} step {step}, after {killed.steps[-1:]}"
+        assert any(found in (old, new) for found in whole(folder)), f"{told}: neither release is left"
+        resumed = commands(folder, *protect(sets, "--overwrite", "--resume"))
+        assert resumed.status == 0, f"{told}: {resumed.errors}"
+        assert content(folder / "release") == new, told
+        assert listing(folder) == listing(expected), f"{told}: files are left over"
+    assert step > EPOCHS
