@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from stealguard.errors import nearest, require
+from stealguard.errors import Invalid, nearest, require
 from stealguard.identity import fingerprint
 from stealguard.results.metrics import METRICS
 from stealguard.results.migrations import FORMAT, upgraded
@@ -317,10 +317,10 @@ def _plain(value: Any) -> Any:
 
 
 def _complete(cls: type[VictimFacts] | type[Row], record: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """The record with lists as tuples. Raises `Invalid` for an unknown name, and for a missing one without a default."""
+    """The record with lists as tuples. Raises `Invalid` for a name that is unknown, or missing without a default."""
     known = {f.name: f for f in fields(cls)}
-    for name in record:
-        require(name in known, str(name), f"a field of a {what}", f"`{name}`{nearest(str(name), known)}")
+    for name in sorted(record.keys() - known.keys()):
+        raise Invalid(name, f"a field of a {what}", f"`{name}`{nearest(name, known)}")
     needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
     missing = [name for name in needed if name not in record]
     require(not missing, what, "complete", f"no {', '.join(missing)}")
