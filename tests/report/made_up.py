@@ -31,7 +31,7 @@ UNMEASURED = {"benign_accuracy": None}
 
 OF_VICTIM = {"release": "name", "release_hash": "key", "victim_seed": "seed"}  # what the tests say, and the field
 OF_VICTIM |= {f.name: f.name for f in fields(VictimFacts) if f.name not in ("name", "key", "seed", "metrics")}
-MEASURED = {name: "victim" for name in VICTIM_METRICS} | {name: "theft" for name in THEFT_METRICS}
+MEASURED = dict.fromkeys(VICTIM_METRICS, "victim") | dict.fromkeys(THEFT_METRICS, "theft")
 
 
 def make_row(**changes: Any) -> Row:

@@ -43,9 +43,9 @@ from stealguard.results import Row, VictimFacts, key_of, to_records
         ({"shape": (1, "28")}, "`shape`"),
         ({"outliers": ["glyphs"]}, "`outliers`"),
         ({"ms_1": -1.0}, "Parameter `ms_1` should be finite and non-negative. Found -1.0."),
-        ({"metrics": {"clone_accuracy": 0.5, "agreement": 0.5, "mine": float("inf")}}, "Parameter `mine` should be finite"),
-        ({"metrics": {"clone_accuracy": 0.5, "agreement": "high"}}, "`agreement`"),
-        ({"metrics": {"clone_accuracy": 10**400, "agreement": 0.5}}, "`clone_accuracy`"),
+        ({"metrics": {"mine": float("inf")}}, "Parameter `mine` should be finite. Found inf."),
+        ({"metrics": {"agreement": "high"}}, "`agreement`"),
+        ({"metrics": {"clone_accuracy": 10**400}}, "`clone_accuracy`"),
     ],
 )  # fmt: skip
 def test_a_row_that_breaks_a_rule_is_refused(changes: dict[str, Any], message: str) -> None:
