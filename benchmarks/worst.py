@@ -1,9 +1,9 @@
-"""Rows -> a Markdown table: what the worst thief gets by attack and pool, over labels and treatments of the answers.
+"""Rows -> a Markdown table: the worst clone accuracy by attack and pool, over labels and treatments of the answers.
 
     python -m benchmarks.worst ROWS.jsonl ...
 
-A column is a setting, its mean over victims with half a 95 % t-interval; the first line is what honest users get. The
-no-theft line is what a thief's own task samples give alone.
+A column is a setting: its mean over victims with half a 95 % t-interval. The first line is the accuracy that users get.
+The no-theft line is the accuracy that the attacker's own task samples give without any query.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from stealguard.report import summary
 from stealguard.report.cells import Cell, Group
 from stealguard.report.naming import number, titles
-from stealguard.results.row import Row, read
+from stealguard.results import Row, read
 
 Kind = tuple[str, str, int, int]  # an attack with its settings, a pool, owned samples and the budget
 
@@ -43,20 +43,20 @@ def table(groups: Sequence[Group]) -> str:
 
 
 def _kinds(groups: Sequence[Group]) -> dict[Kind, dict[int, list[Cell]]]:
-    """By kind of theft and then by the column of the group, the cells that some thief has finished."""
-    names = titles(line._replace(answers="") for group in groups for line in group.cells)
+    """By kind of attack and then by the column of the group, the cells that have a number."""
+    names = titles(line._replace(treatment="") for group in groups for line in group.cells)
     kinds: dict[Kind, dict[int, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for column, group in enumerate(groups):
         for line, cell in group.cells.items():
             if cell.clone:
-                kinds[names[line._replace(answers="")], line.pool, line.own, line.budget][column].append(cell)
+                kinds[names[line._replace(treatment="")], line.pool, line.own, line.budget][column].append(cell)
     return kinds
 
 
 def _told(cell: Cell | None) -> str:
     if cell is None:
         return "-"
-    how = ", ".join(filter(None, [cell.line.labels, cell.line.answers]))
+    how = ", ".join(filter(None, [cell.line.labels, cell.line.treatment]))
     return f"{number(cell.clone)} ({how})"
 
 

@@ -6,9 +6,11 @@ import itertools
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any
 
-from stealguard.results.row import Row, key_of
+from stealguard.results import Row, VictimFacts, key_of
+from stealguard.results.migrations import CLASSES, THEFT_METRICS, VICTIM_METRICS
 
 REACHED = {  # clone accuracy of seed 0
     ("undefended", "cifar10-gray", "soft"): 0.968,
@@ -27,8 +29,16 @@ RELEASES = {
 UNMEASURED = {"benign_accuracy": None}
 
 
+OF_VICTIM = {"release": "name", "release_hash": "key", "victim_seed": "seed"}  # what the tests say, and the field
+OF_VICTIM |= {f.name: f.name for f in fields(VictimFacts) if f.name not in ("name", "key", "seed", "metrics")}
+MEASURED = dict.fromkeys(VICTIM_METRICS, "victim") | dict.fromkeys(THEFT_METRICS, "theft")
+
+
 def make_row(**changes: Any) -> Row:
-    """A sound row; what is not given is made up, and the key follows from the rest unless it is given."""
+    """A sound row; what is not given is made up, and the key follows from the rest unless it is given.
+
+    Facts of the victim and metrics are given side by side with the row's own fields; a metric that is None is left out.
+    """
     values: dict[str, Any] = {
         "release": "ini",
         "release_hash": "9f" * 32,
@@ -36,13 +46,13 @@ def make_row(**changes: Any) -> Row:
         "net": "lenet5",
         "defense": "ini",
         "defense_settings": '{"gamma": 0.3}',
+        "classes": CLASSES.get(changes.get("data", "mnist")),
         "attack": "knockoff",
         "attack_settings": '{"budget": 20000, "training": {"epochs": 8, "lr": 0.05}}',
         "pool": "letters",
         "pool_hash": "1c" * 32,
         "in_family": False,
         "labels": "soft",
-        "answers": "",
         "own": 0,
         "budget": 20_000,
         "queries": 20_000,
@@ -51,7 +61,6 @@ def make_row(**changes: Any) -> Row:
         "benign_accuracy": 0.975,
         "clone_accuracy": 0.925,
         "agreement": 0.93,
-        "no_theft": None,
         "seconds": 31.5,
         "status": "ok",
         "reason": "",
@@ -62,7 +71,20 @@ def make_row(**changes: Any) -> Row:
         "hardware": "2 x CPU",
         "threads": 2,
     } | changes
-    return Row(**{"key": key_of(made=repr(values))} | values)
+    made = key_of(made=repr(values))
+    victim = {field: values.pop(name) for name, field in OF_VICTIM.items() if name in values}
+    given = values.pop("metrics", {})
+    measured: dict[str, dict[str, Any]] = {"victim": {}, "theft": {}}
+    for name, owner in MEASURED.items():
+        if (value := values.pop(name, None)) is not None:
+            measured[owner][name] = value
+    facts = VictimFacts(**victim, metrics=measured["victim"])
+    return Row(**{"key": made} | values, victim=facts, metrics=measured["theft"] | given)
+
+
+def changed(row: Row, **metrics: float) -> Row:
+    """The row with other metrics of the theft."""
+    return replace(row, metrics={**row.metrics, **metrics})
 
 
 def failed_row(**changes: Any) -> Row:

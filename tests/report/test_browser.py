@@ -220,7 +220,7 @@ def test_both_color_schemes_can_be_read(browser: Browser, page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sets, fourteen settings on each, twelve ways to steal."""
+    """Two sets, fourteen settings on each, twelve attacks."""
     path = tmp_path_factory.mktemp("grid") / "grid.html"
     report.write_html(grid(victims=2, seeds=2), path, command="stealguard report grid.sqlite")
     return path
@@ -263,7 +263,7 @@ def test_filters_leave_what_fits(browser: Browser, wide: Path) -> None:
     assert 0 < len(seen(browser, "figure .tip")) < marks / 6
     choose(browser, attack="jbda", labels="hard")
     assert len(seen(browser, rows)) == 2
-    assert seen(browser, "#filters output") == ["4 of 28 settings, 2 of 12 ways to steal"]
+    assert seen(browser, "#filters output") == ["4 of 28 settings, 2 of 12 attacks"]
     choose(browser, data="", defense="", attack="", labels="", words="Reverse letters mnist")
     assert all("reverse-sigmoid" in name for name in seen(browser, heads))
     assert len(seen(browser, rows)) == 4
@@ -304,7 +304,7 @@ def test_arrows_walk_in_the_matrix_and_a_cell_tells_more(browser: Browser, wide:
     press(browser, "ArrowDown")
     second = browser.run(told)
     assert second.startswith("adaptive-misinformation tau=0.3 · fashion-mnist, jbda, own:150, soft: ")
-    for part in ("95 % interval over victims", "agrees", "2 victims, 4 thieves", "points to undefended (2 pairs)"):
+    for part in ("95 % interval over victims", "agrees", "2 victims, 4 clones", "points to undefended (2 pairs)"):
         assert part in second
     press(browser, "ArrowLeft")
     press(browser, "ArrowLeft")  # at the edge nothing happens

@@ -1,4 +1,4 @@
-"""Cells and groups: which rows are samples of one thing, whatever their order, and what all is called."""
+"""Cells and groups: which rows are samples of one thing, whatever their order, and what each is called."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from stealguard.report.lines import lines_of, most_stealable
 from stealguard.report.naming import cell_text, natural, samples, titles
 from stealguard.report.statistics import Spread
 from stealguard.report.tables import render
-from stealguard.results.row import Row
+from stealguard.results import Row
 
 
-def test_a_summary_has_a_group_a_release_and_a_cell_a_line() -> None:
+def test_a_summary_has_a_group_a_victim_and_a_cell_a_line() -> None:
     undefended, ini = summary(audited(seeds=3))
     assert (undefended.name, ini.name) == ("undefended", "ini")
     assert (undefended.undefended, ini.undefended) == (True, False)
@@ -90,7 +90,7 @@ def test_failed_and_skipped_rows_stay_and_count_as_nothing() -> None:
     assert [cell_text(cell) for cell in group.cells.values()] == ["92.5", "skipped"]
 
 
-def test_two_releases_of_one_name_are_told_apart() -> None:
+def test_two_victims_of_one_name_are_told_apart() -> None:
     groups = summary([make_row(release_hash="a" * 64), make_row(release_hash="b" * 64)])
     assert [group.name for group in groups] == ["ini@aaaaaaaa", "ini@bbbbbbbb"]
 
@@ -101,23 +101,23 @@ def test_settings_that_differ_make_two_lines_and_show_in_their_titles() -> None:
     rows += [make_row(attack="jbda", clone=clone) for clone in ("vgg16", "lenet5")]
     rows += [make_row(attack="plain", attack_settings="{}")]
     assert sorted(titles(lines_of(summary(rows))).values()) == [
-        "jbda (thief=lenet5)",
-        "jbda (thief=vgg16)",
+        "jbda (clone=lenet5)",
+        "jbda (clone=vgg16)",
         "knockoff (training.epochs=50)",
         "knockoff (training.epochs=8)",
         "plain",
     ]
 
 
-def test_the_most_stealable_lines_are_those_where_some_thief_gets_most() -> None:
+def test_the_most_stealable_lines_are_those_where_some_clone_reaches_most() -> None:
     rows = [make_row(pool=f"pool{number}", clone_accuracy=number / 10) for number in range(5)]
     rows += [make_row(pool="pool0", clone_accuracy=0.9, release="x", release_hash="x"), failed_row(pool="poolx")]
     assert [line.pool for line in most_stealable(summary(rows), 2)] == ["pool0", "pool4"]
     assert len(most_stealable(summary(rows), 99)) == 5
 
 
-def test_victims_of_one_setting_are_pooled_and_their_thieves_averaged_first() -> None:
-    """Two victims: thieves 0.4 and 0.6 of one, 0.8 of the other; the mean is over 0.5 and 0.8."""
+def test_victims_of_one_setting_are_pooled_and_their_clones_averaged_first() -> None:
+    """Two victims: clones of 0.4 and 0.6 of one, of 0.8 of the other; the mean is over 0.5 and 0.8."""
     stolen = [(0, 0, 0.4), (0, 1, 0.6), (1, 0, 0.8)]
     rows = [
         make_row(setting="s", victim_seed=victim, release=f"r{victim}", release_hash=str(victim), seed=seed,
@@ -127,20 +127,20 @@ def test_victims_of_one_setting_are_pooled_and_their_thieves_averaged_first() ->
     (group,) = summary(rows)
     assert group.worst is not None
     assert group.worst.clone == Spread.of([0.5, 0.8])
-    assert (group.worst.victims, samples(group.worst)) == (2, "2 victims, 3 thieves")
+    assert (group.worst.victims, samples(group.worst)) == (2, "2 victims, 3 clones")
     assert group.benign == Spread.of([0.9, 0.92])
-    assert [victim.release_hash for victim in group.victims] == ["0", "1"]
+    assert [victim.key for victim in group.victims] == ["0", "1"]
     assert group.superseded == 0
 
 
-def test_one_victim_of_a_setting_has_its_interval_over_thieves() -> None:
+def test_one_victim_of_a_setting_has_its_interval_over_clones() -> None:
     (group,) = summary([make_row(setting="s", seed=seed, clone_accuracy=seed / 10) for seed in range(3)])
     assert group.worst is not None
     assert group.worst.clone == Spread.of([0, 0.1, 0.2])
-    assert samples(group.worst) == "3 thieves of one victim"
+    assert samples(group.worst) == "3 clones of one victim"
 
 
-def test_old_rows_of_a_release_join_its_newer_ones() -> None:
+def test_old_rows_of_a_victim_join_its_newer_ones() -> None:
     old, new = make_row(labels="hard"), make_row(setting="s", victim_seed=4)
     (group,) = summary([old, new])
     assert len(group.cells) == 2
@@ -154,7 +154,7 @@ def test_pooled_groups_are_named_by_what_differs() -> None:
     assert "ini gamma=0.0 · mnist" in names
     assert {group.label for group in groups} == {name.removesuffix(" · mnist") for name in names}
     assert len({group.name for group in groups}) == len(groups) == 28
-    one = summary([row for row in grid(data=["mnist"], victims=2, seeds=1) if row.defense in ("none", "ini")])
+    one = summary([row for row in grid(data=["mnist"], victims=2, seeds=1) if row.victim.defense in ("none", "ini")])
     assert [group.name for group in one] == ["undefended", "ini gamma=0.0", "ini gamma=0.3"]
 
 

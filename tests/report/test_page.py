@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import shlex
 from dataclasses import replace
@@ -45,13 +46,11 @@ class Page(HTMLParser):
 
 def test_the_page_tells_what_matters(page: str) -> None:
     text = plain(Page(page).text)
-    assert "With 20,000 answers a thief reaches 96.2 % of your accuracy" in text
-    assert "92.6 % on your test set (undefended: 97.8 %)" in text
+    assert "With 20,000 answers on 1 account, a clone reaches 92.6 % on your test set" in text
+    assert "(chance: 10.0 %; undefended: 97.8 %), which is 96.2 % of your accuracy" in text
     for told in ("A title", "stealguard demo --seed 0", "lenet5 on mnist", "holds in part", RULE, "needs seeds"):
         assert told in text
-    for told in ("A title", "stealguard demo --seed 0", "lenet5 on mnist", "holds in part", RULE, "needs seeds"):
-        assert told in text
-    for told in ("own family", "2.13.0", "2 x CPU, 2 threads", "ab" * 32, "0, 1, 2", "training.epochs=8", "chance"):
+    for told in ("in-family", "2.13.0", "2 x CPU, 2 threads", "ab" * 32, "0, 1, 2", "training.epochs=8", "chance"):
         assert told in text
     for told in ("2026-01-02 03:04 UTC", "seed 0 skipped: needs seeds", "<td>skipped</td>"):
         assert told in page
@@ -82,8 +81,9 @@ def test_the_same_rows_make_the_same_page(tmp_path: Path) -> None:
 
 def test_every_name_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>\"'&--><svg onload=x>$x$ 猫"
-    names = ("release", "data", "net", "defense_settings", "attack", "pool", "thief", "hardware", "pool_hash")
-    rows = [make_row(**dict.fromkeys(names, evil)), failed_row(reason=evil, **dict.fromkeys(names, evil), seed=1)]
+    names = ("release", "data", "net", "attack", "pool", "clone", "hardware", "pool_hash")
+    given = {**dict.fromkeys(names, evil), "defense_settings": json.dumps({evil: evil})}
+    rows = [make_row(**given), failed_row(reason=evil, **given, seed=1)]
     report.write_html(rows, tmp_path / "page.html", title=evil, command=evil)
     found = Page((tmp_path / "page.html").read_text())
     assert [tag for tag, _ in found.tags].count("script") == 1
@@ -105,11 +105,11 @@ def test_a_page_of_nothing_but_failures_says_so(tmp_path: Path) -> None:
     assert "<figure>" not in html
 
 
-def test_a_page_of_one_undefended_release_says_so(tmp_path: Path) -> None:
+def test_a_page_of_one_undefended_victim_says_so(tmp_path: Path) -> None:
     report.write_html([undefended_row(data="folder:pets")], tmp_path / "page.html")
     text = Page((tmp_path / "page.html").read_text()).text
-    assert "Nothing was done to stop it." in text
-    assert "No defended release was audited." in text
+    assert "No defense was used." in text
+    assert "No defended victim was audited." in text
     assert "chance" not in text  # nobody knows how many classes there are
 
 
@@ -139,7 +139,7 @@ def test_a_grid_is_told_in_tables_and_not_in_a_card_each(tmp_path: Path) -> None
     html = (tmp_path / "page.html").read_text()
     assert 'class="card"' not in html
     assert html.count("<figure") == 2 * 4  # frontier, curves, answering and training, for each set
-    assert "28 settings · 56 releases · 1,344 rows" in html
+    assert "28 settings · 56 victims · 1,344 rows" in html
     assert "95 % interval over victims" in html
     assert re.search(r"−\d+\.\d ± \d+\.\d points to undefended \(2 pairs\)", html)
     assert "A defense is called best where" in html
@@ -159,16 +159,17 @@ def test_no_best_is_marked_that_the_intervals_do_not_carry(tmp_path: Path) -> No
 
 
 def test_commands_can_be_typed(tmp_path: Path) -> None:
-    report.write_html([make_row(pool="it's", answers=answers) for answers in ("", "z-score")], tmp_path / "page.html")
+    rows = [make_row(pool="it's", treatment=treatment) for treatment in ("", "z-score")]
+    report.write_html(rows, tmp_path / "page.html")
     (command,) = re.findall(r"stealguard audit .*?(?=\n)", Page((tmp_path / "page.html").read_text()).text)
     words = shlex.split(command)
-    assert words[:5] == ["stealguard", "audit", "RELEASE", "--attack", "knockoff"]
+    assert words[:5] == ["stealguard", "audit", "VICTIM", "--attack", "knockoff"]
     assert words[words.index("--pools") + 1] == "it's"
-    assert words[words.index("--answers") + 1 : words.index("--own")] == ["", "z-score"]
+    assert words[words.index("--treatments") + 1 : words.index("--own")] == ["", "z-score"]
 
 
 def test_ten_thousand_rows_make_a_page_of_less_than_three_megabytes(tmp_path: Path) -> None:
-    """One thief a cell is the most that as many rows can ask of a page; `python -m benchmarks report` has the time."""
+    """One clone a cell is the most that as many rows can ask of a page; `python -m benchmarks report` has the time."""
     ways = [("knockoff", f"pool{number}", 20_000) for number in range(100)]
     rows = grid(data=["mnist"], finer=4, victims=1, seeds=1, ways=ways)
     assert len(rows) > 10_000

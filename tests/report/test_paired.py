@@ -12,11 +12,11 @@ from stealguard.report.comparing import Ranking, against, baselines, paired, ran
 from stealguard.report.facts import facts
 from stealguard.report.grouping import summary
 from stealguard.report.statistics import Difference, Spread
-from stealguard.results.row import Row
+from stealguard.results import Row
 
 
 def stolen(name: str, reached: Sequence[float], **changes: object) -> list[Row]:
-    """One victim, a thief for each of `reached`."""
+    """One victim, a clone for each of `reached`."""
     return [
         make_row(**{"release": name, "release_hash": name, "seed": seed, "clone_accuracy": value} | changes)
         for seed, value in enumerate(reached)
@@ -29,7 +29,7 @@ def ranked(*rows: Row) -> Ranking:
 
 
 def test_differences_are_paired_by_seed() -> None:
-    """0.5, 0.7, 0.6 against 0.9, 1.0, 0.95: differences -0.4, -0.3, -0.35; the fourth thief has no partner."""
+    """0.5, 0.7, 0.6 against 0.9, 1.0, 0.95: differences -0.4, -0.3, -0.35; the fourth clone has no partner."""
     base = [undefended_row(seed=seed, clone_accuracy=value) for seed, value in enumerate((0.9, 1.0, 0.95))]
     undefended, group = summary([*base, *stolen("ini", (0.5, 0.7, 0.6, 0.1))])
     found = against(group, group.worst, baselines([undefended, group])[group.name])
@@ -63,7 +63,7 @@ def test_a_best_needs_every_interval() -> None:
     assert found.best is not None
     assert found.best.name == "a"
     assert found.sentence == (
-        "lenet5 on mnist: best is a: the worst thief reaches 11.0 ± 2.5 %, at a benign accuracy of 97.5 %."
+        "lenet5 on mnist: best is a: the worst clone reaches 11.0 ± 2.5 %, at a benign accuracy of 97.5 %."
     )
     tied = ranked(*clear, *stolen("d", (0.11, 0.1, 0.13)))
     assert tied.best is None
@@ -76,13 +76,13 @@ def test_one_seed_carries_no_best() -> None:
     assert "shares fewer than two seeds with b" in found.sentence
 
 
-def test_whoever_was_spared_an_attack_is_not_best() -> None:
+def test_a_defense_that_was_not_tested_with_every_attack_is_not_best() -> None:
     a, b = stolen("a", (0.1, 0.11)), stolen("b", (0.3, 0.3))
     spared = failed_row(release="a", release_hash="a", attack="jbda")
     found = ranked(*a, *b, spared, *stolen("b", (0.2, 0.2), attack="jbda"))
     assert found.best is None
-    assert "a is lowest, but was spared 1 way to steal that others stood" in found.sentence
-    assert ranked(*a, *b, *stolen("a", (0.1, 0.1), attack="jbda")).best is not None  # it stood more, and still
+    assert "a is lowest, but was not tested with 1 attack that others were tested with" in found.sentence
+    assert ranked(*a, *b, *stolen("a", (0.1, 0.1), attack="jbda")).best is not None  # tested with more
 
 
 def test_a_lone_defense_is_not_ranked_and_tasks_are_ranked_apart() -> None:

@@ -12,7 +12,7 @@ from stealguard.report.facts import facts
 from stealguard.report.grouping import summary
 from stealguard.report.lines import ways, worst_line
 from stealguard.report.pictures import answering, curves, frontier, strips, training
-from stealguard.results.row import Row
+from stealguard.results import Row
 
 
 def drawn(rows: list[Row]) -> list[Shown]:

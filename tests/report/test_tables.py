@@ -6,24 +6,23 @@ import csv
 import io
 import json
 import re
-from dataclasses import replace
 
 import pytest
 
-from report.made_up import RELEASES, UNMEASURED, audited, failed_row, grid, make_row, undefended_row
+from report.made_up import RELEASES, UNMEASURED, audited, changed, failed_row, grid, make_row, undefended_row
 from stealguard import report
 from stealguard.errors import Invalid
-from stealguard.results.row import Row
+from stealguard.results import Row
 
 
-def test_the_table_has_lines_down_and_releases_across_and_the_worst_last() -> None:
+def test_the_table_has_lines_down_and_victims_across_and_the_worst_last() -> None:
     text = report.render(audited())
     lines = [line.split() for line in text.splitlines() if line.strip(" ─")]
     assert lines[0] == ["attack", "pool", "labels", "budget", "undefended", "ini"]
     assert lines[1] == ["benign", "accuracy", "98.9", "96.3"]
     assert lines[2] == ["knockoff", "cifar10-gray*", "soft", "20,000", "96.8", "10.1"]
     assert lines[6] == ["worst", "97.7", "92.5"]
-    assert "* own family: held out of the defender's outliers, flatters" in " ".join(text.split())
+    assert "* in-family: held out of the defender's outliers, flatters" in " ".join(text.split())
     assert "±" not in text
 
 
@@ -51,7 +50,7 @@ def test_csv_has_a_record_a_cell_in_fractions() -> None:
     records = list(csv.DictReader(io.StringIO(report.render(audited(seeds=3), "csv"))))
     assert len(records) == 8
     worst = max(records, key=lambda record: float(record["clone_accuracy"]))
-    assert (worst["release"], worst["pool"], worst["seeds"]) == ("undefended", "letters", "3")
+    assert (worst["victim"], worst["pool"], worst["seeds"]) == ("undefended", "letters", "3")
     assert float(worst["clone_accuracy"]) == pytest.approx(0.978)
     assert float(worst["clone_accuracy_half_interval"]) == pytest.approx(0.0138311, rel=1e-5)
 
@@ -60,7 +59,7 @@ def test_json_holds_everything() -> None:
     failed = failed_row(labels="hard", attack="jbda", **RELEASES["ini"] | UNMEASURED)
     records = json.loads(report.render([*audited(), failed], "json"))
     assert len(records) == 9
-    assert (records[2]["release"], records[2]["pool"], records[2]["clone_accuracy"]) == ("undefended", "letters", 0.977)
+    assert (records[2]["victim"], records[2]["pool"], records[2]["clone_accuracy"]) == ("undefended", "letters", 0.977)
     assert records[4]["benign_accuracy"] == 0.963
     assert records[4]["faults"] == "seed 0 failed: out of memory"
     assert records[4]["clone_accuracy"] is None
@@ -117,9 +116,7 @@ def test_only_a_best_that_the_intervals_carry_is_bold() -> None:
 
     assert "**50.5 ± 1.2**" in report.render(rows(0.7), "markdown")
     assert r"\textbf{50.5 $\pm$ 1.2}" in report.render(rows(0.7), "latex")
-    tied = [
-        replace(row, clone_accuracy=0.4 if row.release == "b" and row.seed else row.clone_accuracy) for row in rows(0.7)
-    ]
+    tied = [changed(row, clone_accuracy=0.4) if row.victim.name == "b" and row.seed else row for row in rows(0.7)]
     assert "**" not in report.render(tied, "markdown")
     assert "textbf" not in report.render(tied, "latex")
     assert "no best: intervals overlap" in " ".join(report.render(tied, "table").split())
@@ -131,7 +128,7 @@ def test_many_groups_go_down_with_what_counts_across() -> None:
     assert head.split(" | ")[1:5] == ["benign", "worst clone", "by", "to undefended"]
     assert first.startswith("| undefended | ")
     assert len(rest) == 13
-    assert "over victims, thieves averaged first" in text
+    assert "over victims, clones averaged first" in text
 
 
 def test_records_say_what_an_interval_is_over_and_what_differs_from_the_undefended() -> None:

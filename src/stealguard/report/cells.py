@@ -1,8 +1,8 @@
 """What a report is made of.
 
-A *line* is one way to steal (attack, settings, thief, pool, label mode, budget); a *cell* is a line against one
-group, as a mean over its victims and their thieves; a *group* is the victims of one setting; and the *worst* cell,
-the one with the highest clone accuracy, stands for its group.
+A *line* is one way to attack (attack, settings, clone, pool, label mode, treatment, budget, accounts); a *cell* is a
+line against one group, as a mean over its victims and their clones; a *group* is the victims of one setting; and the
+*worst* cell, the one with the highest clone accuracy, stands for its group.
 """
 
 from __future__ import annotations
@@ -13,37 +13,42 @@ from functools import cached_property
 from typing import NamedTuple
 
 from stealguard.report.statistics import Spread
-from stealguard.results.row import Row
+from stealguard.results import UNDEFENDED, Row
 
-UNDEFENDED = "none"
+UNKNOWN = "unknown"  # the defense of a model that stealguard did not train
+WELL_BELOW = 0.8  # of chance: an accuracy lower than that is no accident of guessing
 
 
-class Task(NamedTuple):
-    """What is compared with one another."""
+class Problem(NamedTuple):
+    """What is compared with one another: a task and a net, with hashes of their content where they are known."""
 
     data: str
     net: str
+    data_hash: str = ""
+    net_hash: str = ""
 
 
-class Victim(NamedTuple):
+class Trained(NamedTuple):
     """One trained classifier."""
 
-    release: str
-    release_hash: str
+    name: str
+    key: str
     seed: int
 
 
 class Line(NamedTuple):
-    """One way to steal."""
+    """One way to attack."""
 
     attack: str
     attack_settings: str  # JSON
     clone: str
     pool: str
     labels: str
-    answers: str  # what the thief does with them
-    own: int  # labelled task samples it owns
+    treatment: str  # what the attacker does with the answers
+    own: int  # labelled task samples that the attacker owns
     budget: int
+    accounts: int
+    clone_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,27 @@ class Cell:
 
     line: Line
     rows: list[Row]
-    clone: Spread | None  # over victims where there are two or more, else over the seeds of the one victim's thieves
+    clone: Spread | None  # over victims where there are two or more, else over the seeds of the one victim's clones
+    renamed: Spread | None  # clone accuracy after the best renaming of classes; None where no row has it
     agreement: float | None  # share of the test set on which the clone says what the victim says, a mean
-    no_theft: float | None  # what the thief's own samples give without any theft, a mean
+    no_theft: float | None  # what the attacker's own samples give without any query, a mean
+    chance: float | None  # the accuracy of guessing
 
     @property
     def reached(self) -> float:
         """Mean clone accuracy, a fraction; below every other where there is none."""
         return self.clone.mean if self.clone else -1.0
+
+    @property
+    def usable(self) -> Spread | None:
+        """What the attacker can make of the clone: its accuracy, or that after renaming where it is higher."""
+        spreads = [spread for spread in (self.clone, self.renamed) if spread]
+        return max(spreads, key=lambda spread: spread.mean, default=None)
+
+    @property
+    def below_chance(self) -> bool:
+        """Whether the clone is right less often than guessing is: its classes have other names than the task's."""
+        return self.clone is not None and self.chance is not None and self.clone.mean < WELL_BELOW * self.chance
 
     @property
     def done(self) -> list[Row]:
@@ -71,8 +89,8 @@ class Cell:
 
     @property
     def victims(self) -> int:
-        """How many victims were stolen from."""
-        return len({row.victim_seed for row in self.done})
+        """How many victims were attacked."""
+        return len({row.victim.seed for row in self.done})
 
     @property
     def in_family(self) -> bool:
@@ -85,12 +103,13 @@ class Group:
 
     name: str  # unlike every other in the report
     label: str  # the name without the task
-    task: Task
+    task: Problem
     defense: str
     defense_settings: str  # JSON
     setting: str  # what the victims share; "" in old rows
-    victims: tuple[Victim, ...]
+    victims: tuple[Trained, ...]
     benign: Spread | None  # over victims
+    chance: float | None  # the accuracy of guessing
     cells: dict[Line, Cell]
     superseded: int  # rows left out because a newer one measures the same cell, victim seed and seed
 
@@ -98,14 +117,19 @@ class Group:
     def undefended(self) -> bool:
         return self.defense == UNDEFENDED
 
+    @property
+    def unknown(self) -> bool:
+        """Whether nothing is known of how the victim was made."""
+        return self.defense == UNKNOWN
+
     @cached_property
     def worst(self) -> Cell | None:
-        """Of the thieves who own no task data: no useful answer stops one who does, so those are told apart."""
+        """Of the attackers who own no task data: no useful answer stops one who does, so those are told apart."""
         return worst_of(cell for cell in self.cells.values() if not cell.line.own)
 
     @cached_property
     def worst_owning(self) -> Cell | None:
-        """Of the thieves who own some."""
+        """Of the attackers who own some."""
         return worst_of(cell for cell in self.cells.values() if cell.line.own)
 
     @cached_property

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from stealguard.report.cells import Cell, Group, Task, clone_of
-from stealguard.report.naming import count, number
+from stealguard.report.cells import Cell, Group, Problem, clone_of
+from stealguard.report.naming import count, number, task_names
 from stealguard.report.statistics import Difference, pooled
 
 
@@ -18,7 +18,7 @@ def baselines(groups: Iterable[Group]) -> dict[str, Group]:
         if group.undefended:
             undefended[group.task].append(group)
     for group in groups:
-        if not group.undefended and (fitting := undefended[group.task]):
+        if not (group.undefended or group.unknown) and (fitting := undefended[group.task]):
             found[group.name] = max(fitting, key=lambda other: _shared(other, group) if len(fitting) > 1 else 0)
     return found
 
@@ -28,17 +28,17 @@ def _shared(a: Group, b: Group) -> int:
 
 
 def paired(cell: Cell | None, other: Cell | None) -> Difference | None:
-    """Clone accuracy of `cell` minus that of `other` where both have the same victim seed and thief's seed.
+    """Clone accuracy of `cell` minus that of `other` where both have the same victim seed and attacker's seed.
 
     Averaged within a victim's seed first where there are two or more, like the cells' own means.
     """
     if cell is None or other is None:
         return None
-    theirs = {(row.victim_seed, row.seed): row.clone_accuracy for row in other.done}
+    theirs = {(row.victim.seed, row.seed): row.clone_accuracy for row in other.done}
     differences = [
-        (row.victim_seed, row.clone_accuracy - before)
+        (row.victim.seed, row.clone_accuracy - before)
         for row in cell.done
-        if row.clone_accuracy is not None and (before := theirs.get((row.victim_seed, row.seed))) is not None
+        if row.clone_accuracy is not None and (before := theirs.get((row.victim.seed, row.seed))) is not None
     ]
     return Difference.of(pooled(differences))
 
@@ -49,36 +49,37 @@ def against(group: Group, cell: Cell | None, baseline: Group | None) -> Differen
 
 
 class Ranking(NamedTuple):
-    """Which defense of a task leaves the worst thief least, if the intervals carry one, in words."""
+    """Which defense of a task has the lowest worst clone, if the intervals carry one, in words."""
 
     best: Group | None
     sentence: str
 
 
 RANKING = (
-    "A defense is called best where its worst thief gets least and the 95 % interval of the paired difference (same "
-    "victim seed and thief's seed) to the worst thief of every other defense of the task excludes 0, and where it was "
-    "spared no way to steal that another stood."
+    "A defense is called best where its worst clone accuracy is lowest, where the 95 % interval of the paired "
+    "difference (same victim seed and attacker's seed) to the worst clone of every other defense of the task excludes "
+    "0, and where every attack that another defense was tested with was tried on it too."
 )
 
 
-def rankings(groups: Iterable[Group]) -> dict[Task, Ranking]:
+def rankings(groups: Iterable[Group]) -> dict[Problem, Ranking]:
     """A ranking for each task on which two defenses or more have a number."""
-    by_task: dict[Task, list[Group]] = defaultdict(list)
+    groups = list(groups)
+    where = task_names(group.task for group in groups)
+    by_task: dict[Problem, list[Group]] = defaultdict(list)
     for group in groups:
-        if not group.undefended and group.worst:
+        if not (group.undefended or group.unknown) and group.worst:
             by_task[group.task].append(group)
-    return {task: _ranking(task, found) for task, found in by_task.items() if len(found) > 1}
+    return {task: _ranking(where[task], found) for task, found in by_task.items() if len(found) > 1}
 
 
-def _ranking(task: Task, groups: Sequence[Group]) -> Ranking:
+def _ranking(where: str, groups: Sequence[Group]) -> Ranking:
     lowest = min(groups, key=lambda group: group.worst.reached if group.worst else 1.0)
-    where = f"{task.net} on {task.data}"
     others = [group for group in groups if group is not lowest]
     spared = [group for group in others if _finished(group) - _finished(lowest)]
     if spared:
         ways = len(set().union(*map(_finished, spared)) - _finished(lowest))
-        why = f"{lowest.label} is lowest, but was spared {count(ways, 'way')} to steal that others stood"
+        why = f"{lowest.label} is lowest, but was not tested with {count(ways, 'attack')} that others were tested with"
         return Ranking(None, f"{where}: no best: {why}.")
     found = {group.label: paired(lowest.worst, group.worst) for group in others}
     unknown = [name for name, difference in found.items() if difference is None or difference.half is None]
@@ -88,7 +89,7 @@ def _ranking(task: Task, groups: Sequence[Group]) -> Ranking:
     if tied := [name for name, d in found.items() if d and (d.mean >= 0 or not d.excludes_zero)]:
         return Ranking(None, f"{where}: no best: intervals overlap ({lowest.label} is lowest, beside {_list(tied)}).")
     clone, benign = number(clone_of(lowest.worst)), number(lowest.benign)
-    told = f"the worst thief reaches {clone} %, at a benign accuracy of {benign} %"
+    told = f"the worst clone reaches {clone} %, at a benign accuracy of {benign} %"
     return Ranking(lowest, f"{where}: best is {lowest.label}: {told}.")
 
 

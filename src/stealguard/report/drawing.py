@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from stealguard.report.cells import Group
 
-# Matplotlib knows no CSS. It draws in these marker colors, which `svg` then turns into the page's variables.
+# Matplotlib knows no CSS. It draws in these marker colors, and `svg` replaces them with the page's variables.
 INK, MUTED, RULE_COLOR, PAPER = "#010101", "#020202", "#030303", "#040404"
 SERIES = tuple(f"#0505{number:02x}" for number in range(7))  # 0: undefended
 CSS = {INK: "currentColor", MUTED: "var(--muted)", RULE_COLOR: "var(--rule)", PAPER: "var(--paper)"} | {
@@ -36,9 +36,6 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
 }
-TEN = ("mnist", "fashion-mnist", "kmnist", "cifar10", "cifar10-gray", "svhn")
-CLASSES = dict.fromkeys(TEN, 10) | {"emnist-letters": 26, "cifar100": 100, "tiny-imagenet": 200}
-"""Balanced sets, for which guessing reaches 1/K."""
 
 
 class Shown(NamedTuple):
@@ -71,14 +68,14 @@ def shown(groups: Sequence[Group]) -> list[Shown]:
 
 
 def chance(groups: Sequence[Shown]) -> float | None:
-    """The accuracy of guessing in percent, where every group's data tell it."""
-    classes = {CLASSES.get(one.group.task.data) for one in groups}
-    only = classes.pop() if len(classes) == 1 else None
-    return 100 / only if only else None
+    """The accuracy of guessing in percent, where it is known and the same for every group."""
+    found = {one.group.chance for one in groups}
+    only = found.pop() if len(found) == 1 else None
+    return 100 * only if only else None
 
 
 def draw_chance(axes: Axes, groups: Sequence[Shown], *, upright: bool = False, told: bool = True) -> None:
-    """A dashed line where guessing is, if anybody knows."""
+    """A dashed line at the accuracy of guessing, where that is known."""
     if not (guess := chance(groups)):
         return
     style: Any = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
@@ -98,7 +95,7 @@ def mark(axes: Axes, x: float, y: float, one: Shown, tip: str, size: float) -> N
 
 
 def bar(axes: Axes, xs: Sequence[float], ys: Sequence[float], one: Shown, width: float) -> None:
-    """A line that belongs to a group, and goes when the page hides it."""
+    """A line that belongs to a group, and is hidden with it."""
     axes.plot(xs, ys, color=SERIES[one.color], linewidth=width, gid=f"bar:{one.number}", solid_capstyle="butt")
 
 

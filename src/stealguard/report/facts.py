@@ -1,12 +1,14 @@
-"""What a group's answers are worth to honest users, and what they cost: means over its victims."""
+"""What a group's answers are worth to its users, and what they cost: means over its victims."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from stealguard.report.cells import Group
 from stealguard.report.grouping import over_victims
 from stealguard.report.statistics import Spread
+from stealguard.results import Row
 
 
 class Facts(NamedTuple):
@@ -22,19 +24,29 @@ class Facts(NamedTuple):
 
 def facts(group: Group, baseline: Group | None) -> Facts:
     """The facts of `group`; its training time beside that of `baseline`, which is itself where it is undefended."""
-    rows = group.rows
-    plain = over_victims((row.victim_seed, row.protect_seconds) for row in (baseline or group).rows)
+    plain = _measured((baseline or group).rows, "protect_seconds")
     known = plain is not None and plain.mean > 0 and (group.undefended or baseline is not None)
+    seconds = plain.mean if plain and known else None
     return Facts(
-        over_victims((row.victim_seed, row.top_1_kept) for row in rows),
-        over_victims((row.victim_seed, row.distortion) for row in rows),
-        over_victims((row.victim_seed, row.calibration_error) for row in rows),
-        over_victims((row.victim_seed, _ratio(row.ms_1, row.plain_ms_1)) for row in rows),
-        over_victims((row.victim_seed, _ratio(row.ms_64, row.plain_ms_64)) for row in rows),
-        over_victims((row.victim_seed, _ratio(row.protect_seconds, plain.mean)) for row in rows)
-        if plain and known
-        else None,
+        _measured(group.rows, "top_1_kept"),
+        _measured(group.rows, "distortion"),
+        _measured(group.rows, "calibration_error"),
+        _cost(group.rows, "ms_1"),
+        _cost(group.rows, "ms_64"),
+        over_victims(
+            (row.victim.seed, _ratio(row.victim.metrics.get("protect_seconds"), seconds)) for row in group.rows
+        ),
     )
+
+
+def _measured(rows: Iterable[Row], name: str) -> Spread | None:
+    return over_victims((row.victim.seed, row.victim.metrics.get(name)) for row in rows)
+
+
+def _cost(rows: Iterable[Row], name: str) -> Spread | None:
+    """A time as a multiple of the plain net's."""
+    measured = ((row.victim.seed, row.victim.metrics) for row in rows)
+    return over_victims((seed, _ratio(of.get(name), of.get(f"plain_{name}"))) for seed, of in measured)
 
 
 def _ratio(taken: float | None, plain: float | None) -> float | None:

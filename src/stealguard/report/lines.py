@@ -1,4 +1,4 @@
-"""Questions about lines across groups: which there are, where thieves get most, what a larger budget gives."""
+"""Questions about lines across groups: which there are, where clones reach most, what a larger budget gives."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from stealguard.report.cells import Cell, Group, Line
 
 
 def order(line: Line) -> tuple[object, ...]:
-    """Lines in reading order: soft answers, which tell a thief more, before hard ones."""
-    how = (line.labels != "soft", line.answers, line.budget, line.attack_settings, line.clone)
-    return (line.own, line.attack, line.pool, *how)
+    """Lines in reading order: soft answers, which tell an attacker more, before hard ones."""
+    how = (line.labels != "soft", line.treatment, line.budget, line.accounts, line.attack_settings)
+    return (line.own, line.attack, line.pool, *how, line.clone, line.clone_hash)
 
 
 def lines_of(groups: Iterable[Group]) -> list[Line]:
@@ -23,7 +23,7 @@ def lines_of(groups: Iterable[Group]) -> list[Line]:
 
 
 def most_stealable(groups: Sequence[Group], limit: int) -> list[Line]:
-    """The `limit` lines where some thief gets most, in reading order; lines without a number left out."""
+    """The `limit` lines where some clone reaches most, in reading order; lines without a number left out."""
     reached: dict[Line, float] = {}
     for cell in (cell for group in groups for cell in group.cells.values() if cell.clone):
         reached[cell.line] = max(cell.reached, reached.get(cell.line, 0.0))
@@ -32,7 +32,7 @@ def most_stealable(groups: Sequence[Group], limit: int) -> list[Line]:
 
 
 def ways(group: Group) -> list[list[Cell]]:
-    """The cells with a number that differ in nothing but the budget, by budget; none of thieves with task data."""
+    """The cells with a number that differ in nothing but the budget, by budget; none of attackers with task data."""
     found: dict[Line, list[Cell]] = defaultdict(list)
     for line, cell in group.cells.items():
         if cell.clone and not line.own:
@@ -46,7 +46,7 @@ def _without_budget(settings: str) -> str:
 
 
 def worst_line(group: Group) -> list[tuple[int, float]]:
-    """Budgets, rising, and the most that any thief without task data reaches with as many answers or fewer."""
+    """Budgets, rising, and the most that a clone reaches with as many answers or fewer, without task data."""
     most: dict[int, float] = {}
     reached = 0.0
     for cell in sorted(itertools.chain(*ways(group)), key=lambda cell: cell.line.budget):
@@ -55,5 +55,5 @@ def worst_line(group: Group) -> list[tuple[int, float]]:
 
 
 def own_lines(groups: Iterable[Group]) -> set[Line]:
-    """The lines whose pool is of some release's own outlier family."""
+    """The lines whose pool is in-family for some victim: a held-out part of its own outliers."""
     return {line for group in groups for line, cell in group.cells.items() if cell.in_family}

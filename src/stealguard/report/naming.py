@@ -9,36 +9,57 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from stealguard.report.cells import Cell, Group, Line, clone_of
+from stealguard.report.cells import Cell, Group, Line, Problem
 from stealguard.report.statistics import Spread
-from stealguard.results.row import Row
+from stealguard.results import Row
 
 T = TypeVar("T")
 
 
 def named(groups: Sequence[Group]) -> list[Group]:
-    """The groups with names unlike each other: of releases where those tell them apart, else of what differs.
+    """The groups with names unlike each other: of their victims where those tell them apart, else of what differs.
 
-    A group of several releases is called by its defense and by the settings in which the report's groups of that
+    A group of several victims is called by its defense and by the settings in which the report's groups of that
     defense differ; then all are, so that names are of one kind. The task is added where there are several.
     """
-    releases = [{victim.release for victim in group.victims} for group in groups]
-    told = Counter((group.task, name) for group, names in zip(groups, releases, strict=True) for name in names)
+    releases = [{victim.name for victim in group.victims} for group in groups]
+    told = Counter((group.task[:2], name) for group, names in zip(groups, releases, strict=True) for name in names)
     if all(len(names) == 1 for names in releases) and max(told.values()) == 1:
         labels = [names.pop() for names in releases]
     else:
         labels = _described(groups)
     several = [len({group.task[part] for group in groups}) > 1 for part in (0, 1)]
     full = [
-        " · ".join([label, *(part for part, differs in zip(group.task, several, strict=True) if differs)])
+        " · ".join([label, *(part for part, differs in zip(group.task[:2], several, strict=True) if differs)])
         for group, label in zip(groups, labels, strict=True)
     ]
     clashing = {name for name, times in Counter(full).items() if times > 1}
     return [
         replace(group, label=f"{label}{mark}", name=f"{name}{mark}")
         for group, label, name in zip(groups, labels, full, strict=True)
-        for mark in [f"@{(group.setting or group.victims[0].release_hash)[:8]}" if name in clashing else ""]
+        for mark in [f"@{_told_apart(group)[:8]}" if name in clashing else ""]
     ]
+
+
+def _told_apart(group: Group) -> str:
+    """The hash of what makes a group another than those of the same name."""
+    return group.setting or group.victims[0].key or group.task.data_hash or group.task.net_hash
+
+
+def task_names(tasks: Iterable[Problem]) -> dict[Problem, str]:
+    """`net on data` a task, with parts of the hashes where two tasks have the same names."""
+    found = list(dict.fromkeys(tasks))
+    same = Counter(task[:2] for task in found)
+    return {
+        task: f"{task.net}{_part(task.net_hash)} on {task.data}{_part(task.data_hash)}"
+        if same[task[:2]] > 1
+        else f"{task.net} on {task.data}"
+        for task in found
+    }
+
+
+def _part(digest: str) -> str:
+    return f"@{digest[:8]}" if digest else ""
 
 
 def _described(groups: Sequence[Group]) -> list[str]:
@@ -54,15 +75,19 @@ def _described(groups: Sequence[Group]) -> list[str]:
 
 def titles(lines: Iterable[Line]) -> dict[Line, str]:
     """The attack's name a line, with those settings in which lines of the same attack differ."""
+    lines = list(lines)
+    nets = Counter(name for name, _ in {(line.clone, line.clone_hash) for line in lines})
     by_attack: dict[str, dict[Line, dict[str, Any]]] = defaultdict(dict)
     for line in lines:
-        settings = {"clone": line.clone} | dict(flat(json.loads(line.attack_settings)))
+        clone = line.clone + (_part(line.clone_hash) if nets[line.clone] > 1 else "")
+        settings = {"clone": clone} | dict(flat(json.loads(line.attack_settings)))
         settings.pop("budget", None)  # has its own column
         by_attack[line.attack][line] = settings
     found = {}
     for attack, chosen in by_attack.items():
         for line, told in differing(chosen).items():
-            told += [line.answers] * bool(line.answers) + [f"owns {line.own}"] * bool(line.own)
+            told += [line.treatment] * bool(line.treatment) + [f"owns {line.own}"] * bool(line.own)
+            told += [count(line.accounts, "account")] * (line.accounts > 1)
             found[line] = f"{attack} ({', '.join(told)})" if told else attack
     return found
 
@@ -111,16 +136,42 @@ def plain(spread: Spread | None, scale: float, digits: int) -> str:
     return f"{scale * spread.mean:.{digits}f}{half}"
 
 
+BELOW_CHANCE = "the answers were inverted, and renaming classes may restore them"
+
+
 def cell_text(cell: Cell | None) -> str:
-    """A cell's number, or why it has none."""
-    if cell is None or cell.clone:
-        return number(clone_of(cell))
-    return " / ".join(sorted({outcome(row) for row in cell.rows}))
+    """A cell's number, marked where it is below chance, with what stands beside it; or why it has none."""
+    if cell is None or cell.clone is None:
+        return "-" if cell is None else " / ".join(sorted({outcome(row) for row in cell.rows}))
+    told = f" ({', '.join(beside(cell))})" if beside(cell) else ""
+    return f"{number(cell.clone)}{'†' * cell.below_chance}{told}"
+
+
+def beside(cell: Cell) -> list[str]:
+    """What a clone accuracy is compared with: that after renaming where it is higher, and the no-theft line."""
+    told = []
+    if cell.renamed and cell.renamed.mean > cell.reached:
+        told.append(f"{number(cell.renamed)} renamed")
+    if cell.no_theft is not None:
+        told.append(f"no theft {100 * cell.no_theft:.1f}")
+    return told
+
+
+def circumstances(groups: Sequence[Group]) -> list[str]:
+    """What every number is to be read beside: chance, where it is known, and how many accounts attackers use."""
+    known = {group.task.data: group.chance for group in groups if group.chance is not None}
+    told = [f"chance {percent(value)}" for value in dict.fromkeys(known.values())]
+    if len(told) > 1:
+        told = [f"chance on {data} {percent(value)}" for data, value in sorted(known.items())]
+    accounts = sorted({line.accounts for group in groups for line in group.cells})
+    if accounts == [1]:
+        return [*told, "attackers use 1 account"]
+    return [*told, f"attackers use {', '.join(f'{number:,}' for number in accounts)} accounts"]
 
 
 def samples(cell: Cell) -> str:
-    """What a cell's mean and interval are over: `3 victims, 9 thieves`, or `3 thieves of one victim`."""
-    clones = f"{len(cell.done)} {'thief' if len(cell.done) == 1 else 'thieves'}"
+    """What a cell's mean and interval are over: `3 victims, 9 clones`, or `3 clones of one victim`."""
+    clones = count(len(cell.done), "clone")
     return f"{count(cell.victims, 'victim')}, {clones}" if cell.victims > 1 else f"{clones} of one victim"
 
 

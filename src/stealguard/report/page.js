@@ -21,7 +21,7 @@ for (const table of all("table.sortable")) {
   }));
 }
 
-// Filtering: what does not fit goes, from tables and drawings alike.
+// Filtering: what does not match is hidden, in tables and drawings alike.
 const form = document.getElementById("filters"), cells = document.getElementById("cells");
 if (form) {
   const groups = all("#settings tbody tr"), lines = all("#cells tbody tr"), first = 4;  // columns before the groups'
@@ -45,7 +45,7 @@ if (form) {
       item.classList.toggle("off", (g !== undefined && !g.split(" ").some(one => shown.has(one))) || (l !== undefined && !numbers.has(l)) || (task !== undefined && !!chosen.data && task !== chosen.data));
     }
     for (const row of lines) columns.forEach((on, g) => row.cells[first + g].classList.toggle("off", !on));
-    form.querySelector("output").value = `${shown.size} of ${groups.length} settings, ${kept.size} of ${lines.length} ways to steal`;
+    form.querySelector("output").value = `${shown.size} of ${groups.length} settings, ${kept.size} of ${lines.length} attacks`;
   });
 }
 
@@ -63,7 +63,7 @@ const tell = target => {
 for (const kind of ["pointerover", "focusin", "click"]) document.addEventListener(kind, event => tell(event.target));
 document.addEventListener("keydown", event => { if (event.key === "Escape") told.textContent = ""; });
 
-// The matrix is one stop for the Tab key; arrows walk in it.
+// The matrix is one stop for the Tab key; arrow keys move within it.
 const walk = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]};
 const start = cells.querySelector("tbody td.c");
 if (start) start.tabIndex = 0;

@@ -14,20 +14,31 @@ from markupsafe import Markup
 
 from stealguard.files import write_text
 from stealguard.report import naming, pictures
-from stealguard.report.cells import Cell, Group, Line, Task, clone_of
+from stealguard.report.cells import Cell, Group, Line, Problem, clone_of
 from stealguard.report.comparing import RANKING, against, baselines, rankings
 from stealguard.report.drawing import FEW, Shown, shown
 from stealguard.report.facts import Facts, facts
 from stealguard.report.grouping import summary
 from stealguard.report.lines import lines_of, own_lines
-from stealguard.report.naming import count
+from stealguard.report.naming import circumstances, count, task_names
 from stealguard.report.runs import commands, duration, facts_of_runs
 from stealguard.report.statistics import Difference
-from stealguard.report.verdicts import RULE, UNDECIDED, Verdict, explain, headline, notes, overall, verdicts
-from stealguard.results.row import Row
+from stealguard.report.verdicts import (
+    OPEN,
+    RULE,
+    UNDECIDED,
+    Verdict,
+    below_chance,
+    explain,
+    headline,
+    notes,
+    overall,
+    verdicts,
+)
+from stealguard.results import Row
 
 TITLE = "How stealable is it?"
-TONES = {"holds": "good", "holds in part": "mixed", UNDECIDED: "mixed", "does not hold": "bad"}
+TONES = {"holds": "good", "holds in part": "mixed", UNDECIDED: "mixed", "does not hold": "bad", OPEN: "bad"}
 MAX_FAULTS = 300
 COLUMNS = [  # a fact, its heading, its unit and its digits
     ("top_1_kept", "Top-1 kept", 100, 1), ("distortion", "L1", 1, 2), ("calibration_error", "ECE", 1, 3),
@@ -51,7 +62,16 @@ def html(groups: Sequence[Group], title: str, command: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    tools = (naming.percent, naming.number, naming.signed, naming.plain, naming.cell_text, clone_of, csp_hash)
+    tools = (
+        naming.percent,
+        naming.number,
+        naming.signed,
+        naming.plain,
+        naming.cell_text,
+        naming.beside,
+        clone_of,
+        csp_hash,
+    )
     environment.filters |= {tool.__name__: tool for tool in tools}
     baseline, lines = baselines(groups), lines_of(groups)
     known = {group.name: facts(group, baseline.get(group.name)) for group in groups}
@@ -63,6 +83,7 @@ def html(groups: Sequence[Group], title: str, command: str) -> str:
         title=title,
         command=command,
         about=_about(groups),
+        circumstances=_sentence(circumstances(groups)),
         cards=cards,
         legend=list({card.shown.kind: card.shown for card in cards}.values()),
         few=len(groups) <= FEW + 1,
@@ -96,6 +117,7 @@ class Card(NamedTuple):
     tone: str
     headline: str
     explanation: str
+    warning: str  # of clones below chance
     best: bool
     difference: Difference | None  # of the worst cell to its line on the baseline
 
@@ -104,15 +126,17 @@ def _card(one: Shown, baseline: Group | None, known: Facts, best: set[str]) -> C
     group = one.group
     found = verdicts(group, baseline)
     word = "undefended" if group.undefended else overall(found)
+    if group.unknown and word == "does not hold":  # no defense is known that could hold
+        word = OPEN
     tone, change = TONES.get(word, "plain"), against(group, group.worst, baseline)
-    said = headline(group, baseline), explain(found)
+    said = headline(group, baseline), explain(found), below_chance(group)
     return Card(one, group, baseline, known, found, word, tone, *said, group.name in best, change)
 
 
 class Picture(NamedTuple):
     """A drawing of one task, and what to know to read it."""
 
-    task: Task
+    task: Problem
     title: str
     caption: str
     kinds: set[str]  # what the legend names
@@ -120,25 +144,25 @@ class Picture(NamedTuple):
 
 
 def _figures(groups: Sequence[Shown], known: dict[str, Facts]) -> list[Picture]:
-    """Every drawing that there is something to draw for, kind by kind and task by task."""
-    by_task: dict[Task, list[Shown]] = defaultdict(list)
+    """Every drawing that has something to show, kind by kind and task by task."""
+    by_task: dict[Problem, list[Shown]] = defaultdict(list)
     for one in groups:
         by_task[one.group.task].append(one)
     several = [len({task[part] for task in by_task}) > 1 for part in (0, 1)]
     found = []
     for title, caption, draw in (
-        (FRONTIER, "Down is harder to steal, right is more useful: the lower right corner is where to be. Bars are "
-         "95 % intervals; a line joins the settings of one defense.", pictures.frontier),
-        ("What more answers give", "Clone accuracy against the budget: thick, the worst with as many answers or fewer; "
-         "thin, each way to steal, where there are few defenses.", pictures.curves),
-        ("What an answer costs", "Left is faster, down is harder to steal. A thin line leads to the same ratio at "
-         "batch 1.", lambda shown, where: pictures.answering(shown, known, where)),
-        ("What training costs", "Left is faster, down is harder to steal.",
+        (FRONTIER, "Lower is harder to steal, and further right is more useful, so the lower right corner is best. "
+         "Bars are 95 % intervals. A line joins the settings of one defense.", pictures.frontier),
+        ("Clone accuracy against the budget", "The thick line is the worst clone with that many answers or fewer. Thin "
+         "lines are the single attacks; they are drawn where there are few defenses.", pictures.curves),
+        ("Time of an answer", "Further left is faster, and lower is harder to steal. A thin line leads to the same "
+         "ratio at batch 1.", lambda shown, where: pictures.answering(shown, known, where)),
+        ("Time of training", "Further left is faster, and lower is harder to steal.",
          lambda shown, where: pictures.training(shown, known, where)),
-        ("What each thief gets", "Clone accuracy on the test set; a bar through a mark is its 95 % interval.", _strips),
+        ("Clone accuracy by attack", "On the test set. A bar through a mark is its 95 % interval.", _strips),
     ):  # fmt: skip
         for task, some in by_task.items():
-            where = " on " + ", ".join(part for part, differs in zip(task, several, strict=True) if differs)
+            where = " on " + ", ".join(part for part, differs in zip(task[:2], several, strict=True) if differs)
             where *= any(several)
             drawing = draw(some, where)
             told = caption + _left_out(some) * (draw is _strips)
@@ -146,7 +170,7 @@ def _figures(groups: Sequence[Shown], known: dict[str, Facts]) -> list[Picture]:
     return [picture for picture in found if picture.drawing]
 
 
-FRONTIER = "What is paid, what is kept"
+FRONTIER = "Benign accuracy against clone accuracy"
 
 
 def _strips(groups: Sequence[Shown], where: str) -> str:
@@ -157,7 +181,7 @@ def _strips(groups: Sequence[Shown], where: str) -> str:
 def _left_out(groups: Sequence[Shown]) -> str:
     lines = {line for one in groups for line, cell in one.group.cells.items() if cell.clone}
     more = len(lines) - pictures.MAX_STRIPS
-    return f" Drawn are the lines where a thief gets most; {more} more are in the table." if more > 0 else ""
+    return f" These are the attacks with the highest clone accuracy; {more} more are in the table." if more > 0 else ""
 
 
 def _filters(groups: Sequence[Group], lines: Sequence[Line]) -> Mapping[str, list[str]]:
@@ -175,16 +199,22 @@ def _filters(groups: Sequence[Group], lines: Sequence[Line]) -> Mapping[str, lis
 
 def _about(groups: Sequence[Group]) -> str:
     """What was audited, in one line."""
-    sets = sorted({f"{group.task.net} on {group.task.data}" for group in groups})
+    sets = sorted(task_names(group.task for group in groups).values())
     victims = sum(len(group.victims) for group in groups)
     rows = sum(len(group.rows) for group in groups)
     kinds = [count(len(groups), "setting")] if len(groups) != victims else []
-    return " · ".join([", ".join(sets), *kinds, count(victims, "release"), count(rows, "row")])
+    return " · ".join([", ".join(sets), *kinds, count(victims, "victim"), count(rows, "row")])
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _tip(cell: Cell, group: Group, baseline: Group | None) -> str:
     """What the matrix tells of a cell when pointed at."""
-    told = [naming.samples(cell), f"{max(row.queries for row in cell.rows):,} answers", duration(cell.rows)]
+    asked = f"{max(row.queries for row in cell.rows):,} answers on {count(cell.line.accounts, 'account')}"
+    told = [naming.samples(cell), asked, duration(cell.rows)]
     if cell.clone:
         told.insert(0, f"agrees {100 * (cell.agreement or 0):.1f}")
         if cell.clone.half is not None:
@@ -192,8 +222,8 @@ def _tip(cell: Cell, group: Group, baseline: Group | None) -> str:
             told.insert(0, f"95 % interval over {over} {100 * cell.clone.low:.1f} to {100 * cell.clone.high:.1f}")
         if change := against(group, cell, baseline):
             told.append(f"{naming.signed(change)} points to undefended ({count(change.n, 'pair')})")
-        if cell.no_theft is not None:
-            told.append(f"no theft {100 * cell.no_theft:.1f}")
+        told += naming.beside(cell) + [f"below chance: {naming.BELOW_CHANCE}"] * cell.below_chance
+        told += [] if cell.chance is None else [f"chance {100 * cell.chance:.1f}"]
     told += [f"seed {row.seed} {naming.outcome(row)}: {row.reason}" for row in cell.faults]
     return "; ".join(told)
 
@@ -209,5 +239,5 @@ def _faults(groups: Sequence[Group]) -> list[tuple[int, Line, str, str, list[int
 
 
 def csp_hash(script: str) -> str:
-    """The page's own script by its hash: the browser runs no other, were one ever to slip through the escaping."""
+    """The hash of the page's own script: the browser runs no other, even if one passed the escaping."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"

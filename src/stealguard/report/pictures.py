@@ -1,4 +1,4 @@
-"""The drawings of one task: the frontier, the budget curves, what protection costs, and what each thief gets."""
+"""The drawings of one task: the frontier, the budget curves, what protection costs, and every clone accuracy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_STRIPS = 40
 
 @matplotlib.rc_context(STYLE)
 def frontier(groups: Sequence[Shown], where: str = "") -> str:
-    """SVG: what is paid (benign accuracy) against what a thief gets (worst clone accuracy); empty without points."""
+    """SVG: benign accuracy against the worst clone accuracy; empty without points."""
     figure, axes = blank()
     points = [(one, one.group.benign, worst) for one in groups if (worst := clone_of(one.group.worst))]
     found = [(one, benign, worst) for one, benign, worst in points if benign]
@@ -60,9 +60,9 @@ def _join(axes: Axes, points: Iterable[tuple[Shown, float, float]]) -> None:
 
 @matplotlib.rc_context(STYLE)
 def curves(groups: Sequence[Shown], where: str = "") -> str:
-    """SVG: clone accuracy against the budget, a thin line a way to steal, a thick one for the worst; or empty.
+    """SVG: clone accuracy against the budget, a thin line an attack, a thick one for the worst; or empty.
 
-    There is nothing to draw where all thieves have the same budget. Of many groups only the worst is drawn.
+    There is nothing to draw where all attackers have the same budget. Of many groups only the worst is drawn.
     """
     worst = [worst_line(one.group) for one in groups]
     if len({budget for line in worst for budget, _ in line}) < 2:
@@ -82,7 +82,7 @@ def curves(groups: Sequence[Shown], where: str = "") -> str:
     draw_chance(axes, groups)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.xaxis.set_minor_formatter(lambda value, _: "")
-    return svg(figure, f"Clone accuracy against budget{where}, a thick line a defense for the worst thief")
+    return svg(figure, f"Clone accuracy against budget{where}, a thick line a defense for the worst clone")
 
 
 def answering(groups: Sequence[Shown], known: dict[str, Facts], where: str = "") -> str:
@@ -92,7 +92,7 @@ def answering(groups: Sequence[Shown], known: dict[str, Facts], where: str = "")
 
 
 def training(groups: Sequence[Shown], known: dict[str, Facts], where: str = "") -> str:
-    """SVG: the time that training the victim took, the undefended one's being 1, against the worst thief."""
+    """SVG: the time that training the victim took, the undefended one's being 1, against the worst clone."""
     costs = [(one, known[one.group.name].training, None) for one in groups]
     return _costs(groups, costs, "time of training, undefended = 1", f"Training time{where}")
 

@@ -12,7 +12,7 @@ from stealguard.report.comparing import against, baselines, rankings
 from stealguard.report.facts import Facts, facts
 from stealguard.report.grouping import summary
 from stealguard.report.statistics import Spread
-from stealguard.results.row import Row
+from stealguard.results import Row
 
 
 def as_csv(rows: Iterable[Row]) -> str:
@@ -20,8 +20,16 @@ def as_csv(rows: Iterable[Row]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(found)
+    writer.writerows({name: _harmless(value) for name, value in record.items()} for record in found)
     return text.getvalue()
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _harmless(value: object) -> object:
+    """Text that a spreadsheet would take for a formula begins with an apostrophe; numbers stay as they are."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def as_json(rows: Iterable[Row]) -> str:
@@ -45,11 +53,10 @@ def records(rows: Iterable[Row]) -> list[dict[str, object]]:
 def _group(group: Group, known: Facts) -> dict[str, object]:
     return {
         "name": group.name,
-        "release": " ".join(dict.fromkeys(victim.release for victim in group.victims)),
-        "release_hash": " ".join(dict.fromkeys(victim.release_hash for victim in group.victims)),
+        "victim": " ".join(dict.fromkeys(victim.name for victim in group.victims)),
+        "victim_key": " ".join(dict.fromkeys(victim.key for victim in group.victims)),
         "setting": group.setting,
-        "data": group.task.data,
-        "net": group.task.net,
+        **group.task._asdict(),
         "defense": group.defense,
         "defense_settings": group.defense_settings,
         **_spread("benign_accuracy", group.benign),
@@ -65,6 +72,9 @@ def _cell(cell: Cell, group: Group, baseline: Group | None) -> dict[str, object]
         "victims": cell.victims,
         "seeds": len(cell.done),
         **_spread("clone_accuracy", cell.clone),
+        "chance": cell.chance,
+        "below_chance": cell.below_chance,
+        **_spread("renamed_accuracy", cell.renamed),
         "interval_over": "victims" if cell.victims > 1 else "seeds",
         **_spread("difference", difference),
         "difference_pairs": difference.n if difference else 0,

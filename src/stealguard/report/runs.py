@@ -11,7 +11,7 @@ from typing import Any
 
 from stealguard.report.cells import Group
 from stealguard.report.naming import count, flat
-from stealguard.results.row import Row
+from stealguard.results import Row
 
 
 def commands(rows: Iterable[Row]) -> list[str]:
@@ -23,19 +23,19 @@ def commands(rows: Iterable[Row]) -> list[str]:
 
 
 def _command(attack: str, settings: str, clone: str, rows: Sequence[Row]) -> str:
-    words = ["stealguard", "audit", "RELEASE", "--attack", attack]
+    words = ["stealguard", "audit", "VICTIM", "--attack", attack]
     if pairs := [f"{name}={value}" for name, value in flat(json.loads(settings))]:
         words += ["--set", *pairs]
     several: dict[str, list[Any]] = {
         "--pools": sorted({row.pool for row in rows}),
         "--labels": sorted({row.labels for row in rows}, reverse=True),
-        "--answers": sorted({row.answers for row in rows}),
+        "--treatments": sorted({row.treatment for row in rows}),
         "--own": sorted({row.own for row in rows}),
         "--seeds": sorted({row.seed for row in rows}),
     }
     for option, values in several.items():
         words += [option, *map(str, values)]
-    return shlex.join([*words, "--thief", clone])
+    return shlex.join([*words, "--clone", clone])
 
 
 def facts_of_runs(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
@@ -43,18 +43,23 @@ def facts_of_runs(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
     rows = [row for group in groups for row in group.rows]
     times = sorted({f"{row.when[:16].replace('T', ' ')} UTC" for row in rows})  # ISO 8601, to the minute
     several = {
-        "Thief": {row.clone for row in rows},
+        "Clone": {f"{row.clone} {row.clone_hash[:16]}".strip() for row in rows},
         "Pools": {f"{row.pool} {row.pool_hash[:16]}" for row in rows},
-        "Victims' seeds": {", ".join(map(str, sorted({row.victim_seed for row in rows})))},
-        "Thieves' seeds": {", ".join(map(str, sorted({row.seed for row in rows})))},
+        "Victims' seeds": {", ".join(map(str, sorted({row.victim.seed for row in rows})))},
+        "Attackers' seeds": {", ".join(map(str, sorted({row.seed for row in rows})))},
+        "Accounts": {f"{row.accounts:,}" for row in rows},
         "stealguard": {row.version for row in rows},
         "PyTorch": {row.torch for row in rows},
         "Python": {row.python for row in rows},
-        "Hardware": {f"{row.hardware}, {count(row.threads, 'thread')}" for row in rows},
-        "Thieves' time": {f"{duration(rows)} in all"},
+        "Hardware": {_hardware(row) for row in rows},
+        "Attackers' time": {f"{duration(rows)} in all"},
         "When": {" to ".join(dict.fromkeys((times[0], times[-1])))},
     }
     return [(name, sorted(values)) for name, values in several.items()]
+
+
+def _hardware(row: Row) -> str:
+    return ", ".join(filter(None, [row.hardware, count(row.threads, "thread"), row.device, row.precision]))
 
 
 def duration(rows: Iterable[Row]) -> str:

@@ -74,7 +74,7 @@ def mean(values: Iterable[float | None]) -> float | None:
 def pooled(values: Iterable[tuple[int, float | None]]) -> list[float]:
     """(victim, value) -> independent samples: a mean a victim where there are two or more, else its values themselves.
 
-    Thieves of one victim share that victim, so several of them are no more samples of it than one.
+    Clones of one victim share that victim, so several of them are no more samples of it than one.
     """
     by_victim: dict[int, list[float]] = defaultdict(list)
     for victim, value in values:

@@ -13,9 +13,9 @@ from stealguard.report.comparing import Ranking, against, baselines, rankings
 from stealguard.report.facts import facts
 from stealguard.report.grouping import summary
 from stealguard.report.lines import lines_of, own_lines
-from stealguard.report.naming import cell_text, number, plain, signed, titles
+from stealguard.report.naming import BELOW_CHANCE, cell_text, circumstances, number, plain, signed, titles
 from stealguard.report.records import as_csv, as_json
-from stealguard.results.row import Row
+from stealguard.results import Row
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +33,7 @@ def render(rows: Iterable[Row], format: str = "table") -> str:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Sheet:
     """Strings in percent: a head, sections of rows, how many columns stand at the left, which cells are the best."""
 
     head: list[str]
@@ -51,7 +51,7 @@ class Grid:
         return row[0] in self.best and self.head[column] == "worst clone"
 
 
-def grid(rows: Iterable[Row]) -> Grid:
+def sheet(rows: Iterable[Row]) -> Sheet:
     """Raises `Invalid` for no rows."""
     groups = summary(rows)
     ranking = list(rankings(groups).values())
@@ -74,16 +74,18 @@ def grid(rows: Iterable[Row]) -> Grid:
             "time, 64",
         ]
         sections, left, across = [_groups_down(groups)], 1, False
-    marks = ["clone accuracy in %"]
+    marks = ["clone accuracy in %", *circumstances(groups)]
+    if any(cell.below_chance for group in groups for cell in group.cells.values()):
+        marks.append(f"† below chance: {BELOW_CHANCE}")
     if over := _over(groups):
         marks.append(f"± half a 95 % t-interval over {over}")
     if not across:
         marks.append("to undefended: paired difference in points; time: of an answer, a plain net's being 1")
     if own and across:
-        marks.append("* own family: held out of the defender's outliers, flatters")
+        marks.append("* in-family: held out of the defender's outliers, flatters")
     if best:
         marks.append("bold: best, every paired 95 % interval excludes 0")
-    return Grid(head, sections, left, best, across, marks, ranking)
+    return Sheet(head, sections, left, best, across, marks, ranking)
 
 
 def _over(groups: Iterable[Group]) -> str:
@@ -92,7 +94,7 @@ def _over(groups: Iterable[Group]) -> str:
     victims = any(cell.victims > 1 for cell in spread)
     seeds = any(cell.victims == 1 for cell in spread)
     if victims:
-        return "victims, thieves averaged first" + ("; of one victim, over its thieves' seeds" if seeds else "")
+        return "victims, clones averaged first" + ("; of one victim, over its clones' seeds" if seeds else "")
     return "seeds" if seeds else ""
 
 
@@ -133,7 +135,7 @@ def table(rows: Iterable[Row]) -> Table:
         """Neither markup nor control characters: a name must not steer the terminal."""
         return Text("".join(sign if sign.isprintable() else "?" for sign in text), style)
 
-    made_of = grid(rows)
+    made_of = sheet(rows)
     caption = Text("; ".join(made_of.marks))
     for found in made_of.rankings:
         caption += Text("\n") + safe(found.sentence)
@@ -158,7 +160,7 @@ def _as_text(rows: Iterable[Row]) -> str:
 
 
 def _as_markdown(rows: Iterable[Row]) -> str:
-    made_of = grid(rows)
+    made_of = sheet(rows)
     signs = str.maketrans({"|": r"\|", "\n": " ", "<": "&lt;", "*": r"\*"})
 
     def line(row: Sequence[str]) -> str:
@@ -184,7 +186,7 @@ _LATEX = str.maketrans(
 
 def _as_latex(rows: Iterable[Row]) -> str:
     """A tabular for the package booktabs, and what its signs mean as comments."""
-    made_of = grid(rows)
+    made_of = sheet(rows)
 
     def line(row: Sequence[str], best: bool) -> str:
         written = ("".join(sign if sign.isprintable() else " " for sign in text).translate(_LATEX) for text in row)

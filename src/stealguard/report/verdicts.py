@@ -1,53 +1,85 @@
-"""Numbers -> words: what a thief gets, what the owner pays, which pools are protected, and what flatters."""
+"""Numbers -> words: what a clone reaches, what the defense costs, which pools are protected, and what flatters."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from stealguard.report.cells import Cell, Group, clone_of, worst_of
 from stealguard.report.comparing import baselines
-from stealguard.report.naming import count, percent
-from stealguard.report.statistics import Spread
-from stealguard.results.row import Row
+from stealguard.report.naming import BELOW_CHANCE, count, percent
+from stealguard.report.statistics import Spread, mean
+from stealguard.results import Row
 
+NEAR = 0.1  # of the way from the floor to the benign accuracy
 RULE = (
-    "A pool counts as protected where the worst clone accuracy of the defended release, the upper end of its interval "
-    "included, is below half of what the same attacks reach on the undefended one; as undecided where its mean alone "
-    "is, or where an attack failed."
+    "A pool counts as protected where even the worst clone accuracy is near its floor: the upper end of its interval, "
+    "also after renaming the clone's classes where that was measured, lies at most a tenth of the way from the floor to "
+    "the benign accuracy. The floor is chance or, for an attacker who owns samples, the no-theft line, which is what "
+    "those samples give without any query. A pool counts as reduced where the clone accuracy is below half of what the "
+    "same attacks reach on the undefended model, the upper end of its interval included. It counts as undecided where "
+    "only the mean is that low, where an attack failed, where chance is not known, and where a clone is below chance "
+    "and no renaming was measured."
 )
-PROTECTED, UNDECIDED, OPEN, UNKNOWN = "protected", "undecided", "not protected", "unknown"
+PROTECTED, REDUCED, UNDECIDED, OPEN, UNKNOWN = "protected", "reduced", "undecided", "not protected", "unknown"
 
 
 class Verdict(NamedTuple):
-    """How a release stands against the queries of one pool, by `RULE`, and the clone accuracies it follows from."""
+    """How a victim stands against the queries of one pool, by `RULE`, and the accuracies it follows from."""
 
     pool: str
     in_family: bool
+    own: int  # labelled task samples that the attacker owns
     word: str
-    defended: Spread | None
+    defended: Spread | None  # the worst clone accuracy
+    usable: Spread | None  # the highest accuracy that an attacker can make of a clone, by renaming its classes
     undefended: Spread | None
+    chance: float | None
+    no_theft: float | None
 
 
 def verdicts(group: Group, baseline: Group | None) -> list[Verdict]:
-    """One verdict a pool, in the order of their names; of an undefended release none."""
-    by_pool: dict[str, list[Cell]] = defaultdict(list)
+    """One verdict a pool and number of owned samples, in the order of their names; of an undefended victim none."""
+    by_pool: dict[tuple[int, str], list[Cell]] = defaultdict(list)
     for line, cell in group.cells.items():
-        if not line.own:
-            by_pool[line.pool].append(cell)
-    return [] if group.undefended else [_verdict(pool, by_pool[pool], baseline) for pool in sorted(by_pool)]
+        by_pool[line.own, line.pool].append(cell)
+    return [] if group.undefended else [_verdict(pool, by_pool[pool], group, baseline) for pool in sorted(by_pool)]
 
 
-def _verdict(pool: str, cells: list[Cell], baseline: Group | None) -> Verdict:
-    defended, undefended = clone_of(worst_of(cells)), _reached_without(cells, baseline)
-    if defended is None or undefended is None:
-        word = UNKNOWN
-    elif defended.mean >= undefended.mean / 2:
-        word = OPEN
-    else:
-        word = UNDECIDED if defended.high >= undefended.mean / 2 or any(map(_failed, cells)) else PROTECTED
-    return Verdict(pool, any(cell.in_family for cell in cells), word, defended, undefended)
+def _verdict(what: tuple[int, str], cells: list[Cell], group: Group, baseline: Group | None) -> Verdict:
+    own, pool = what
+    undefended = _reached_without(cells, baseline)
+    usable = max((cell.usable for cell in cells if cell.usable), key=lambda spread: spread.mean, default=None)
+    no_theft = mean(cell.no_theft for cell in cells)
+    floors = [floor for floor in (group.chance, no_theft) if floor is not None]
+    word = _word(cells, usable, undefended, max(floors, default=None), group)
+    in_family = any(cell.in_family for cell in cells)
+    return Verdict(pool, in_family, own, word, clone_of(worst_of(cells)), usable, undefended, group.chance, no_theft)
+
+
+def _word(
+    cells: Sequence[Cell], usable: Spread | None, undefended: Spread | None, floor: float | None, group: Group
+) -> str:
+    if usable is None:
+        return UNKNOWN
+    if undefended is None:  # the attacks may be weak, so that only their success means something
+        half = group.benign.mean / 2 if group.benign else 1.0
+        return OPEN if usable.mean >= half and not _near(usable.mean, floor, group) else UNKNOWN
+    doubtful = floor is None or any(_failed(cell) or (cell.below_chance and not cell.renamed) for cell in cells)
+    if _near(usable.high, floor, group) and not doubtful:
+        return PROTECTED
+    if usable.mean >= undefended.mean / 2:
+        return UNDECIDED if _near(usable.mean, floor, group) else OPEN
+    return UNDECIDED if usable.high >= undefended.mean / 2 or doubtful else REDUCED
+
+
+def _near(accuracy: float, floor: float | None, group: Group) -> bool:
+    """Whether an accuracy lies at most a tenth of the way from the floor to the benign accuracy."""
+    if floor is None:
+        return False
+    benign = group.benign.mean if group.benign else floor
+    return accuracy <= floor + NEAR * max(0.0, benign - floor)
 
 
 def _reached_without(cells: Iterable[Cell], baseline: Group | None) -> Spread | None:
@@ -61,74 +93,116 @@ def _failed(cell: Cell) -> bool:
 
 
 def overall(found: Sequence[Verdict]) -> str:
-    """`holds`, `holds in part`, `does not hold`, `undecided` or `unknown`; the own family alone proves nothing."""
+    """`holds`, `holds in part`, `does not hold`, `undecided` or `unknown`; an in-family pool alone proves nothing.
+
+    Attackers who own samples are left out: no answer that stays useful stops them.
+    """
+    found = [verdict for verdict in found if not verdict.own]
     words = {verdict.word for verdict in found}
     if words == {PROTECTED} and not all(verdict.in_family for verdict in found):
         return "holds"
-    if PROTECTED in words:
+    if words & {PROTECTED, REDUCED}:
         return "holds in part"
     if OPEN in words:
         return "does not hold"
     return UNDECIDED if UNDECIDED in words else UNKNOWN
 
 
+STRANGER = (
+    "stealguard did not train this model. Its training data, its defense and its outliers are not known, so this "
+    "report cannot say what a defense changes, which pools are in-family, or what the defense costs."
+)
+
+
 def headline(group: Group, baseline: Group | None) -> str:
-    """What a thief gets and what the owner pays, in plain words."""
+    """What a clone reaches and what the defense costs, in plain words."""
     worst = group.worst
-    if worst is None:
-        return "No attack finished, so nothing is known about how stealable it is."
-    share = f"{percent(min(1.0, worst.reached / group.benign.mean))} of your accuracy: " if group.benign else ""
-    reached = f"With {worst.line.budget:,} answers a thief reaches {share}{percent(worst.reached)} on your test set"
-    failed = sum(map(_failed, group.cells.values()))
-    but = f" {count(failed, 'attack')} of {len(group.cells)} failed: it may reach more." if failed else ""
-    if group.undefended:
-        return f"{reached}. Nothing was done to stop it.{but}"
-    if baseline is None:
-        unknown = "No undefended release of the same data and net was audited: what the defense does is unknown."
-        return f"{reached}. {unknown}{but}"
+    if worst is None or worst.clone is None:
+        return "No attack finished, so nothing is known about how stealable this model is."
     before = _reached_without((cell for cell in group.cells.values() if not cell.line.own), baseline)
-    return f"{reached} (undefended: {percent(before.mean) if before else 'unknown'}); {_price(group, baseline)}.{but}"
+    marks = [] if worst.chance is None else [f"chance: {percent(worst.chance)}"]
+    marks += [f"undefended: {percent(before.mean) if before else 'unknown'}"] * (baseline is not None)
+    known = f" ({'; '.join(marks)})" if marks else ""
+    share = ""
+    if group.benign and group.benign.mean > 0:
+        share = f", which is {percent(min(1.0, worst.reached / group.benign.mean))} of your accuracy"
+    asked = f"With {worst.line.budget:,} answers on {count(worst.line.accounts, 'account')}"
+    failed = sum(map(_failed, group.cells.values()))
+    sentences = [
+        f"{asked}, a clone reaches {percent(worst.reached)} on your test set{known}{share}.",
+        _cost(group, baseline),
+        f"{count(failed, 'attack')} of {len(group.cells)} failed: an attacker may reach more." if failed else "",
+    ]
+    return " ".join(filter(None, sentences))
 
 
-def _price(group: Group, baseline: Group) -> str:
+def _cost(group: Group, baseline: Group | None) -> str:
+    if group.undefended:
+        return "No defense was used."
+    if group.unknown:
+        return STRANGER
+    if baseline is None:
+        return "No undefended model of the same data and net was audited: what the defense does is unknown."
     if group.benign is None or baseline.benign is None:
-        return "what you pay in benign accuracy is unknown"
+        return "What you pay in benign accuracy is unknown."
     points = round(100 * (baseline.benign.mean - group.benign.mean), 1)
     if points > 0:
-        return f"you pay {points:.1f} points of benign accuracy"
-    return f"your benign accuracy gains {-points:.1f} points" if points < 0 else "your benign accuracy stays as it was"
+        return f"You pay {points:.1f} points of benign accuracy."
+    return (
+        f"Your benign accuracy gains {-points:.1f} points." if points < 0 else "Your benign accuracy stays as it was."
+    )
 
 
 def explain(found: Sequence[Verdict]) -> str:
     """The pools by verdict, in a sentence each."""
     pools = defaultdict(list)
     for verdict in found:
-        pools[verdict.word].append(named(verdict.pool, verdict.in_family))
-    order = (PROTECTED, UNDECIDED, OPEN, UNKNOWN)
+        owning = f" for an attacker who owns {count(verdict.own, 'sample')}" if verdict.own else ""
+        pools[verdict.word].append(named(verdict.pool, verdict.in_family) + owning)
+    order = (PROTECTED, REDUCED, UNDECIDED, OPEN, UNKNOWN)
     return " ".join(f"{word.capitalize()}: {', '.join(pools[word])}." for word in order if word in pools)
 
 
 def named(pool: str, in_family: bool) -> str:
-    return f"{pool} (own family)" if in_family else pool
+    return f"{pool} (in-family)" if in_family else pool
 
 
-OWN_FAMILY = (
-    "Pools marked as own family are what a defender held out of its own outliers; releases that never saw them are "
-    "queried with the whole pool. They flatter a defense: a thief will hardly choose the queries it was trained on."
+MANY = 4  # clones below chance that are told one by one
+
+
+def below_chance(group: Group) -> str:
+    """Which clones are below chance and what that means, in words; "" where none is."""
+    cells = [cell for cell in group.cells.values() if cell.below_chance]
+    if not cells:
+        return ""
+    told = list(_told(cells[:MANY])) + [f"{len(cells) - MANY} more"] * (len(cells) > MANY)
+    return f"Below chance: {'; '.join(told)}. There {BELOW_CHANCE}."
+
+
+def _told(cells: Iterable[Cell]) -> Iterator[str]:
+    for cell in cells:
+        after = f", {percent(cell.renamed.mean)} after renaming" if cell.renamed else ""
+        where = ", ".join(filter(None, [cell.line.attack, cell.line.pool, cell.line.labels, cell.line.treatment]))
+        yield f"{where}: {percent(cell.reached)}, where guessing gives {percent(cell.chance or 0.0)}{after}"
+
+
+IN_FAMILY = (
+    "Pools marked as in-family are what a defender held out of its own outliers; victims that never saw them are "
+    "queried with the whole pool. They flatter a defense: an attacker will hardly choose the queries it was trained on."
 )
 OWNING = (
-    "Thieves who own labelled task data are told apart from the worst: no answer that stays useful stops them. "
-    "Compare each with its no-theft line, what its own samples give without asking anybody."
+    "Attackers who own labelled task data are told apart from the worst: no answer that stays useful stops them. "
+    "Compare each with its no-theft line, what its own samples give without any query."
 )
 OVER_SEEDS = (
     "± is half of a 95 % t-interval of the mean over seeds (Student's t, n − 1 degrees of freedom). Seeds vary the "
-    "thief; the interval says nothing about training the release anew."
+    "attacker; the interval says nothing about training the victim anew."
 )
 OVER_VICTIMS = (
     "± is half of a 95 % t-interval of the mean over victims trained from different seeds (Student's t, n − 1 degrees "
-    "of freedom), where there are two or more: the thieves of one victim are averaged first, for they share it."
+    "of freedom), where there are two or more: the clones of one victim are averaged first, for they share it."
 )
-MIXED = "Cells of one victim have an interval over its thieves' seeds; it says nothing about training the victim anew."
+MIXED = "Cells of one victim have an interval over its clones' seeds; it says nothing about training the victim anew."
 
 
 def notes(groups: Sequence[Group]) -> list[str]:
@@ -140,8 +214,10 @@ def notes(groups: Sequence[Group]) -> list[str]:
     single = any(cell.clone and cell.clone.n == 1 for cell in found)
     failed, skipped = (sum(row.status == status for row in rows) for status in ("failed", "skip"))
     older = sum(group.superseded for group in groups)
+    below = [cell for cell in found if cell.below_chance]
     checks = [
-        (any(row.in_family for row in rows), OWN_FAMILY),
+        (below, f"Below chance in {len(below):,} of {count(len(found), 'cell')}: {BELOW_CHANCE}."),
+        (any(row.in_family for row in rows), IN_FAMILY),
         (any(row.own for row in rows), OWNING),
         (several, OVER_VICTIMS),
         (clones, MIXED if several else OVER_SEEDS),
@@ -149,12 +225,12 @@ def notes(groups: Sequence[Group]) -> list[str]:
         (failed, f"{failed:,} of {count(len(rows), 'row')} failed: see below."),
         (skipped, f"{skipped:,} of {count(len(rows), 'row')} skipped: see below."),
         (older, f"{count(older, 'older row')} of the same cell and seed left out: the newest counts."),
-    ]
-    return [note for applies, note in checks if applies] + _uneven(groups) + _mixed_pools(rows)
+    ]  # fmt: skip
+    return [note for applies, note in checks if applies] + _uneven(groups) + _weak(groups) + _mixed_pools(rows)
 
 
 def _uneven(groups: Sequence[Group]) -> list[str]:
-    """Where a defended group was spared, or given, something that its baseline was not."""
+    """Where a defended group and its baseline were not tested with the same attacks."""
     baseline = baselines(groups)
     uneven = {}
     for group in groups:
@@ -162,18 +238,25 @@ def _uneven(groups: Sequence[Group]) -> list[str]:
             uneven[group.name] = (differ, beside.name)
     if len(uneven) > 3:
         most = max(differ for differ, _ in uneven.values())
-        return [f"Not compared: up to {count(most, 'way')} to steal tried on only one of a defense and its baseline, "
+        return [f"Not compared: up to {count(most, 'attack')} tried on only one of a defense and its baseline, "
                 f"for {len(uneven)} defenses."]  # fmt: skip
     return [
-        f"Not compared: {count(differ, 'way')} to steal tried on only one of {name} and {beside}."
+        f"Not compared: {count(differ, 'attack')} tried on only one of {name} and {beside}."
         for name, (differ, beside) in uneven.items()
     ]
 
 
-def _mixed_pools(rows: Iterable[Row]) -> list[str]:
-    """Pools of one name and several contents. A held-out part may differ from the whole: `OWN_FAMILY` says so.
+def _weak(groups: Sequence[Group]) -> list[str]:
+    """Undefended victims that no attack gains anything from: a low clone accuracy beside them shows nothing."""
+    worst = [(group, group.worst.usable) for group in groups if group.undefended and group.worst]
+    weak = [group.name for group, usable in worst if usable and _near(usable.mean, group.chance, group)]
+    return [f"The attacks gain next to nothing from {name} either: they show little about a defense." for name in weak]
 
-    What a thief owns of the task, `own:N`, is another draw for each seed, by design.
+
+def _mixed_pools(rows: Iterable[Row]) -> list[str]:
+    """Pools of one name and several contents. A held-out part may differ from the whole: `IN_FAMILY` says so.
+
+    What an attacker owns of the task, `own:N`, is another draw for each seed, by design.
     """
     hashes = defaultdict(set)
     for row in rows:

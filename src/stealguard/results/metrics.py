@@ -1,18 +1,55 @@
-"""What is measured of answers: pure functions of rows on the simplex, (N, K), and labels, (N,)."""
+"""What is measured of answers, rows on the simplex (N, K), against labels (N,), and the names that results give to it.
+
+Importing this loads no torch.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Metric(NamedTuple):
+    """The range of a metric, both ends included where they are finite, and what it is in one line."""
+
+    low: float
+    high: float
+    meaning: str
+
+
+METRICS = {
+    # of a theft
+    "clone_accuracy": Metric(0, 1, "share of the test set that the clone classifies correctly"),
+    "agreement": Metric(0, 1, "share of the test set on which the clone's most probable class is the victim's"),
+    "no_theft": Metric(0, 1, "accuracy that the attacker's own labelled samples give without any query"),
+    "chance": Metric(0, 1, "accuracy of guessing"),
+    "renamed_accuracy": Metric(0, 1, "clone accuracy after the best renaming of its classes, by all test labels"),
+    "renamed_accuracy_20": Metric(0, 1, "clone accuracy after a renaming of its classes by 20 labelled samples"),
+    "no_theft_20": Metric(0, 1, "accuracy that 20 labelled samples give without any query"),
+    # of a victim
+    "benign_accuracy": Metric(0, 1, "share of the test set that the victim's answers classify correctly"),
+    "top_1_kept": Metric(0, 1, "share of the test set whose most probable class the guard leaves as it is"),
+    "distortion": Metric(0, math.inf, "mean L1 distance that the guard puts between answers, at most 2"),
+    "calibration_error": Metric(0, 1, "expected calibration error of the answers"),
+    "ms_1": Metric(0, math.inf, "milliseconds for an answer, one input at a time"),
+    "ms_64": Metric(0, math.inf, "milliseconds for an answer, in batches of 64 inputs"),
+    "plain_ms_1": Metric(0, math.inf, "`ms_1` of an undefended net of the same architecture"),
+    "plain_ms_64": Metric(0, math.inf, "`ms_64` of an undefended net of the same architecture"),
+    "protect_seconds": Metric(0, math.inf, "seconds that training the victim took"),
+}
+"""Metrics by name. A row may hold others too, if they are finite."""
 
 
 def accuracy(answers: Tensor, y: Tensor) -> float:
-    """The share of rows whose most probable class is the label, in [0, 1]; a row without one is wrong."""
+    """The share of rows whose most probable class is the label, in [0, 1]; a row that prefers no class is wrong."""
     return ((answers.argmax(dim=1) == y) & decided(answers)).double().mean().item()
 
 
 def decided(answers: Tensor) -> Tensor:
-    """Which rows (N,) prefer some class to another: what a client that is refused goes by does not."""
+    """Which rows (N,) prefer some class: the uniform row, which stands for a refused answer, prefers none."""
     return answers.amax(dim=1) > answers.amin(dim=1)
 
 
@@ -21,14 +58,32 @@ def agreement(answers: Tensor, others: Tensor) -> float:
     return accuracy(answers, others.argmax(dim=1).where(decided(others), -1))
 
 
+def renaming(answers: Tensor, y: Tensor) -> Tensor:
+    """The best renaming of classes, (K,): entry k is the most frequent label of the rows whose top class is k.
+
+    A class that is the top class of no row keeps its name. Two classes may get the same new name.
+    """
+    classes, known = answers.shape[1], decided(answers)
+    pairs = answers.argmax(dim=1)[known] * classes + y[known]
+    counts = pairs.bincount(minlength=classes * classes).view(classes, classes)  # by old name and label
+    most, names = counts.max(dim=1)
+    return names.where(most > 0, names.new_ones(classes).cumsum(0) - 1)
+
+
+def renamed_accuracy(answers: Tensor, y: Tensor, names: Tensor | None = None) -> float:
+    """Accuracy in [0, 1] after renaming the classes by `names` (K,): by the best names for all of `y` if None."""
+    names = renaming(answers, y) if names is None else names
+    return ((names[answers.argmax(dim=1)] == y) & decided(answers)).double().mean().item()
+
+
 def calibration_error(answers: Tensor, y: Tensor, bins: int = 15) -> float:
     """Expected calibration error over equally wide bins of confidence (Guo et al. 2017), in [0, 1]."""
     confidence, predicted = answers.double().max(dim=1)
     index = (confidence * bins).long().clamp_max(bins - 1)
     gap = confidence - (predicted == y).double()
-    return (torch.zeros(bins, dtype=gap.dtype).index_add(0, index, gap).abs().sum() / len(y)).item()
+    return (gap.new_zeros(bins).index_add(0, index, gap).abs().sum() / len(y)).item()
 
 
 def distortion(answers: Tensor, originals: Tensor) -> float:
-    """Mean L1 distance between the rows, in [0, 2]: what a defense changes of the answers."""
+    """Mean L1 distance between the rows, in [0, 2]: how much a defense changes the answers."""
     return (answers - originals).abs().sum(dim=1).double().mean().item()

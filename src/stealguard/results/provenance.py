@@ -1,4 +1,4 @@
-"""What a result was made with."""
+"""The versions and the hardware that a result was computed with. Importing this loads no torch."""
 
 from __future__ import annotations
 
@@ -7,37 +7,47 @@ from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
-import torch
-
 from stealguard import __version__
 
 
 class Provenance(TypedDict):
-    """Versions, hardware and threads, flat."""
+    """Versions, hardware, number of processor threads, and where and how exactly the numbers were computed."""
 
-    version: str
+    version: str  # of stealguard
     torch: str
     python: str
     hardware: str
     threads: int
+    device: str  # "cpu", "cuda:0", ...; "" where it is not known
+    precision: str  # "float32", "bf16", ...; "" where it is not known
 
 
-def provenance() -> Provenance:
-    """What this process computes with."""
+def provenance(device: str = "", precision: str = "") -> Provenance:
+    """What this process computes with; `device` and `precision` as the caller knows them."""
+    import torch
+
     return {
         "version": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "hardware": hardware(),
+        "hardware": processor() if device == "cpu" else hardware(),
         "threads": torch.get_num_threads(),
+        "device": device,
+        "precision": precision,
     }
 
 
 @cache
 def hardware() -> str:
-    """The GPU's name if there is one, else the processor's."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    """The GPU's name where there is a GPU, else the processor's."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+
+
+@cache
+def processor() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -1,128 +1,220 @@
-"""Audit rows and where they are kept: a frozen `Row`, and a SQLite `Store` that many processes may write at once.
-
-A row is flat on purpose: whoever has `sqlite3`, pandas or a pager can read it without this package.
-"""
+"""Audit rows: what is known of a victim, and what one theft from it gave. Importing this loads no torch."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import sqlite3
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
-from dataclasses import MISSING, asdict, astuple, dataclass, fields
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
-from stealguard.errors import StealguardError, nearest, require
-from stealguard.files import write_text
+from stealguard.errors import Invalid, nearest, require
 from stealguard.identity import fingerprint
+from stealguard.results.metrics import METRICS
+from stealguard.results.migrations import FORMAT, upgraded
 
 STATUSES = ("ok", "skip", "failed")
 LABELS = ("soft", "hard")
-ACCURACIES = ("benign_accuracy", "clone_accuracy", "agreement")
+UNDEFENDED = "none"
+NEEDED = ("benign_accuracy", "clone_accuracy", "agreement")
+
+
+@dataclass(frozen=True)
+class VictimFacts:
+    """What is known of a victim; what is not known of a model that stealguard did not train is empty or None.
+
+    Raises:
+        Invalid: a value breaks its rule.
+    """
+
+    key: str  # SHA-256 (hex) of all that the victim's answers follow from; "" where it is not known
+    name: str
+    setting: str = (
+        ""  # SHA-256 (hex) of all that the victim was made from but its seed: equal for samples of one setting
+    )
+    seed: int = 0
+    data: str = ""
+    data_hash: str = ""  # of the test set
+    net: str = ""
+    net_hash: str = ""  # of the structure of the net that is protected, without what a defense adds to it
+    defense: str = ""  # "none" where there is none, "" where it is not known
+    defense_settings: str = "{}"  # a JSON object
+    outliers: tuple[str, ...] = ()  # names of the sets
+    training: str = "{}"  # a JSON object
+    classes: int | None = None
+    shape: tuple[int, ...] = ()  # of one input
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        _check_object("defense_settings", self.defense_settings)
+        _check_object("training", self.training)
+        require(self.classes is None or self.classes >= 1, "classes", "a positive integer or None", self.classes)
+        object.__setattr__(self, "metrics", _checked(self.metrics))
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nothing is known of how the victim was made, its defense above all."""
+        return not self.defense
+
+    def record(self) -> dict[str, Any]:
+        """The facts as JSON data."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> VictimFacts:
+        """The facts from JSON data. Raises `Invalid` where a field is unknown, missing or breaks its rule."""
+        return cls(**_complete(cls, record, "victim"))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One audited cell: one thief, of one seed, against one release.
+    """One theft: one attack, of one seed, on one victim, and the metrics of the clone that it gave.
 
-    Accuracies are fractions in [0, 1] on the victim's test set, None where nothing could be measured.
-    Raises `Invalid` where a value breaks its rule; a row whose `status` is not "ok" has to give its `reason`.
+    Accuracies are fractions in [0, 1] on the victim's test set. A row whose `status` is "ok" has at least
+    `clone_accuracy` and `agreement`, and its victim has `benign_accuracy`; any other row gives its `reason`.
+
+    Raises:
+        Invalid: a value breaks its rule.
     """
 
-    key: str  # SHA-256 (hex) of everything that made the row: see `key_of`
-    release: str  # name of the release's folder
-    release_hash: str
-    data: str
-    net: str
-    defense: str  # "none" for the undefended baseline
-    defense_settings: str  # JSON
+    key: str  # SHA-256 (hex) of everything that the row follows from: see `key_of`
+    victim: VictimFacts
     attack: str
-    attack_settings: str  # JSON
+    attack_settings: str  # a JSON object
     pool: str
     pool_hash: str
     in_family: bool  # the pool is a held-out part of the defender's own outliers
     labels: str  # "soft" | "hard"
-    answers: str  # what the thief does with the answers: "" for nothing, treatments joined by "+"
-    own: int  # labelled task samples that the thief owns
-    budget: int  # answers the thief may have
-    queries: int  # answers the thief did have
+    own: int  # labelled task samples that the attacker owns
+    budget: int  # answers that the attacker may have
+    queries: int  # answers that the attacker had
     seed: int
-    clone: str
-    benign_accuracy: float | None
-    clone_accuracy: float | None
-    agreement: float | None  # share of the test set on which the clone's top-1 equals the victim's
-    no_theft: float | None  # accuracy that the owned samples give without any theft; None where none are owned
+    clone: str  # name of the clone's architecture
     seconds: float
     status: str  # "ok" | "skip" | "failed"
     reason: str
     when: str  # ISO 8601, UTC
-    version: str  # stealguard's
+    version: str  # of stealguard
     torch: str
     python: str
     hardware: str
     threads: int
-    # Facts of the victim rather than of the theft; missing in rows of version 0.1.0's first format.
-    setting: str = ""  # SHA-256 (hex) of all that the victim was made from but its seed: see `release.setting_of`
-    victim_seed: int = 0
-    top_1_kept: float | None = None  # share of the test set whose most probable class the guard leaves as it was
-    distortion: float | None = None  # mean L1 distance that the guard puts between answers, in [0, 2]
-    calibration_error: float | None = None  # of the answers, in [0, 1]
-    ms_1: float | None = None  # milliseconds that an answer takes, one at a time
-    ms_64: float | None = None  # and an input in a batch of 64
-    plain_ms_1: float | None = None  # the same of a plain net of the same architecture
-    plain_ms_64: float | None = None
-    protect_seconds: float | None = None  # that training the victim took
+    treatment: str = ""  # what the attacker does with the answers: names of treatments joined by "+"
+    accounts: int = 1  # accounts that the attacker queries with
+    clone_hash: str = ""  # of the clone's structure
+    device: str = ""
+    precision: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            _check_type(field.name, str(field.type), getattr(self, field.name))
-        for name in (*ACCURACIES, "no_theft", "top_1_kept", "calibration_error"):
-            value = getattr(self, name)
-            require(value is None or 0 <= value <= 1, name, "a fraction in [0, 1] or None", value)
-        require(bool(self.key), "key", "the hash of what made the row", "an empty string")
+        _check_fields(self)
+        _check_object("attack_settings", self.attack_settings)
+        object.__setattr__(self, "metrics", _checked(self.metrics))
+        require(bool(self.key), "key", "the hash of what the row follows from", "an empty string")
         require(self.labels in LABELS, "labels", "`soft` or `hard`", f"`{self.labels}`")
         require(self.status in STATUSES, "status", "`ok`, `skip` or `failed`", f"`{self.status}`")
-        require(self.own >= 0, "own", "a non-negative integer", self.own)
-        require(self.budget >= 0, "budget", "a non-negative integer", self.budget)
-        require(self.queries >= 0, "queries", "a non-negative integer", self.queries)
-        for name in ("seconds", "distortion", "ms_1", "ms_64", "plain_ms_1", "plain_ms_64", "protect_seconds"):
-            value = getattr(self, name)
-            require(value is None or 0 <= value < math.inf, name, "finite and non-negative", value)
-        complete = all(getattr(self, name) is not None for name in ACCURACIES)
+        for name in ("own", "budget", "queries"):
+            require(getattr(self, name) >= 0, name, "a non-negative integer", getattr(self, name))
+        require(self.accounts >= 1, "accounts", "a positive integer", self.accounts)
+        require(0 <= self.seconds < math.inf, "seconds", "finite and non-negative", self.seconds)
+        complete = None not in (self.benign_accuracy, self.clone_accuracy, self.agreement)
         require(self.status != "ok" or complete, "status", "`ok` only with every accuracy measured", self.status)
         require(self.status == "ok" or bool(self.reason), "reason", f"given where `{self.status}`", "none")
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Row:
-        """A row from a mapping of its fields; only those with a default may be missing. Else raises `Invalid`."""
-        values = {RENAMED.get(name, name): value for name, value in values.items()}
-        for name in values:
-            require(name in COLUMNS, name, "a field of a row", f"`{name}`{nearest(name, COLUMNS)}")
-        missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]
-        require(not missing, "row", "complete", f"no {', '.join(missing)}")
-        return cls(**values)
+    def of_theft(
+        cls,
+        *,
+        key: str,
+        victim: VictimFacts,
+        attack: str,
+        settings: Mapping[str, Any],
+        pool: str,
+        labels: str,
+        clone: str,
+        seed: int,
+        budget: int,
+        pool_hash: str = "",
+        in_family: bool = False,
+        treatment: str = "",
+        own: int = 0,
+        accounts: int = 1,
+        clone_hash: str = "",
+        queries: int = 0,
+        metrics: Mapping[str, float | None] | None = None,
+        seconds: float = 0.0,
+        status: str = "ok",
+        reason: str = "",
+        device: str = "",
+        precision: str = "",
+    ) -> Row:
+        """The row of a theft that ends now, in this process; metrics that are None are left out.
 
+        Args:
+            key: the hash of everything that the row follows from, see `key_of`.
+            settings: the attack's, as JSON data.
+            device, precision: where and how exactly the clone was trained; "" where it was not.
+        """
+        from stealguard.results.provenance import provenance
 
-RENAMED = {"thief": "clone", "own_family": "in_family"}  # columns of rows of version 0.1.0
-COLUMNS = tuple(field.name for field in fields(Row))
+        return cls(
+            key=key, victim=victim, attack=attack, attack_settings=json.dumps(settings, sort_keys=True), pool=pool,
+            pool_hash=pool_hash, in_family=in_family, labels=labels, treatment=treatment, own=own, budget=budget,
+            queries=queries, accounts=accounts, seed=seed, clone=clone, clone_hash=clone_hash, seconds=seconds,
+            status=status, reason=reason, when=datetime.now(UTC).isoformat(timespec="seconds"),
+            metrics={name: value for name, value in (metrics or {}).items() if value is not None},
+            **provenance(device, precision),
+        )  # fmt: skip
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "bool": (bool,),
-    "float": (float, int),
-    "float | None": (float, int, type(None)),
-}
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Row:
+        """A row from JSON data of any format so far. Raises `Invalid` where a field is unknown, missing or wrong."""
+        values = {name: value for name, value in upgraded(record).items() if name != "format"}
+        require(isinstance(values.get("victim", {}), Mapping), "victim", "a JSON object", repr(values.get("victim")))
+        known = _complete(cls, values, "row")
+        return cls(**known | {"victim": VictimFacts.of(known["victim"])})
 
+    def record(self) -> dict[str, Any]:
+        """The row as JSON data, the victim's facts nested: what `of` takes."""
+        values = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "victim"}
+        return {"format": FORMAT, "victim": self.victim.record(), **values}
 
-def _check_type(name: str, kind: str, value: Any) -> None:
-    ok = isinstance(value, _KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))  # a bool is an int too
-    require(ok, name, f"of type {kind}", repr(value))
-    require(kind != "int" or -(2**63) <= value < 2**63, name, "an integer of 64 bits", value)  # what SQLite holds
+    @property
+    def benign_accuracy(self) -> float | None:
+        return self.victim.metrics.get("benign_accuracy")
+
+    @property
+    def clone_accuracy(self) -> float | None:
+        return self.metrics.get("clone_accuracy")
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of the test set on which the clone's most probable class is the victim's."""
+        return self.metrics.get("agreement")
+
+    @property
+    def no_theft(self) -> float | None:
+        """The accuracy that the attacker's own samples give without any query; None where it owns none."""
+        return self.metrics.get("no_theft")
+
+    @property
+    def chance(self) -> float | None:
+        """The accuracy of guessing: as measured, else one over the number of classes; None where neither is known."""
+        known = self.victim.classes
+        return self.metrics.get("chance", 1 / known if known else None)
+
+    @property
+    def renamed_accuracy(self) -> float | None:
+        """Clone accuracy after the best renaming of its classes.
+
+        Of two classes without a measurement: what swapping them gives, if the clone answers every input.
+        """
+        reached = self.clone_accuracy
+        swapped = max(reached, 1 - reached) if reached is not None and self.victim.classes == 2 else None
+        return self.metrics.get("renamed_accuracy", swapped)
 
 
 def key_of(**what: object) -> str:
@@ -130,154 +222,106 @@ def key_of(**what: object) -> str:
     return fingerprint(what)
 
 
-# The store --------------------------------------------------------------------------------------------------
+def to_records(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """A flat dict a row, all with the same keys, for CSV, JSON and `pandas.DataFrame`.
 
-APPLICATION = int.from_bytes(b"stgd")  # marks the file as ours, for `file` and for us
-SCHEMA = 2
-BUSY = 60.0  # seconds that a process waits for another's write; one takes milliseconds
-
-_SQL_TYPES = {"str": "TEXT", "int": "INTEGER", "bool": "INTEGER", "float": "REAL", "float | None": "REAL"}
-
-
-class Store:
-    """Rows in one SQLite file (WAL mode), made if there is none; safe for many writing processes.
-
-    Each call opens the file, does one transaction and closes it, so a store may be pickled, forked and forgotten;
-    a process that is killed loses at most the transaction it was in. Raises `StealguardError`, naming the path, for
-    a file that is no store or of another schema version, and when a write cannot be done (disk full, no permission).
+    Fields of the victim begin with `victim_`; metrics have their own names, None where one was not measured.
     """
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        if not self.path.exists():
-            _create(self.path)
-        with self._open():
-            pass  # a file that is no store should say so now, not after the first hour-long cell
-
-    def put(self, *rows: Row) -> None:
-        """Write rows in one transaction; a row whose key is there already takes the old one's place."""
-        marks = ", ".join("?" * len(COLUMNS))
-        with self._open() as db, db:
-            db.executemany(f"INSERT OR REPLACE INTO rows VALUES ({marks})", map(astuple, rows))
-
-    def drop(self, *keys: str) -> None:
-        """Forget the rows of these keys, where there are any."""
-        with self._open() as db, db:
-            db.executemany("DELETE FROM rows WHERE key = ?", [(key,) for key in keys])
-
-    def get(self, key: str) -> Row | None:
-        """The row of that key, or None."""
-        with self._open() as db:
-            found = db.execute("SELECT * FROM rows WHERE key = ?", (key,)).fetchone()
-        return found and _row(found)
-
-    def keys(self, *statuses: str) -> set[str]:
-        """The keys of every row or, where statuses are given, of those with one of them."""
-        among = f"WHERE status IN ({', '.join('?' * len(statuses))})" if statuses else ""
-        with self._open() as db:
-            return {key for (key,) in db.execute(f"SELECT key FROM rows {among}", statuses)}
-
-    def __iter__(self) -> Iterator[Row]:
-        """Every row, oldest first."""
-        with self._open() as db:
-            found = db.execute('SELECT * FROM rows ORDER BY "when", key').fetchall()
-        return map(_row, found)
-
-    def __len__(self) -> int:
-        with self._open() as db:
-            return int(db.execute("SELECT count(*) FROM rows").fetchone()[0])
-
-    def export_jsonl(self, path: str | Path) -> None:
-        """Write every row as one JSON object a line; the file appears whole or not at all."""
-        write_text(Path(path), "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self))
-
-    def import_jsonl(self, path: str | Path) -> None:
-        """Put every row of an exported file, or none of them if one is wrong."""
-        self.put(*_read_jsonl(Path(path)))
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(_uri(self.path), uri=True, timeout=BUSY)) as db:
-                _check_schema(db, self.path)
-                yield db
-        except sqlite3.OperationalError as error:
-            raise StealguardError(f"The row store `{self.path}` cannot be used: {error}.") from error
-        except sqlite3.DatabaseError as error:
-            raise StealguardError(f"`{self.path}` is not a stealguard row store: {error}.") from error
+    kept = list(rows)
+    measured = dict.fromkeys(name for row in kept for name in (*row.victim.metrics, *row.metrics))
+    return [_flat(row) | {name: _measured(row, name) for name in measured} for row in kept]
 
 
-def read(path: str | Path) -> list[Row]:
-    """Rows from a store, from an exported `.jsonl`, or from a release folder that holds `audit.sqlite`.
-
-    Raises `StealguardError`, naming the path (and the line of a `.jsonl`), where there are none to be had.
-    """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "audit.sqlite"
-        if not path.exists():
-            raise StealguardError(f"`{path.parent}` has no audit.sqlite: run `stealguard audit {path.parent}` first.")
-    if not path.exists():
-        raise StealguardError(f"There is no file or folder `{path}`.")
-    return _read_jsonl(path) if path.suffix == ".jsonl" else list(Store(path))
+def _flat(row: Row) -> dict[str, Any]:
+    victim = {f"victim_{name}": value for name, value in row.victim.record().items() if name != "metrics"}
+    theft = {name: value for name, value in row.record().items() if name not in ("format", "victim", "metrics")}
+    return {"key": theft.pop("key"), **victim, **theft}
 
 
-def _read_jsonl(path: Path) -> list[Row]:
-    rows = []
+def _measured(row: Row, name: str) -> float | None:
+    return row.metrics.get(name, row.victim.metrics.get(name))
+
+
+# Rules --------------------------------------------------------------------------------------------------------
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "bool": (bool,),
+    "float": (float, int),
+    "tuple[str, ...]": (tuple,),
+    "tuple[int, ...]": (tuple,),
+    "Mapping[str, float]": (Mapping,),
+    "VictimFacts": (VictimFacts,),
+}
+
+
+def _check_fields(of: VictimFacts | Row) -> None:
+    for f in fields(of):
+        _check_type(f.name, str(f.type), getattr(of, f.name))
+
+
+def _check_type(name: str, kind: str, value: Any) -> None:
+    ok = isinstance(value, _KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))  # a bool is an int too
+    require(ok, name, f"of type {kind}", repr(value))
+    if isinstance(value, str):
+        require(_encodable(value), name, "text that UTF-8 can hold", repr(value))
+    elif isinstance(value, int) and kind != "bool":
+        require(-(2**63) <= value < 2**63, name, "an integer of 64 bits", value)  # what SQLite holds
+    elif isinstance(value, tuple):
+        for one in value:
+            _check_type(name, "str" if "str" in kind else "int", one)
+
+
+def _encodable(text: str) -> bool:
+    """False for lone surrogates, which JSON may hold and no file or database takes."""
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-            if line.strip():
-                rows.append(_parse(line, f"`{path}`, line {number}"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise StealguardError(f"`{path}` cannot be read: {error}.") from error
-    return rows
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _parse(line: str, where: str) -> Row:
+def _checked(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics by name, as floats in their ranges; unknown names are allowed where the value is finite."""
+    for name, value in metrics.items():
+        _check_type("metrics", "str", name)
+        known = METRICS.get(name)
+        fraction = known is not None and known.high == 1
+        low, high = known[:2] if known else (-math.inf, math.inf)
+        rule = "a fraction in [0, 1] or None" if fraction else "finite and non-negative" if known else "finite"
+        number = isinstance(value, float | int) and not isinstance(value, bool)
+        require(number and low <= value <= high and abs(value) <= _LARGEST, name, rule, value)
+    return {name: float(metrics[name]) for name in sorted(metrics)}
+
+
+_LARGEST = 1.7976931348623157e308  # of the finite floats
+
+
+@lru_cache(maxsize=4096)
+def _check_object(name: str, text: str) -> None:
+    """A text that holds a JSON object."""
     try:
-        values = json.loads(line)
-        require(isinstance(values, dict), "row", "a JSON object", type(values).__name__)
-        return Row.of(values)
-    except ValueError as error:  # `Invalid` is one, and so is what json raises
-        raise StealguardError(f"{where}: {error}") from error
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    require(isinstance(found, dict), name, "the text of a JSON object", repr(text[:80]))
 
 
-def _row(values: Iterable[Any]) -> Row:
-    named = dict(zip(COLUMNS, values, strict=True))
-    return Row(**named | {"in_family": bool(named["in_family"])})
+def _plain(value: Any) -> Any:
+    """A field as JSON data."""
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
-def _create(path: Path) -> None:
-    """Make an empty store aside and link it into place: no process ever meets half of one, and the first one wins."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    columns = ", ".join(f'"{field.name}" {_SQL_TYPES[str(field.type)]}' for field in fields(Row))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(draft)) as db:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute(f"CREATE TABLE rows ({columns}, PRIMARY KEY (key))")
-            db.execute(f"PRAGMA application_id = {APPLICATION}")
-            db.execute(f"PRAGMA user_version = {SCHEMA}")
-        with suppress(FileExistsError):
-            os.link(draft, path)
-    except (OSError, sqlite3.Error) as error:
-        raise StealguardError(f"The row store `{path}` cannot be made: {error}.") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-
-
-def _check_schema(db: sqlite3.Connection, path: Path) -> None:
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if application != APPLICATION:
-        raise StealguardError(f"`{path}` is not a stealguard row store: it is another program's database, or empty.")
-    if version != SCHEMA:
-        raise StealguardError(f"`{path}` has row schema version {version}; this stealguard reads version {SCHEMA}.")
-
-
-def _uri(path: Path) -> str:
-    # `rw`, so that a store deleted meanwhile is not made anew, empty. WAL wants to write beside the file even to
-    # read it; where nothing can be written, nothing can change either.
-    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-    return f"{path.resolve().as_uri()}?{'mode=rw' if writable else 'mode=ro&immutable=1'}"
+def _complete(cls: type[VictimFacts] | type[Row], record: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The record with lists as tuples. Raises `Invalid` for a name that is unknown, or missing without a default."""
+    known = {f.name: f for f in fields(cls)}
+    for name in sorted(record.keys() - known.keys()):
+        raise Invalid(name, f"a field of a {what}", f"`{name}`{nearest(name, known)}")
+    needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in needed if name not in record]
+    require(not missing, what, "complete", f"no {', '.join(missing)}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
