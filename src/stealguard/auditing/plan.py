@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +32,10 @@ from stealguard.settings import describe
 
 OWN = "own:"  # the pool of task samples that the attacker owns, and of altered copies of them
 LIKE = 1000  # inputs, at most, that a clone's normalization is read from
-DEFAULT_CLONES = {(1, 28, 28): "lenet5", (3, 32, 32): "resnet20"}  # for a victim that shows no architecture
+DEFAULT_CLONES: dict[tuple[int, ...], str] = {
+    (1, 28, 28): "lenet5",
+    (3, 32, 32): "resnet20",
+}  # for a victim that shows no architecture
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Architecture:
         """
         some = like[:LIKE]
         net = reinitialized(self.given, seed=seed) if self.drawn else self._built(some, seed=seed)  # type: ignore[arg-type]
-        return adapted(net, some, self.classes, parameter="clone").to(self.device)
+        return adapted(net, some, self.classes).to(self.device)
 
     def _built(self, like: Tensor | None, *, seed: int) -> nn.Module:
         return build(self.given, torch.zeros(2, 1) if like is None else like, self.classes, seed=seed)
@@ -176,7 +180,7 @@ def _pools(victim: Victim, task: Task, given: Any, size: int, seed: int, resize:
 
 def _without_test_inputs(pool: Pool, task: Task) -> Pool:
     """The pool without the task's test inputs: a clone that has learned these would be measured on its own queries."""
-    known = torch.isin(row_hashes(pool.x), row_hashes(task.test.x))
+    known = torch.from_numpy(np.isin(row_hashes(pool.x), row_hashes(task.test.x)))
     if not known.any():
         return pool
     if known.all():

@@ -18,18 +18,18 @@ from torch import nn
 from stealguard import data as sets
 from stealguard.attacks import ATTACKS, Knockoff
 from stealguard.attacks.base import Attack
-from stealguard.attacks.recovery import Means
+from stealguard.attacks.recovery import Resources
 from stealguard.attacks.treatments import treated
 from stealguard.auditing.owned import fine_tuned, no_theft_accuracy, owned
 from stealguard.auditing.plan import Architecture, Theft, architecture, thefts
 from stealguard.auditing.suites import SUITES, Block, suite
 from stealguard.auditing.utility import boxed, everything, utility
 from stealguard.auditing.victim import Given, Victim, remembers, renewed, victim_of
-from stealguard.boxes import Boxed, Labels, Ledger, Metered
+from stealguard.boxes import Boxed, Labels, Ledger, LedgerError, Metered
 from stealguard.data.roles import several, unseen
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
-from stealguard.errors import NotApplicable, StealguardError, StorageError, require
+from stealguard.errors import NotApplicable, StealguardError, require
 from stealguard.identity import code_of, fingerprint, tensor_hash
 from stealguard.progress import bar
 from stealguard.releases import Release
@@ -198,7 +198,7 @@ def _task(victim: Victim, data: Any) -> sets.Task:
     _check_classes(task, victim.output.classes, victim.output.names)
     if data is None or task.name == made["name"]:
         for part in ("train", "test"):
-            now, then = getattr(task, f"{part}_hash"), made[f"{part}_sha256"]
+            now, then = getattr(task, f"{part}").hash, made[f"{part}_sha256"]
             rule = f"what the release was made from: its {part} inputs had SHA-256 {then[:12]}"
             require(now == then, "data", rule, f"{now[:12]} in `{task.name}`")
     return task
@@ -241,16 +241,16 @@ class _Audit:
         facts = self._victim.facts()
         found = utility(self._victim, self._answers, test.x, test.y, self._task.scaling)
         return replace(
-            facts, key=self._identity, data=facts.data or self._task.name, data_hash=self._task.test_hash,
+            facts, key=self._identity, data=facts.data or self._task.name, data_hash=self._task.test.hash,
             classes=self._task.classes, shape=tuple(test.x.shape[1:]), metrics={**facts.metrics, **found},
         )  # fmt: skip
 
     def key(self, theft: Theft) -> str:
         """SHA-256 (hex) of everything that the theft's row follows from."""
         name, settings = describe(ATTACKS, theft.attack)
-        train = self._task.train_hash if theft.own else ""
+        train = self._task.train.hash if theft.own else ""
         return fingerprint([
-            self._identity, self._task.test_hash, train, name, settings, code_of(type(theft.attack)), theft.pool.x.hash,
+            self._identity, self._task.test.hash, train, name, settings, code_of(type(theft.attack)), theft.pool.x.hash,
             theft.labels, theft.treatment, theft.own, theft.tunes, theft.seed, theft.clone.hash, self._device.type,
         ])  # fmt: skip
 
@@ -267,7 +267,7 @@ class _Audit:
             metrics = self._measured(self._steal(metered, theft), theft)
         except NotApplicable as e:
             status, reason = "skip", str(e)
-        except StorageError:
+        except LedgerError:
             raise
         except StealguardError as e:
             status, reason = "failed", str(e)
@@ -319,8 +319,8 @@ class _Audit:
     def _steal(self, metered: Metered, theft: Theft) -> nn.Module:
         with seeded(derive(theft.root, "treatments")):
             fresh = partial(theft.clone.fresh, theft.pool.x)
-            means = Means(theft.pool.x, fresh, derive(theft.root, "recovery"))
-            box = treated(metered, theft.treatment.split("+") if theft.treatment else [], means)
+            resources = Resources(theft.pool.x, fresh, derive(theft.root, "recovery"))
+            box = treated(metered, theft.treatment.split("+") if theft.treatment else [], resources)
             clone = theft.attack(box, theft.pool.x, theft.fresh(), seed=derive(theft.root, "attack"))
         if theft.tunes:
             own = owned(self._task.train, theft.own, seed=theft.seed)

@@ -6,6 +6,7 @@ from stealguard.boxes.accounts import Account, Accounts
 from stealguard.boxes.base import Boxed, Labels, Rewritten, ask, logits, outputs_of, top_1
 from stealguard.boxes.ledger import Ledger, LedgerError, read_records
 from stealguard.boxes.metered import Metered, check_answers
+from stealguard.boxes.scaled import Scaled, Unscaled
 
 __all__ = [
     "Account",
@@ -16,6 +17,8 @@ __all__ = [
     "LedgerError",
     "Metered",
     "Rewritten",
+    "Scaled",
+    "Unscaled",
     "ask",
     "check_answers",
     "logits",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import tarfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,7 +86,7 @@ class Status(NamedTuple):
 def task(
     data: Any,
     *,
-    classes: int | list[Any] | tuple[Any, ...] | None = None,
+    classes: int | Sequence[Any] | None = None,
     seed: int = 0,
     scaling: Scaling | None = None,
     root: Path | None = None,

@@ -29,7 +29,8 @@ from stealguard.releases.workplace import free, working
 from stealguard.results.provenance import provenance
 from stealguard.seeds import derive
 from stealguard.settings import create, describe
-from stealguard.training import COMBINES, Training, fit
+from stealguard.training import Training, fit
+from stealguard.training.combine import COMBINES
 
 STATISTICS = 2**25  # numbers, at most, of the inputs that a net's normalization is read from
 MOST = 10_000  # of these inputs
@@ -110,7 +111,7 @@ def protect(
         "net": _word(net), "structure": made_of, "shape": list(shape), "classes": task.classes,
         "names": list(task.names), "classes_given": _listed(classes),
         "scaling": None if task.scaling is None else task.scaling.state(),
-        "data": {"name": task.name, "train_sha256": task.train_hash, "test_sha256": task.test_hash},
+        "data": {"name": task.name, "train_sha256": task.train.hash, "test_sha256": task.test.hash},
         "outliers": [
             {"name": label, "rows": len(known), "held_out": len(unseen), "sha256": known.hash}
             for label, (known, unseen) in families.items()
@@ -125,7 +126,7 @@ def protect(
         history = fit(
             model, fitting.x, fitting.y, preset.training,
             seed=derive(seed, "training"),
-            objective=Defended.losses,
+            objective=lambda model, batch: model.losses(batch),  # type: ignore[operator]
             combine=COMBINES[preset.defense.combine],
             outliers=Joined([known for known, _ in families.values()]) if families else None,
             validation=validation,
