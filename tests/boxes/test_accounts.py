@@ -74,7 +74,6 @@ def test_each_account_is_remembered_through_evictions_and_restarts(
 
 
 def test_new_accounts_start_from_the_blank_state() -> None:
-    """What the old wrapper that forgot each question gave: an account of its own has asked nothing."""
     accounts = Accounts(HEADS, Counting(), SHAPE)
     assert [counted(accounts, name) for name in ("ann", "bob", "cy")] == [3, 3, 3]
     assert accounts.state("ann") == {"asked": torch.tensor(3)}

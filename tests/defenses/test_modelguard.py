@@ -139,7 +139,9 @@ def test_all_accounts_share_one_book_that_outlives_the_process(tmp_path: Path) -
 
     accounts = new()
     first = accounts.answer("ann", x)
-    assert torch.equal(accounts.answer("bob", x.flip(0)).flip(0), first), "bob gets the codewords that ann's queries made"
+    assert torch.equal(accounts.answer("bob", x.flip(0)).flip(0), first), (
+        "bob gets the codewords that ann's queries made"
+    )
     accounts.save()
     assert torch.equal(new().answer("bob", x.flip(0)).flip(0), first)
     assert not torch.equal(Accounts(model.heads(), model.guard, (4,)).answer("bob", x.flip(0)).flip(0), first)

@@ -100,7 +100,7 @@ class Misleader(Defense):
 
     f is a teacher, x' an altered batch of task inputs, as an attacker's queries may be, and s the clone of d. Outliers
     are not needed. The members answer together: logits are the logarithm of their mean probabilities, which a softmax
-    takes back. (The published program's ensemble hands probabilities to an attack that takes logits and applies
+    takes back. (The published program's ensemble gives probabilities to an attack that takes logits and applies
     log_softmax to them: its clone is measured on answers that the defense never gives.)
 
     Both levels train in one run: each clone descends its loss on detached answers, each member ascends it on a detached
