@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from report.made_up import audited, failed_row, grid, make_row
+from report.made_up import audited, failed_row, grid, make_row, undefended_row
 from stealguard.errors import Invalid
+from stealguard.report.comparing import baselines
 from stealguard.report.grouping import summary
 from stealguard.report.lines import lines_of, most_stealable
 from stealguard.report.naming import cell_text, natural, samples, titles
@@ -165,6 +166,29 @@ def test_settings_that_no_column_tells_apart_are_told_by_their_hash() -> None:
         for seed in (0, 1)
     ]
     assert [group.name for group in summary(rows)] == ["ini@aaaaaaaa", "ini@bbbbbbbb"]
+
+
+def test_two_nets_or_data_of_one_name_are_never_in_one_group() -> None:
+    """The same names and even the same setting, but other contents; a row that does not say joins where it can."""
+    for name in ("net_hash", "data_hash"):
+        rows = [make_row(setting="s", seed=seed, **{name: content * 64}) for seed, content in enumerate("aab")]
+        groups = summary(rows)
+        assert sorted(len(group.rows) for group in groups) == [1, 2]
+        assert len({group.name for group in groups}) == len({group.task for group in groups}) == 2
+        (group,) = summary([*rows[:2], failed_row(setting="s", seed=3)])
+        assert len(group.rows) == 3
+
+
+def test_the_baseline_of_a_net_is_not_another_net_of_the_same_name() -> None:
+    groups = summary([undefended_row(net_hash="a" * 64), make_row(net_hash="b" * 64)])
+    assert baselines(groups) == {}
+
+
+def test_two_clones_of_one_name_are_told_apart() -> None:
+    rows = [make_row(clone="mine:Net", clone_hash=content * 64) for content in "ab"]
+    assert sorted(titles(lines_of(summary(rows))).values()) == [
+        "knockoff (clone=mine:Net@aaaaaaaa)", "knockoff (clone=mine:Net@bbbbbbbb)",
+    ]  # fmt: skip
 
 
 def test_names_are_in_natural_order() -> None:

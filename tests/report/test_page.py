@@ -113,6 +113,25 @@ def test_a_page_of_one_undefended_victim_says_so(tmp_path: Path) -> None:
     assert "chance" not in text  # nobody knows how many classes there are
 
 
+def test_the_page_of_a_model_of_unknown_making_says_what_it_cannot_know(tmp_path: Path) -> None:
+    stranger = {"release": "mine", "release_hash": "", "defense": "", "data": "", "net": "", "classes": 4}
+    report.write_html([make_row(**stranger), make_row(**stranger, labels="hard")], tmp_path / "page.html")
+    text = plain(Page((tmp_path / "page.html").read_text()).text)
+    assert "stealguard did not train this model." in text
+    assert "unknown net on unknown data" in text
+    assert "Chance 25.0 %; attackers use 1 account." in text
+    assert "not protected" in text
+
+
+def test_the_page_says_what_is_below_chance(tmp_path: Path) -> None:
+    rows = [undefended_row(classes=2), make_row(classes=2, clone_accuracy=0.34, agreement=0.35)]
+    report.write_html(rows, tmp_path / "page.html")
+    text = plain(Page((tmp_path / "page.html").read_text()).text)
+    assert "below chance · agrees 35.0 · 66.0 renamed" in text
+    assert "34.0 %, 66.0 % after renaming" in text
+    assert "Protected: letters" not in text
+
+
 def test_too_many_lines_are_drawn_by_their_worst_and_all_are_listed(tmp_path: Path) -> None:
     rows = [make_row(pool=f"pool{number:02d}", clone_accuracy=number / 100) for number in range(50)]
     report.write_html([*rows, failed_row(pool="poolx")], tmp_path / "page.html")

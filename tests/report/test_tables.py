@@ -55,6 +55,19 @@ def test_csv_has_a_record_a_cell_in_fractions() -> None:
     assert float(worst["clone_accuracy_half_interval"]) == pytest.approx(0.0138311, rel=1e-5)
 
 
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_text_in_csv_is_a_formula(sign: str) -> None:
+    evil = f'{sign}HYPERLINK("http://x")'
+    rows = [undefended_row(seed=seed) for seed in (0, 1)]
+    rows += [make_row(pool=evil, release=evil, seed=seed) for seed in (0, 1)] + [failed_row(pool=evil, reason=evil)]
+    text = report.render([*rows, make_row(seed=0, clone_accuracy=0.2)], "csv")
+    records = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert {record["pool"] for record in records} == {"letters", f"'{evil}"}
+    assert any(record["victim"] == f"'{evil}" for record in records)
+    cells = [cell for record in records for cell in record.values() if cell]
+    assert all(re.fullmatch(r"-?[\d.e-]+", cell) for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r")))
+
+
 def test_json_holds_everything() -> None:
     failed = failed_row(labels="hard", attack="jbda", **RELEASES["ini"] | UNMEASURED)
     records = json.loads(report.render([*audited(), failed], "json"))

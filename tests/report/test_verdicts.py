@@ -7,7 +7,8 @@ import pytest
 from report.made_up import audited, failed_row, make_row, plain, undefended_row
 from stealguard.report.comparing import baselines
 from stealguard.report.grouping import summary
-from stealguard.report.verdicts import explain, headline, notes, overall, verdicts
+from stealguard.report.tables import render
+from stealguard.report.verdicts import STRANGER, below_chance, explain, headline, notes, overall, verdicts
 from stealguard.results import Row
 
 
@@ -49,6 +50,85 @@ def test_an_in_family_pool_alone_proves_nothing() -> None:
 def test_protected_is_near_chance_and_reduced_is_below_half(reached: list[float], word: str, overall: str) -> None:
     rows = [make_row(seed=seed, clone_accuracy=value) for seed, value in enumerate(reached)]
     assert judged([undefended_row(clone_accuracy=0.92), *rows])[:2] == ([word], overall)
+
+
+def with_classes(classes: int, reached: float, undefended: float, **changes: object) -> list[Row]:
+    return [
+        undefended_row(classes=classes, clone_accuracy=undefended),
+        make_row(classes=classes, clone_accuracy=reached, **changes),
+    ]
+
+
+def test_a_clone_near_chance_is_protected_whatever_the_attack_reaches_undefended() -> None:
+    """Eight classes: 13.0 % beside a chance of 12.5 % is nothing, although it is above half of 20 %."""
+    assert judged(with_classes(8, 0.13, 0.2))[:2] == (["protected"], "holds")
+    undefended, ini = summary(with_classes(8, 0.13, 0.14))
+    assert "The attacks gain next to nothing from plain either" in " ".join(notes([undefended, ini]))
+
+
+def test_two_classes_below_chance_are_told_with_what_swapping_gives() -> None:
+    rows = with_classes(2, 0.34, 0.95)
+    assert judged(rows)[:2] == (["not protected"], "does not hold")
+    ini = summary(rows)[1]
+    assert plain(below_chance(ini)) == (
+        "Below chance, which is 50.0 %: knockoff, letters, soft 34.0 %, 66.0 % after renaming. "
+        "There the answers were inverted, and renaming classes may restore them."
+    )
+    assert "34.0† (66.0 renamed)" in render(rows)
+
+
+def test_a_clone_below_chance_is_not_protected_before_renaming_is_measured() -> None:
+    """Ten classes: 1.2 % may be a good clone with other names, and renaming tells."""
+    assert judged(with_classes(10, 0.012, 0.95))[0] == ["undecided"]
+    hidden, bad = ({"renamed_accuracy": reached} for reached in (0.9, 0.13))
+    assert judged(with_classes(10, 0.012, 0.95, metrics=hidden))[0] == ["not protected"]
+    assert judged(with_classes(10, 0.012, 0.95, metrics=bad))[0] == ["protected"]
+    text = " ".join(render(with_classes(10, 0.012, 0.95)).split())
+    assert "† below chance: the answers were inverted, and renaming classes may restore them" in text
+    assert "Below chance in 1 of 2 cells" in " ".join(notes(summary(with_classes(10, 0.012, 0.95))))
+
+
+def test_a_clone_at_chance_that_renaming_restores_is_not_protected() -> None:
+    rows = with_classes(10, 0.1, 0.95, metrics={"renamed_accuracy": 0.8})
+    assert judged(rows)[0] == ["not protected"]
+
+
+def test_nothing_is_protected_where_chance_is_not_known() -> None:
+    unknown = {"data": "folder:mine", "classes": None}
+    rows = [undefended_row(**unknown, clone_accuracy=0.9), make_row(**unknown, clone_accuracy=0.05)]
+    assert judged(rows)[:2] == (["undecided"], "undecided")
+
+
+def test_an_attacker_with_samples_is_judged_by_the_no_theft_line() -> None:
+    owning = {"own": 200, "no_theft": 0.8}
+    rows = [undefended_row(), undefended_row(**owning), make_row(clone_accuracy=0.1)]
+    for reached, word in ((0.81, "protected"), (0.9, "not protected")):
+        groups = summary([*rows, make_row(**owning, clone_accuracy=reached)])
+        found = verdicts(groups[1], groups[0])
+        assert [(verdict.own, verdict.word) for verdict in found] == [(0, "protected"), (200, word)]
+        assert overall(found) == "holds"  # no useful answer stops an attacker with samples
+    assert explain(found) == "Protected: letters. Not protected: letters for an attacker who owns 200 samples."
+
+
+def test_a_model_of_unknown_making_is_judged_by_what_attacks_reach() -> None:
+    stranger = {"defense": "", "data": "", "net": "", "release": "mine", "release_hash": "", "classes": 10}
+    words, word, said = judged([make_row(**stranger)])
+    assert (words, word) == (["not protected"], "does not hold")
+    assert said.endswith(STRANGER)
+    assert judged([make_row(**stranger, clone_accuracy=0.1)])[0] == ["unknown"]  # the attacks may be weak
+
+
+def test_a_benign_accuracy_of_nothing_is_no_error() -> None:
+    rows = [undefended_row(benign_accuracy=0.0, clone_accuracy=0.0), make_row(benign_accuracy=0.0, clone_accuracy=0.0)]
+    assert "a clone reaches 0.0" in judged(rows)[2]
+    assert "of your accuracy" not in judged(rows)[2]
+
+
+def test_accounts_are_told() -> None:
+    assert "With 20,000 answers on 5 accounts" in judged([undefended_row(), make_row(accounts=5)])[2]
+    text = " ".join(render([make_row(), make_row(accounts=5)]).split())
+    assert "attackers use 1, 5 accounts" in text
+    assert "knockoff (5 accounts)" in text
 
 
 def test_an_attack_that_failed_leaves_the_verdict_open() -> None:

@@ -120,7 +120,8 @@ def _cell(line: Line, rows: list[Row]) -> Cell:
 
 
 def _chance(rows: Sequence[Row]) -> float | None:
-    return mean(row.chance for row in rows)
+    """The accuracy of guessing; a mean only where rows differ, so that it is exact where they do not."""
+    return mean({row.chance for row in rows if row.status == "ok"} or {row.chance for row in rows})
 
 
 def over_victims(values: Iterable[tuple[int, float | None]]) -> Spread | None:

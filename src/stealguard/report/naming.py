@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from stealguard.identity import fingerprint
 from stealguard.report.cells import Cell, Group, Line, Problem
 from stealguard.report.statistics import Spread
 from stealguard.results import Row
@@ -33,17 +34,30 @@ def named(groups: Sequence[Group]) -> list[Group]:
         " · ".join([label, *(part for part, differs in zip(group.task[:2], several, strict=True) if differs)])
         for group, label in zip(groups, labels, strict=True)
     ]
-    clashing = {name for name, times in Counter(full).items() if times > 1}
+    marks = _marks(groups, full)
     return [
         replace(group, label=f"{label}{mark}", name=f"{name}{mark}")
-        for group, label, name in zip(groups, labels, full, strict=True)
-        for mark in [f"@{_told_apart(group)[:8]}" if name in clashing else ""]
+        for group, label, name, mark in zip(groups, labels, full, marks, strict=True)
     ]
 
 
-def _told_apart(group: Group) -> str:
-    """The hash of what makes a group another than those of the same name."""
-    return group.setting or group.victims[0].key or group.task.data_hash or group.task.net_hash
+def _marks(groups: Sequence[Group], names: Sequence[str]) -> list[str]:
+    """The start of a hash for each group whose name others have too: of the first hash that tells those apart."""
+    same: dict[str, list[Group]] = defaultdict(list)
+    for group, name in zip(groups, names, strict=True):
+        same[name].append(group)
+    marks = []
+    for group, name in zip(groups, names, strict=True):
+        others = zip(*map(_hashes, same[name]), strict=True)
+        apart = (mine for mine, all_ in zip(_hashes(group), others, strict=True) if len(set(all_)) == len(all_))
+        marks.append(_part(next(apart, "")) if len(same[name]) > 1 else "")
+    return marks
+
+
+def _hashes(group: Group) -> tuple[str, ...]:
+    """What makes a group another than those of the same name."""
+    hashes = (group.setting, group.victims[0].key, group.task.data_hash, group.task.net_hash)
+    return (*(digest[:8] for digest in hashes), fingerprint(hashes)[:8])
 
 
 def task_names(tasks: Iterable[Problem]) -> dict[Problem, str]:

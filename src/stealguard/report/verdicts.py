@@ -15,9 +15,9 @@ from stealguard.results import Row
 NEAR = 0.1  # of the way from the floor to the benign accuracy
 RULE = (
     "A pool counts as protected where even the worst clone accuracy is near its floor: the upper end of its interval, "
-    "also after renaming the clone's classes where that was measured, lies at most a tenth of the way from the floor to "
-    "the benign accuracy. The floor is chance or, for an attacker who owns samples, the no-theft line, which is what "
-    "those samples give without any query. A pool counts as reduced where the clone accuracy is below half of what the "
+    "also after renaming the clone's classes where that was measured, lies at most a tenth of the way from the floor "
+    "to the benign accuracy. The floor is chance or, for an attacker who owns samples, the no-theft line: what those "
+    "samples give without any query. A pool counts as reduced where the clone accuracy is below half of what the "
     "same attacks reach on the undefended model, the upper end of its interval included. It counts as undecided where "
     "only the mean is that low, where an attack failed, where chance is not known, and where a clone is below chance "
     "and no renaming was measured."
@@ -33,7 +33,7 @@ class Verdict(NamedTuple):
     own: int  # labelled task samples that the attacker owns
     word: str
     defended: Spread | None  # the worst clone accuracy
-    usable: Spread | None  # the highest accuracy that an attacker can make of a clone, by renaming its classes
+    renamed: Spread | None  # what renaming the classes of a clone gives at most, where that is more
     undefended: Spread | None
     chance: float | None
     no_theft: float | None
@@ -55,7 +55,9 @@ def _verdict(what: tuple[int, str], cells: list[Cell], group: Group, baseline: G
     floors = [floor for floor in (group.chance, no_theft) if floor is not None]
     word = _word(cells, usable, undefended, max(floors, default=None), group)
     in_family = any(cell.in_family for cell in cells)
-    return Verdict(pool, in_family, own, word, clone_of(worst_of(cells)), usable, undefended, group.chance, no_theft)
+    defended = clone_of(worst_of(cells))
+    renamed = usable if usable != defended else None
+    return Verdict(pool, in_family, own, word, defended, renamed, undefended, group.chance, no_theft)
 
 
 def _word(
@@ -167,7 +169,7 @@ def named(pool: str, in_family: bool) -> str:
     return f"{pool} (in-family)" if in_family else pool
 
 
-MANY = 4  # clones below chance that are told one by one
+MANY = 3  # clones below chance that are told one by one
 
 
 def below_chance(group: Group) -> str:
@@ -176,14 +178,15 @@ def below_chance(group: Group) -> str:
     if not cells:
         return ""
     told = list(_told(cells[:MANY])) + [f"{len(cells) - MANY} more"] * (len(cells) > MANY)
-    return f"Below chance: {'; '.join(told)}. There {BELOW_CHANCE}."
+    guessing = percent(cells[0].chance or 0.0)
+    return f"Below chance, which is {guessing}: {'; '.join(told)}. There {BELOW_CHANCE}."
 
 
 def _told(cells: Iterable[Cell]) -> Iterator[str]:
     for cell in cells:
         after = f", {percent(cell.renamed.mean)} after renaming" if cell.renamed else ""
         where = ", ".join(filter(None, [cell.line.attack, cell.line.pool, cell.line.labels, cell.line.treatment]))
-        yield f"{where}: {percent(cell.reached)}, where guessing gives {percent(cell.chance or 0.0)}{after}"
+        yield f"{where} {percent(cell.reached)}{after}"
 
 
 IN_FAMILY = (
