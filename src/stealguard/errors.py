@@ -42,6 +42,10 @@ class NonFiniteLoss(StealguardError):
     """Training met a NaN or an infinity; names the term and the step."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during work that can go on later; says how. Not a `StealguardError`: nothing but a program's end waits."""
+
+
 class BoxFault(StealguardError):
     """A box answered something that is no answer; names the box and the rule it broke."""
 
