@@ -52,6 +52,10 @@ class NonFiniteLoss(StealguardError):
     """A loss became NaN or infinite during training; names the term and the step."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during work that can go on later; says how. Not a `StealguardError`: nothing but a program's end waits."""
+
+
 class BoxFault(StealguardError):
     """A box answered something that is not an answer; names the box and the rule it broke."""
 

@@ -1,7 +1,8 @@
-"""Files that are either whole or not there. Torch-free."""
+"""Files that are either whole or not there, also after a power loss. Importing this loads no torch."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -12,7 +13,10 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not."""
+    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
+
+    File and folder are on the disk when the block has ended: a power loss leaves the old file or the new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -20,17 +24,43 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Have the system write a file's content, or a folder's entries, to the disk.
+
+    File systems that cannot do so for a folder are left alone.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as e:
+        if not (path.is_dir() and e.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(handle)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file to `*.damaged`, over an older one, so that another can be written; its new path."""
+    damaged = path.with_name(f"{path.name}.damaged")
+    path.replace(damaged)
+    return damaged
+
+
 def write_text(path: Path, text: str) -> None:
+    """Write a text file that is whole or not there."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's content."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 

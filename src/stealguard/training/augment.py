@@ -1,24 +1,33 @@
-"""Augmentations of image batches (N, C, H, W) in [0, 1], drawn from torch's global generator."""
+"""Augmentations of image batches (N, C, H, W) in [0, 1].
+
+All are drawn on the CPU, from `generator` or torch's global one, so that the device does not change them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 
-def none(x: Tensor) -> Tensor:
+class Augmentation(Protocol):
+    """A batch (N, ...) -> a batch of the same shape."""
+
+    def __call__(self, x: Tensor, /, *, generator: Generator | None = None) -> Tensor: ...
+
+
+def none(x: Tensor, *, generator: Generator | None = None) -> Tensor:
     """The batch as it is, of any shape."""
     return x
 
 
-def crop(x: Tensor, pad: int = 4) -> Tensor:
-    """Each image shifted by up to `pad` pixels either way, black coming in."""
+def crop(x: Tensor, pad: int = 4, *, generator: Generator | None = None) -> Tensor:
+    """Each image shifted by up to `pad` pixels either way, filled up with black."""
     n, _, h, w = x.shape
     padded = F.pad(x, (pad, pad, pad, pad))
-    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1, 1), device=x.device)
+    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1, 1), generator=generator).to(x.device)
     rows = (top + torch.arange(h, device=x.device)[:, None]).expand(n, h, w)
     columns = (left + torch.arange(w, device=x.device)).expand(n, h, w)
     return padded.permute(0, 2, 3, 1)[torch.arange(n, device=x.device)[:, None, None], rows, columns].permute(
@@ -26,37 +35,38 @@ def crop(x: Tensor, pad: int = 4) -> Tensor:
     )
 
 
-def crop_flip(x: Tensor) -> Tensor:
+def crop_flip(x: Tensor, *, generator: Generator | None = None) -> Tensor:
     """`crop`, and half of the images mirrored: the usual one for CIFAR."""
-    mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
-    x = crop(x)
+    mirrored = (torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5).to(x.device)
+    x = crop(x, generator=generator)
     return torch.where(mirrored, x.flip(-1), x)
 
 
-def affine(x: Tensor, angle: float = 0.26, scale: float = 0.15, shift: float = 0.1) -> Tensor:
+def affine(
+    x: Tensor, angle: float = 0.26, scale: float = 0.15, shift: float = 0.1, *, generator: Generator | None = None
+) -> Tensor:
     """Each image turned by up to `angle` radians, scaled by up to `scale`, moved by up to `shift` of half its side."""
-    n = len(x)
-    turn, grow = angle * _symmetric(n, x), 1 + scale * _symmetric(n, x)
+
+    def draw() -> Tensor:
+        return 2 * torch.rand(len(x), generator=generator, dtype=x.dtype).to(x.device) - 1
+
+    turn, grow = angle * draw(), 1 + scale * draw()
     c, s = turn.cos() / grow, turn.sin() / grow
-    theta = torch.stack([c, -s, shift * _symmetric(n, x), s, c, shift * _symmetric(n, x)], dim=1).view(n, 2, 3)
+    theta = torch.stack([c, -s, shift * draw(), s, c, shift * draw()], dim=1).view(len(x), 2, 3)
     return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
 
 
-def _symmetric(n: int, like: Tensor) -> Tensor:
-    return 2 * torch.rand(n, device=like.device, dtype=like.dtype) - 1
-
-
-def half_affine(x: Tensor) -> Tensor:
+def half_affine(x: Tensor, *, generator: Generator | None = None) -> Tensor:
     """`affine` for the first half of a batch of images; the rest, and inputs that are no images, as they are."""
     if x.dim() != 4:
         return x
     moved = len(x) // 2
-    return torch.cat([affine(x[:moved]), x[moved:]])
+    return torch.cat([affine(x[:moved], generator=generator), x[moved:]])
 
 
-# Outliers go through what task inputs go through: a black border that all of the task and no outlier has would be what
-# a net tells the two by, and honest inputs, which have none, would be taken for outliers.
-AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+# Outliers go through what task inputs go through. Otherwise a black border, which all task inputs and no outlier would
+# have, would tell the two apart, and benign inputs, which have none, would be taken for outliers.
+AUGMENTATIONS: dict[str, Augmentation] = {
     "none": none,
     "crop": crop,
     "crop-flip": crop_flip,

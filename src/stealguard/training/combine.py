@@ -1,4 +1,4 @@
-"""Several losses -> one gradient. Each function writes `.grad` of the parameters."""
+"""Several losses become one gradient. Each function writes `.grad` of the parameters."""
 
 from __future__ import annotations
 

@@ -1,11 +1,13 @@
-"""The only training loop: victims and thieves both go through `fit`."""
+"""The only training loop: victims and clones both go through `fit`."""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +15,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stealguard.errors import Invalid, NonFiniteLoss, pick, require
-from stealguard.files import replacing
-from stealguard.identity import fingerprint
+from stealguard.data.inputs import Inputs, as_inputs
+from stealguard.devices import device_of
+from stealguard.errors import Interrupted, NonFiniteLoss, pick, require
+from stealguard.files import replacing, set_aside
+from stealguard.identity import tensor_hash
+from stealguard.nets import structure
 from stealguard.progress import Tick, bar
 from stealguard.seeds import derive, seeded
-from stealguard.training.augment import AUGMENTATIONS
+from stealguard.training.augment import AUGMENTATIONS, Augmentation
 from stealguard.training.combine import total
 from stealguard.training.losses import task_loss
+from stealguard.training.sampler import Sampler
 from stealguard.types import Batch, Combine, Objective
 
 SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the training done, in [0, 1) -> factor on the rate
@@ -37,12 +43,14 @@ class Training:
 
     Args:
         epochs: passes over the task data, at least 1.
-        batch: task inputs a step; as many outliers beside them where they are wanted.
+        batch: task inputs a step, and as many outliers where the losses read some.
         lr, momentum, weight_decay: SGD's.
         schedule: `cosine` to 0, `warm-cosine` (which rises over the first twentieth), `step` (a tenth at each third) or
             `constant`.
         augment: a name in `AUGMENTATIONS`: what task inputs and outliers go through.
         keep: the weights after the `last` epoch, or those `best` on the validation split.
+        precision: `float32`, or `bf16` for forward passes under autocast to bfloat16, which is faster on a GPU. The
+            gradient terms of InI are computed in float32 either way.
     """
 
     epochs: int = 10
@@ -53,6 +61,7 @@ class Training:
     schedule: str = "cosine"
     augment: str = "none"
     keep: Literal["last", "best"] = "last"
+    precision: Literal["float32", "bf16"] = "float32"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
@@ -64,54 +73,71 @@ class Training:
         pick(SCHEDULES, self.schedule, "schedule")
         pick(AUGMENTATIONS, self.augment, "augment")
         require(self.keep in ("last", "best"), "keep", "`last` or `best`", f"`{self.keep}`")
+        require(self.precision in ("float32", "bf16"), "precision", "`float32` or `bf16`", f"`{self.precision}`")
+
+    def rate(self, done: float) -> float:
+        """The learning rate when the share `done`, in [0, 1), of all steps is done."""
+        return self.lr * SCHEDULES[self.schedule](done)
 
 
 def fit(
     model: nn.Module,
-    x: Tensor,
+    x: Tensor | Inputs,
     y: Tensor,
     training: Training,
     *,
     seed: int,
     objective: Objective = task_loss,
     combine: Combine = total,
-    outliers: Tensor | None = None,
-    validation: tuple[Tensor, Tensor] | None = None,
+    outliers: Tensor | Inputs | None = None,
+    validation: tuple[Tensor | Inputs, Tensor] | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    identity: Mapping[str, Any] | None = None,
     title: str = "training",
     progress: bool = True,
 ) -> list[dict[str, float]]:
     """Train `model` in place on `x`, (N, ...), and `y`, labels (N,) or rows on the simplex (N, K).
 
-    Every epoch draws from a seed of its own, so that a run resumed from `checkpoint` ends, on a CPU, in the very bits
-    of one that was never interrupted.
+    Every epoch draws from seeds of its own, so that a run resumed from `checkpoint` ends, on a CPU, in the very bits
+    of one that was never interrupted. The order of rows, augmentation and what the model draws (dropout) have a seed
+    each: none shifts the others.
 
     Args:
         outliers: inputs (M, ...) of which a batch is drawn for each step's `Batch.outliers`.
         validation: held-out inputs and labels, for each epoch's accuracy and for `keep="best"`.
         checkpoint: file that is replaced after each epoch; with `resume`, training goes on from it if it is there.
+        identity: what the result follows from beside settings, seed, data and the structure of the model: a defense,
+            for example. JSON can hold it. A checkpoint with another identity is not resumed.
 
     Returns:
         One record an epoch: `epoch`, `lr` at its end, the mean of each named loss, `validation` accuracy, `seconds`.
 
     Raises:
         NonFiniteLoss: a loss is NaN or infinite; the last checkpoint stays.
-        Invalid: `checkpoint` belongs to another training.
+        Invalid: `checkpoint` belongs to another training; the error says what differs.
+        Interrupted: Ctrl-C, where a checkpoint is kept; the error says how to go on.
+
+    Warns:
+        UserWarning: `checkpoint` is damaged: it is set aside, and training begins anew.
     """
     require(training.keep == "last" or validation is not None, "keep", "`last` without a validation split", "`best`")
-    run = _Run(model, training, fingerprint([asdict(training), seed, list(x.shape), list(y.shape)]))
-    if resume and checkpoint is not None and checkpoint.exists():
-        run.restore(checkpoint)
-    steps = max(1, len(x) // training.batch)
-    with bar(title, training.epochs * steps, show=progress) as tick:
+    x, outliers = as_inputs(x), None if outliers is None else as_inputs(outliers)
+    run = _Run(model, training)
+    if checkpoint is not None:
+        run.identity = _identity(model, x, y, outliers, validation, training, seed, identity or {})
+        if resume and checkpoint.exists():
+            run.restore(checkpoint)
+    sampler = Sampler(len(x), training.batch, outliers=0 if outliers is None else len(outliers), seed=seed)
+    with bar(title, training.epochs * sampler.steps, show=progress) as tick, _resumable(run, checkpoint):
         for epoch in range(len(run.history), training.epochs):
             start = time.perf_counter()
-            with seeded(derive(seed, "epoch", epoch)):
-                losses = _epoch(run, x, y, outliers, objective, combine, epoch * steps, tick)
+            batches = _batches(sampler, epoch, x, y, outliers, AUGMENTATIONS[training.augment], device_of(model), seed)
+            with seeded(derive(seed, "model", epoch)):
+                losses = _epoch(run, batches, epoch * sampler.steps, sampler.steps, objective, combine, tick)
             run.finish({"epoch": epoch + 1, **losses}, validation, start)
             told = {name: value for name, value in run.history[-1].items() if name not in ("epoch", "lr", "seconds")}
-            tick((epoch + 1) * steps, " ".join(f"{name} {value:.3g}" for name, value in told.items()))
+            tick((epoch + 1) * sampler.steps, _line(told))
             if checkpoint is not None:
                 run.save(checkpoint)
     if training.keep == "best":
@@ -120,54 +146,107 @@ def fit(
     return run.history
 
 
+def _identity(
+    model: nn.Module, x: Inputs, y: Tensor, outliers: Inputs | None, validation: tuple[Tensor | Inputs, Tensor] | None,
+    training: Training, seed: int, more: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """All that the weights at the end follow from, apart from those at the start, which a checkpoint replaces."""
+    held = (
+        None if validation is None else {"inputs": as_inputs(validation[0]).hash, "labels": tensor_hash(validation[1])}
+    )
+    return {
+        **asdict(training),
+        "seed": seed,
+        "inputs": x.hash,
+        "labels": tensor_hash(y),
+        "outlier inputs": None if outliers is None else outliers.hash,
+        "validation": held,
+        "structure": structure(model),
+        **more,
+    }
+
+
+@contextmanager
+def _resumable(run: _Run, checkpoint: Path | None) -> Iterator[None]:
+    """Say upon Ctrl-C how the training can go on."""
+    try:
+        yield
+    except KeyboardInterrupt as e:
+        if checkpoint is None:
+            raise
+        done = len(run.history)
+        told = f"stopped after epoch {done} of {run.training.epochs}; the same command with `--resume` goes on"
+        raise Interrupted(told if done else "stopped in the first epoch; nothing is kept") from e
+
+
+def _batches(
+    sampler: Sampler, epoch: int, x: Inputs, y: Tensor, outliers: Inputs | None, augment: Augmentation,
+    device: torch.device, seed: int,
+) -> Iterator[Batch]:  # fmt: skip
+    """The batches of an epoch, read by row and augmented, on the model's device."""
+    generator = torch.Generator().manual_seed(derive(seed, "augmentation", epoch))
+    for rows, drawn in sampler.epoch(epoch):
+        others = None if outliers is None else augment(outliers.rows(drawn).to(device), generator=generator)
+        yield Batch(augment(x.rows(rows).to(device), generator=generator), y[rows.to(y.device)].to(device), others)
+
+
 def _epoch(
-    run: _Run, x: Tensor, y: Tensor, outliers: Tensor | None, objective: Objective, combine: Combine, done: int,
-    tick: Tick,
-) -> dict[str, float]:  # fmt: skip
-    """One pass over the task data in a fresh order; the mean of each loss."""
+    run: _Run, batches: Iterator[Batch], done: int, steps: int, objective: Objective, combine: Combine, tick: Tick
+) -> dict[str, float]:
+    """One pass over the task data; the mean of each loss.
+
+    Losses are read from a GPU once in many steps, since each reading waits for it.
+    """
     model, training = run.model.train(), run.training
     parameters = [p for p in model.parameters() if p.requires_grad]
-    device = parameters[0].device
-    augment = AUGMENTATIONS[training.augment]
-    size = min(training.batch, len(x))
-    order = torch.randperm(len(x))[: len(x) // size * size].view(-1, size)
-    sums: dict[str, Tensor] = {}
-    for step, rows in enumerate(order, start=done):
-        rate = training.lr * SCHEDULES[training.schedule](step / (training.epochs * len(order)))
-        run.optimizer.param_groups[0]["lr"] = rate
-        drawn = None if outliers is None else outliers[torch.randint(len(outliers), (size,))]
-        others = None if drawn is None else augment(drawn.to(device))
-        batch = Batch(augment(x[rows].to(device)), y[rows].to(device), others)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+    device = device_of(model)
+    unread: list[dict[str, Tensor]] = []
+    sums: dict[str, float] = {}
+    for i, batch in enumerate(batches):
+        run.optimizer.param_groups[0]["lr"] = rate = training.rate((done + i) / (training.epochs * steps))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=training.precision == "bf16"):
             losses = objective(model, batch)
-        _check_finite(losses, step)
+        unread.append({name: loss.detach() for name, loss in losses.items()})
+        if device.type == "cpu" or len(unread) == 50 or i == steps - 1:
+            values = _read(unread, done + i + 2 - len(unread))
+            for name in losses:
+                sums[name] = sums.get(name, 0.0) + sum(value[name] for value in values)
+            unread.clear()
         combine(list(losses.values()), parameters)
         run.optimizer.step()
-        for name, loss in losses.items():
-            sums[name] = sums.get(name, 0) + loss.detach()
-        tick(step + 1, "" if step % 10 else " ".join(f"{name} {loss.item():.3f}" for name, loss in losses.items()))
-    return {"lr": rate, **{name: (value / len(order)).item() for name, value in sums.items()}}
+        tick(done + i + 1, "" if unread or (done + i) % 10 else _line(values[-1]))
+    return {"lr": rate, **{name: value / steps for name, value in sums.items()}}
 
 
-def _check_finite(losses: Mapping[str, Tensor], step: int) -> None:
-    if not torch.isfinite(torch.stack([loss.detach() for loss in losses.values()])).all():
-        name, value = next((n, v.item()) for n, v in losses.items() if not torch.isfinite(v))
-        raise NonFiniteLoss(f"Loss `{name}` is {value} at step {step + 1}. A smaller `lr` usually mends it.")
+def _read(losses: list[dict[str, Tensor]], first: int) -> list[dict[str, float]]:
+    """The losses of consecutive steps, of which `first` is the number of the first, as finite numbers."""
+    rows = torch.stack([torch.stack(list(step.values())) for step in losses]).tolist()
+    values = [dict(zip(losses[0], row, strict=True)) for row in rows]
+    for step, value in enumerate(values, start=first):
+        for name, loss in value.items():
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(f"Loss `{name}` is {loss} at step {step}. A smaller `lr` usually mends it.")
+    return values
+
+
+def _line(values: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.3g}" for name, value in values.items())
 
 
 class _Run:
     """What a training carries from epoch to epoch, and can be saved and restored."""
 
-    def __init__(self, model: nn.Module, training: Training, identity: str):
-        self.model, self.training, self.identity = model, training, identity
+    def __init__(self, model: nn.Module, training: Training):
+        self.model, self.training = model, training
         self.optimizer = torch.optim.SGD(
             [p for p in model.parameters() if p.requires_grad],
             lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay,
         )  # fmt: skip
+        self.identity: dict[str, Any] = {}
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"accuracy": -1.0, "weights": {}}
 
-    def finish(self, record: dict[str, float], validation: tuple[Tensor, Tensor] | None, start: float) -> None:
+    def finish(self, record: dict[str, float], validation: tuple[Tensor | Inputs, Tensor] | None, start: float) -> None:
         """Close an epoch: measure on the validation split, and remember the best weights where they are wanted."""
         if validation is not None:
             record["validation"] = correct(self.model, *validation)
@@ -176,34 +255,73 @@ class _Run:
         self.history.append({**record, "seconds": time.perf_counter() - start})
 
     def save(self, path: Path) -> None:
-        state = {
-            "identity": self.identity, "history": self.history, "best": self.best,
-            "weights": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-        }  # fmt: skip
         with replacing(path) as temporary, temporary.open("wb") as file:  # a file, so that a full disk is told as one
-            torch.save(state, file)
+            torch.save({"identity": self.identity, **self._state()}, file)
 
     def restore(self, path: Path) -> None:
+        """Take up a checkpoint of the same training; set a damaged one aside and stay as it is."""
+        before = copy.deepcopy(self._state())
         try:
-            state = torch.load(path, weights_only=True, map_location=next(self.model.parameters()).device)
-        except Exception as e:
-            raise Invalid(
-                "resume", "the path of a checkpoint that can be read", f"`{path}` ({type(e).__name__})"
-            ) from e
-        same = isinstance(state, dict) and state.get("identity") == self.identity
-        require(same, "resume", "used with the settings, seed and data of the interrupted run", f"others in `{path}`")
+            state = torch.load(path, weights_only=True, map_location=device_of(self.model))
+            differing = _differences(state.pop("identity"), self.identity)
+            if not differing:
+                self._take(state)
+        except OSError:
+            raise
+        except Exception as e:  # a damaged file fails in many ways
+            self._take(before)
+            message = f"`{path}` is damaged ({type(e).__name__}): it is kept as `{set_aside(path).name}`"
+            warnings.warn(f"{message}, and training begins anew.", stacklevel=3)
+            return
+        rule = "used with the settings, seed and data of the interrupted run"
+        require(not differing, "resume", rule, f"{', '.join(differing)} in `{path}`")
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "history": self.history, "best": self.best,
+            "weights": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+        }  # fmt: skip
+
+    def _take(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history, self.best = state["history"], state["best"]
 
 
-@torch.no_grad()
-def correct(model: nn.Module, x: Tensor, y: Tensor, chunk: int = 1024) -> float:
-    """The model's accuracy on inputs and labels, in evaluation mode, in [0, 1]."""
-    model.eval()
-    device = next(model.parameters()).device
-    hits = [
-        (model(a.to(device)).argmax(dim=1) == b.to(device)).sum()
-        for a, b in zip(x.split(chunk), y.split(chunk), strict=True)
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What differs between two identities, `name found -> wanted` each."""
+    before, now = dict(_leaves(found)), dict(_leaves(wanted))
+    missing = "none"
+    return [
+        f"{name} {_short(before.get(name, missing))} -> {_short(now.get(name, missing))}"
+        for name in [*now, *(name for name in before if name not in now)]
+        if before.get(name, missing) != now.get(name, missing)
     ]
-    return torch.stack(hits).sum().item() / len(x)
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The entries of nested mappings and lists by their paths."""
+    if isinstance(value, Mapping | list | tuple):
+        parts = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, part in parts:
+            yield from _leaves(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def _short(value: Any) -> str:
+    """A value for an error's line: hashes by their beginning."""
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:8]}..."
+
+
+@torch.no_grad()
+def correct(model: nn.Module, x: Tensor | Inputs, y: Tensor, chunk: int = 1024) -> float:
+    """The model's accuracy on inputs (N, ...) and labels (N,), in evaluation mode, in [0, 1]."""
+    model.eval()
+    inputs, device = as_inputs(x), device_of(model)
+    hits = [
+        (model(inputs.rows(rows).to(device)).argmax(dim=1) == y[rows.to(y.device)].to(device)).sum()
+        for rows in torch.arange(len(inputs)).split(chunk)
+    ]
+    return torch.stack(hits).sum().item() / len(inputs)
