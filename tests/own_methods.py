@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from stealguard.attacks import Knockoff
-from stealguard.defenses.base import Defense
-from stealguard.types import Asked
+from stealguard.defenses.base import Defense, Rule
+from stealguard.types import Asked, Guard
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,14 @@ class Halves(Defense):
 
     share: float = 0.5
     surrogate: str = "lenet5"
+
+
+@dataclass(frozen=True)
+class Uniform(Defense):
+    """Only changes answers, and makes them worthless: every class is as probable as every other."""
+
+    def guard(self, net: nn.Module, like: Tensor) -> Guard:
+        return Rule(lambda answers: torch.full_like(answers, 1 / answers.shape[1]))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -82,14 +83,7 @@ def _same_kind(value: Any, default: Any) -> bool:
 
 # YAML -------------------------------------------------------------------------------------------------------
 
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without aliases: a few lines of these can stand for more than any memory holds."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"aliases (`*{self.peek_event().anchor}`) are not read: write the value out")
-        return super().compose_node(parent, index)
+MOST = 100_000  # values of one text: a few lines of aliases can stand for more than any memory holds
 
 
 def from_yaml(text: str) -> Any:
@@ -102,8 +96,27 @@ def from_yaml(text: str) -> Any:
     {'epochs': 3, 'own': [0, 20]}
     """
     try:
-        return yaml.load(text, _Loader)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        size = _size(node, {})
+        if size > MOST:
+            raise StealguardError(f"This YAML stands for {size} values, and at most {MOST} are read")
+        return loader.construct_document(node)
+    except StealguardError:
+        raise
     except RecursionError as e:
         raise StealguardError("This YAML is nested too deeply") from e
     except Exception as e:  # a tag such as `!!int x` makes the loader raise whatever its conversion raises
         raise StealguardError(f"This is not YAML: {one_line(e)}") from e
+
+
+def _size(node: Any, known: dict[int, float]) -> float:
+    """How many values a node stands for, aliases written out; infinite for one that contains itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inside = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for entry in inside for part in (entry if isinstance(entry, tuple) else (entry,))]
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]

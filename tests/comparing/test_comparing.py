@@ -1,4 +1,4 @@
-"""Compare: whatever happens to a cell, a worker, a node or the whole run, no work is lost and none is done twice."""
+"""Compare: whatever happens to a cell, a process, a node or the whole run, no work is lost and none is done twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,15 @@ import yaml
 
 import stealguard as sg
 from grids import environment, tiny, write_sets
-from stealguard import defenses
-from stealguard.comparing import run as comparing
+from own_methods import Uniform
 from stealguard.defenses import RobustInI
 from stealguard.defenses.base import Defense
 from stealguard.errors import Invalid, StealguardError
-from stealguard.releases import presets
-from stealguard.results.row import Row, Store
-from stealguard.types import BlackBox
+from stealguard.results import Row, Store
 
 pytestmark = pytest.mark.slow
+
+OWN = "own_methods:Uniform"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +56,7 @@ def count(out: Path, event: str) -> Counter[str]:
 
 
 def results(rows: Iterable[Row]) -> list[tuple[Any, ...]]:
-    return [(r.release, r.seed, r.labels, r.status, r.benign_accuracy, r.clone_accuracy, r.agreement) for r in rows]
+    return [(r.victim.name, r.seed, r.labels, r.status, r.benign_accuracy, r.clone_accuracy, r.agreement) for r in rows]
 
 
 def until(true: Callable[[], Any], process: subprocess.Popen[Any] | None = None) -> Any:
@@ -86,28 +85,30 @@ def as_process(sets: Path, out: Path, grid: dict[str, Any], before: str = "") ->
     )
 
 
-def test_every_victim_is_trained_once_and_robbed_with_its_seed(whole: tuple[Path, list[Row]]) -> None:
+def test_every_victim_is_trained_once_and_attacked_with_its_seed(whole: tuple[Path, list[Row]]) -> None:
     out, rows = whole
-    assert [(row.release, row.seed, row.labels) for row in rows] == [
+    assert [(row.victim.name, row.seed, row.labels) for row in rows] == [
         (name, seed, labels) for name in ("none", "ini") for seed in (0, 1) for labels in ("soft", "hard")
     ]
-    assert all(row.status == "ok" and row.victim_seed == row.seed for row in rows)
-    assert len({row.setting for row in rows}) == 2, "seeds of one setting share it"
-    assert len({row.release_hash for row in rows}) == 4
+    assert all(row.status == "ok" and row.victim.seed == row.seed for row in rows)
+    assert len({row.victim.setting for row in rows}) == 2, "seeds of one setting share it"
+    assert len({row.victim.key for row in rows}) == 4
     assert {row.pool_hash for row in rows} == {rows[0].pool_hash}
     assert set(Store(out / "audit.sqlite")) == set(rows)
     assert set(count(out, "begins").values()) == set(count(out, "ends").values()) == {1}
     assert len(count(out, "ends")) == 4 + 4
 
 
-def test_what_once_failed_gives_way_in_the_store(sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path) -> None:
+def test_a_failed_row_is_replaced_in_the_store_when_the_theft_succeeds(
+    sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
+) -> None:
     out, rows = Path(shutil.copytree(whole[0], tmp_path / "out")), whole[1]
     Store(out / "audit.sqlite").put(replace(rows[0], status="failed", reason="the first try"))
     assert sg.compare(tiny(sets), out, progress=False) == rows
     assert set(Store(out / "audit.sqlite")) == set(rows)
 
 
-def test_a_second_run_does_nothing_again_and_a_changed_line_only_its_own(
+def test_a_second_run_does_nothing_again_and_a_changed_line_does_only_its_own(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(whole[0], tmp_path / "out"))
@@ -116,12 +117,12 @@ def test_a_second_run_does_nothing_again_and_a_changed_line_only_its_own(
     (out / "audit.sqlite").unlink()
     defenses = ["none", {"ini": {"name": "ours"}}, {"ini": {"name": "new", "delta": 0}}]
     rows = sg.compare(tiny(sets, defenses=defenses, seeds=[0]), out, workers=1, threads=1, progress=False)
-    assert [row.release for row in rows] == ["none", "none", "ours", "ours", "new", "new"]
+    assert [row.victim.name for row in rows] == ["none", "none", "ours", "ours", "new", "new"]
     assert len(count(out, "begins")) == 8 + 2, "one victim and its thefts"
     assert {row.key for row in rows} == Store(out / "audit.sqlite").keys()
 
 
-def test_a_run_that_was_sigkilled_leaves_no_process_and_goes_on_to_the_same_rows(
+def test_a_run_that_was_killed_leaves_no_process_and_continues_to_the_same_rows(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -137,7 +138,7 @@ def test_a_run_that_was_sigkilled_leaves_no_process_and_goes_on_to_the_same_rows
     assert all(count(out, "begins")[key] == 1 for key in ended), "what had ended was not begun again"
 
 
-def test_a_killed_worker_takes_no_other_cell_along_and_its_own_is_done_again(
+def test_a_killed_process_stops_no_other_cell_and_its_own_is_done_again(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
     def kill() -> None:
@@ -156,13 +157,13 @@ def test_a_killed_worker_takes_no_other_cell_along_and_its_own_is_done_again(
     assert set(begun.values()) == {1}
 
 
-def test_what_fails_is_marked_and_done_when_it_is_mended(
+def test_a_failure_is_marked_and_done_again_when_its_cause_is_gone(
     sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = tiny(sets, defenses=["none"], seeds=[0], labels=["soft"], own=[0, 20])
     grid["nets"] = ["faulty:sound", "faulty:deadly", "faulty:raising"]
     rows = sg.compare(grid, tmp_path, workers=2, progress=False)
-    assert [(row.net, row.status) for row in rows] == [
+    assert [(row.victim.net, row.status) for row in rows] == [
         ("faulty:sound", "ok"), ("faulty:sound", "ok"), ("faulty:deadly", "failed"), ("faulty:deadly", "failed"),
         ("faulty:raising", "failed"), ("faulty:raising", "failed"),
     ]  # fmt: skip
@@ -178,13 +179,35 @@ def test_what_fails_is_marked_and_done_when_it_is_mended(
     assert set(Store(tmp_path / "audit.sqlite")) == {*mended, *rows[2:4]}, "the failures that were mended are gone"
 
 
-def test_a_theft_that_fails_is_tried_again_but_not_its_siblings(sets: Path, tmp_path: Path) -> None:
+def test_a_theft_that_fails_does_not_stop_the_others_of_its_victim(sets: Path, tmp_path: Path) -> None:
     grid = tiny(sets, defenses=["none"], seeds=[0], labels=["soft"], budgets=[100, 121])  # the pool has 120
     rows = sg.compare(grid, tmp_path, workers=1, threads=1, progress=False)
     assert [row.status for row in rows] == ["ok", "failed"]
     assert "`budget` should be at most the pool's size, 120" in rows[1].reason
-    assert rows[1].release_hash == rows[0].release_hash
-    assert rows[1].setting == rows[0].setting, "it belongs to the same victim"
+    assert rows[1].victim.key == rows[0].victim.key
+    assert rows[1].victim.setting == rows[0].victim.setting, "it belongs to the same victim"
+
+
+def test_damaged_files_are_set_aside_and_what_they_held_is_done_again(
+    sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(whole[0], tmp_path / "out"))
+    emptied, truncated, foreign, sound = sorted(out.glob("cells/*.json"))
+    emptied.write_text("")  # as a power loss leaves it
+    truncated.write_text(truncated.read_text()[:200])
+    foreign.write_text('[{"attack": 3}]')
+    weights = next(out.glob("releases/*/seed-0/weights.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert results(sg.compare(tiny(sets), out, workers=2, progress=False)) == results(whole[1])
+    aside = {path.name for path in out.glob("cells/*.damaged")}
+    assert aside == {f"{path.name}.damaged" for path in (emptied, truncated, foreign)}
+    assert [path.name for path in out.glob("releases/*/*.damaged")] == ["seed-0.damaged"]
+    begun = count(out, "begins")
+    assert {key for key, times in begun.items() if times == 2} >= {p.stem for p in (emptied, truncated, foreign)}
+    assert begun[sound.stem] == 1
+    assert sorted(begun.values()) == [1] * 4 + [2] * 4, "three cells and a victim"
+    sg.compare(tiny(sets), out, progress=False)
+    assert count(out, "begins") == begun, "and only once"
 
 
 def test_a_full_disk_fails_cells_and_spoils_nothing(sets: Path, tmp_path: Path) -> None:
@@ -216,7 +239,7 @@ UNCLOSED = pytest.mark.filterwarnings("ignore::ResourceWarning")  # logs that su
 
 @UNCLOSED
 @pytest.mark.parametrize("cluster", ["debug", "local"])
-def test_slurms_jobs_are_the_same_cells(
+def test_slurm_jobs_give_the_same_rows(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
@@ -225,38 +248,22 @@ def test_slurms_jobs_are_the_same_cells(
     assert results(rows) == results(whole[1][:2])
 
 
-@dataclass(frozen=True)
-class Uniform(Defense):
-    """A guard alone, and no useful one: every class is as probable as every other."""
-
-    def guard(self, box: BlackBox, model: torch.nn.Module) -> BlackBox:
-        def answer(x: torch.Tensor, /) -> torch.Tensor:
-            return torch.full_like(found := box(x), 1 / found.shape[1])
-
-        return answer
-
-
 class TestGuards:
-    @pytest.fixture(autouse=True)
-    def uniform(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(defenses.DEFENSES, "uniform", Uniform)
-        monkeypatch.setitem(presets.PRESETS, "uniform", presets.Preset(Uniform(), sg.Training()))
-
     @UNCLOSED
-    def test_they_share_the_undefended_victims_weights(
+    def test_guards_share_the_weights_of_the_undefended_victim(
         self, sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
     ) -> None:
-        grid = tiny(sets, defenses=["uniform", "none"], seeds=[0], labels=["soft"])
+        grid = tiny(sets, defenses=[{OWN: {"name": "uniform"}}, "none"], seeds=[0], labels=["soft"])
         rows = sg.compare(grid, tmp_path, engine="slurm", address="debug", progress=False)
-        assert [row.release for row in rows] == ["uniform", "none"]
+        assert [row.victim.name for row in rows] == ["uniform", "none"]
         one, other = (json.loads(path.read_text()) for path in sorted(tmp_path.glob("releases/*/*/recipe.json")))
         assert one["weights_sha256"] == other["weights_sha256"]
         assert one["created"] == other["created"], "trained once"
         assert rows[0].benign_accuracy != rows[1].benign_accuracy
-        assert rows[0].distortion
-        assert not rows[1].distortion
+        assert rows[0].victim.metrics["distortion"]
+        assert not rows[1].victim.metrics["distortion"]
 
-    def test_guarded_is_what_protect_gives(self, sets: Path, tmp_path: Path) -> None:
+    def test_guarded_gives_what_protect_gives(self, sets: Path, tmp_path: Path) -> None:
         how: dict[str, Any] = {"epochs": 1, "training": sg.Training(batch=32), "progress": False}
         task = f"npz:{sets}/task.npz"
         plain = sg.protect("lenet5", task, out=tmp_path / "plain", defense="none", **how)
@@ -265,7 +272,7 @@ class TestGuards:
         apart = {"created", "seconds", "history", "sha256"}
         for key in set(trained.recipe) - apart:
             assert made.recipe[key] == trained.recipe[key], key
-        assert sg.load(tmp_path / "made").hash == made.hash != plain.hash
+        assert sg.load(tmp_path / "made", defense=OWN).hash == made.hash != plain.hash
         with pytest.raises(Invalid, match=r"`out` should be a folder that does not exist yet"):
             sg.guarded(plain, Uniform(), tmp_path / "made")
 
@@ -282,9 +289,9 @@ class TestGuards:
             assert torch.equal(same(x), trained.box(x))
         assert not torch.allclose(release.box(x), trained.box(x), atol=0.1), "what it was made from is as it was"
 
-    def test_what_would_have_trained_otherwise_is_refused(self, folder: Path, tmp_path: Path) -> None:
+    def test_a_defense_with_another_training_is_refused(self, folder: Path, tmp_path: Path) -> None:
         release = sg.load(folder)
-        message = r"`defense` should be of the release's training, InI\(.*\)'s; .* `uniform`, of an undefended net's"
+        message = r"of the release's training, InI\(.*\)'s; .* Found `own_methods:Uniform`, of an undefended net's"
         with pytest.raises(Invalid, match=message):
             sg.guarded(release, Uniform(), tmp_path / "out")
         with pytest.raises(Invalid, match=r"training, an undefended net's; .* Found `ini`, of InI\(.*\)'s"):
@@ -300,9 +307,12 @@ class TestGuards:
         ({"threads": 0}, "`threads` should be at least 1"),
         ({"address": "auto"}, "`address` should be for the engines `ray` and `slurm`"),
         ({"engine": "slurm"}, "engine `slurm` cannot be used"),
+        ({"gpus": -1}, "`gpus` should be at least 0"),
+        ({"gpus": 1_000}, r"`gpus` should be at most the \d+ that this machine has"),
+        ({"device": "cuda:77"}, "`device` should be a torch device that this machine has"),
     ],
 )
-def test_bad_input_is_named(sets: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_wrong_argument_is_named(sets: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(StealguardError, match=message):
         sg.compare(tiny(sets), tmp_path, progress=False, **changes)
     assert not (tmp_path / "attempts.jsonl").exists()
@@ -369,4 +379,4 @@ def test_a_ray_cluster_that_loses_a_node_does_every_cell_and_none_twice(sets: Pa
     assert set(ended.values()) == {1}, "none twice"
     assert begun.pop(told["killed"]) == 2, "what was at work there was begun again"
     assert set(begun.values()) == {1}
-    assert len(Store(tmp_path / comparing.STORE)) == 12
+    assert len(Store(tmp_path / "audit.sqlite")) == 12

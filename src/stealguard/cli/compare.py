@@ -60,7 +60,9 @@ def compare(
     write_html(rows, page, title=f"Grid {grid.stem}", command=" ".join(["stealguard", *sys.argv[1:]]))
     print(f"wrote {page}", file=sys.stderr)
     failed = [row for row in rows if row.status == "failed"]
-    for reason in dict.fromkeys(f"{row.release} on {row.data}, {row.attack}: {row.reason}" for row in failed):
+    for reason in dict.fromkeys(
+        f"{row.victim.name} on {row.victim.data}, {row.attack}: {row.reason}" for row in failed
+    ):
         print(f"failed: {reason}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(rows)} thefts failed; the same command tries them again", file=sys.stderr)

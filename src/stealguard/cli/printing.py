@@ -12,11 +12,9 @@ if TYPE_CHECKING:
 
 def print_rows(rows: Iterable[Row], *, as_json: bool) -> None:
     """Rows as a table, or as JSON lines."""
-    from dataclasses import asdict
-
     from stealguard.report import render
 
-    print("\n".join(json.dumps(asdict(row)) for row in rows) if as_json else render(rows, "table"))
+    print("\n".join(json.dumps(row.record()) for row in rows) if as_json else render(rows, "table"))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -23,7 +23,7 @@ def report(
         The page's headline.
     """
     from stealguard.report import render, write_html
-    from stealguard.results.row import read
+    from stealguard.results import read
 
     rows = [row for source in sources for row in read(source)]
     print(render(rows, format))

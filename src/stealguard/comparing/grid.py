@@ -38,7 +38,7 @@ from stealguard.errors import StealguardError, nearest, one_line, pick, require
 from stealguard.nets import check_name
 from stealguard.registry import Registry, imported
 from stealguard.releases.presets import preset_of
-from stealguard.results.row import LABELS
+from stealguard.results import LABELS
 from stealguard.settings import changed, describe, from_yaml
 from stealguard.training.loop import Training
 

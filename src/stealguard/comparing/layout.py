@@ -10,14 +10,14 @@ import json
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from stealguard.comparing.cells import GridCell, PlannedVictim
 from stealguard.errors import StealguardError
 from stealguard.files import sha256, write_text
 from stealguard.releases.release import WEIGHTS, read_recipe
-from stealguard.results.row import Row
+from stealguard.results import Row
 
 
 def release_folder(home: Path, victim: PlannedVictim) -> Path:
@@ -70,7 +70,12 @@ def rows_in(path: Path) -> list[Row]:
 
 def rows_left(home: Path, cell: GridCell) -> list[Row]:
     """The rows that the cell has left, under the name that this grid gives to the victim."""
-    return [replace(row, release=cell.victim.name) for row in rows_in(cell_file(home, cell.key))]
+    return [under(cell.victim.name, row) for row in rows_in(cell_file(home, cell.key))]
+
+
+def under(name: str, row: Row) -> Row:
+    """The row, with its victim called `name`."""
+    return replace(row, victim=replace(row.victim, name=name))
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -101,4 +106,4 @@ def rows_of(text: str) -> list[Row]:
 
 def text_of(rows: Sequence[Row]) -> str:
     """The text of a cell's file."""
-    return json.dumps([asdict(row) for row in rows], indent=1) + "\n"
+    return json.dumps([row.record() for row in rows], indent=1) + "\n"

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from typing import Any
 from stealguard import data as sets
 from stealguard import devices
 from stealguard.auditing.plan import owned_by
-from stealguard.auditing.run import STORE
-from stealguard.comparing.cells import GridCell, attacks_of, plan, unpinned
+from stealguard.comparing.cells import GridCell, PlannedVictim, attacks_of, plan, unpinned
 from stealguard.comparing.engines import ENGINES, Engine, Wanted
 from stealguard.comparing.grid import read
 from stealguard.comparing.layout import done, release_folder, rows_left
@@ -23,8 +21,7 @@ from stealguard.comparing.work import work
 from stealguard.errors import StealguardError, pick, require
 from stealguard.progress import Tick, bar
 from stealguard.releases.release import RECIPE, read_recipe, setting_of
-from stealguard.results.provenance import provenance
-from stealguard.results.row import Row, Store, key_of
+from stealguard.results import STORE, Row, Store, VictimFacts, key_of
 
 UNSEEN = "it is said to have ended well, but its rows are not here: its worker writes to another folder"
 TRIES = 2  # of a cell that was lost with its process: whatever killed that may have meant another
@@ -140,31 +137,31 @@ def _failed(home: Path, cell: GridCell, reason: str) -> list[Row]:
     victim, block = cell.victim, cell.block
     if block is None:
         return []
-    recipe = _recipe(home, cell)
-    own_recipe = recipe if recipe and recipe["seed"] == victim.seed else None
+    facts = _facts(home, victim)
     return [
-        Row(
-            key=key_of(failed=cell.key, attack=attack, pool=pool, labels=labels, treatments=treatments, own=own),
-            release=victim.name, release_hash=own_recipe["sha256"] if own_recipe else "",
-            data=victim.data, net=victim.net, defense=victim.defense,
-            defense_settings=json.dumps(victim.settings, sort_keys=True),
-            attack=attack["name"], attack_settings=json.dumps(attack["settings"], sort_keys=True),
-            pool=pool, pool_hash="", in_family=pool in victim.outliers, labels=labels, answers=treatments,
-            own=max(own, owned_by(pool)), budget=attack["settings"]["budget"], queries=0, seed=victim.seed,
-            clone=cell.clone or victim.net, benign_accuracy=None, clone_accuracy=None, agreement=None, no_theft=None,
-            seconds=0.0, status="failed", reason=reason, when=datetime.now(UTC).isoformat(timespec="seconds"),
-            **provenance(), setting=setting_of(recipe) if recipe else "", victim_seed=victim.seed,
+        Row.of_theft(
+            key=key_of(failed=cell.key, attack=attack, pool=pool, labels=labels, treatment=treatment, own=own),
+            victim=facts, attack=attack["name"], settings=attack["settings"], pool=pool,
+            in_family=pool in victim.outliers, labels=labels, treatment=treatment, own=max(own, owned_by(pool)),
+            budget=attack["settings"]["budget"], seed=victim.seed, clone=cell.clone or victim.net, status="failed",
+            reason=reason,
         )
-        for attack, pool, labels, treatments, own in product(
+        for attack, pool, labels, treatment, own in product(
             attacks_of(block), block.pools, block.labels, block.treatments, block.own
         )
     ]  # fmt: skip
 
 
-def _recipe(home: Path, cell: GridCell) -> dict[str, Any] | None:
-    """The recipe of the cell's victim or, where it has none, of one of the same setting and another seed."""
-    folder = release_folder(home, cell.victim)
+def _facts(home: Path, victim: PlannedVictim) -> VictimFacts:
+    """What is known of a victim that may not be there; its setting is also that of a victim with another seed."""
+    folder, recipe = release_folder(home, victim), dict[str, Any]()
     for candidate in (folder, *sorted(path.parent for path in folder.parent.glob(f"seed-*/{RECIPE}"))):
         with suppress(StealguardError):
-            return read_recipe(candidate)
-    return None
+            recipe = recipe or read_recipe(candidate)
+    its_own = recipe.get("seed") == victim.seed
+    return VictimFacts(
+        key=recipe["sha256"] if its_own else "", name=victim.name, setting=setting_of(recipe) if recipe else "",
+        seed=victim.seed, data=victim.data, net=victim.net, defense=victim.defense,
+        defense_settings=json.dumps(victim.settings, sort_keys=True), outliers=tuple(victim.outliers),
+        training=json.dumps(victim.training, sort_keys=True), classes=recipe.get("classes"),
+    )  # fmt: skip

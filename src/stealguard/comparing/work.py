@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -20,12 +19,13 @@ import torch
 from filelock import FileLock
 
 from stealguard import data as sets
-from stealguard.auditing.run import STORE, audit
+from stealguard.auditing import audit
 from stealguard.comparing.cells import PlannedVictim, attack_of
-from stealguard.comparing.layout import cell_file, finished, made, release_folder, set_aside, whole, write_rows
+from stealguard.comparing.layout import cell_file, finished, made, release_folder, set_aside, under, whole, write_rows
 from stealguard.errors import StealguardError, disk_error, one_line
 from stealguard.releases.protection import guarded, protect
 from stealguard.releases.release import load
+from stealguard.results import STORE
 from stealguard.settings import changed
 from stealguard.training.loop import Training
 
@@ -77,7 +77,7 @@ def _steal(home: Path, victim: PlannedVictim, cell: Mapping[str, Any], device: s
         data=_task(victim.data), resize=victim.resize, store=scratch / STORE, device=device, progress=False,
         **_own(victim),
     )  # fmt: skip
-    write_rows(path, [replace(row, release=victim.name) for row in rows])
+    write_rows(path, [under(victim.name, row) for row in rows])
     failed = [row.reason for row in rows if row.status == "failed"]
     if not failed:  # else the answers that were paid for are kept for the next try
         shutil.rmtree(scratch)
