@@ -35,7 +35,7 @@ def plain() -> float:
 
 
 class TestFilter:
-    def test_the_minimum_leaves_honest_answers_alone(self, plain: float) -> None:
+    def test_the_minimum_leaves_only_honest_answers(self, plain: float) -> None:
         assert plain < 0.5
         assert right(steal(Filter(3000, training=SHORT))) > plain + 0.3
 
@@ -44,7 +44,7 @@ class TestFilter:
         attack = Filter(3000, "residual", share=0.08, doubt=doubt, training=SHORT)
         assert right(steal(attack, Decoyed(masked, doubt))) > plain + 0.3
 
-    def test_the_truth_may_replace_the_selector(self) -> None:
+    def test_an_oracle_may_replace_the_selector(self) -> None:
         assert right(steal(Filter(3000, training=SHORT), Labels(Decoyed()), honest=honest)) > 0.7
 
     def test_if_nothing_passes_it_trains_on_all(self) -> None:
@@ -71,7 +71,7 @@ class TestUnmask:
             rows[honest(POOL) & (answers.amin(dim=1) < 0.005)], answers[honest(POOL) & (answers.amin(dim=1) < 0.005)]
         )
 
-    def test_a_residue_of_the_net_gives_it_away_too(self) -> None:
+    def test_a_class_with_more_than_the_fit_says_is_the_nets(self) -> None:
         """Below the gate the answer still has g times the net's own; that class is then larger than the fit says."""
         answers = 0.999 * Decoyed()(POOL) + 0.001 * own(POOL)
         rows = candidates(POOL, answers, 0.005, 0.15, 0.1)
@@ -121,7 +121,7 @@ class TestExplore:
         asked = torch.cat(box.seen)
         assert honest(asked[-250:]).double().mean() > 2 * honest(asked[:1000]).double().mean()
 
-    def test_the_truth_may_replace_the_selector(self) -> None:
+    def test_an_oracle_may_replace_the_selector(self) -> None:
         assert right(steal(Explore(2000, training=SHORT), Labels(Decoyed()), honest=honest)) > 0.7
 
     def test_images_have_children_too(self) -> None:
@@ -175,7 +175,7 @@ class TestOwnForm:
         torch.testing.assert_close(model(x).exp(), slow)
         torch.testing.assert_close(model(x).exp().sum(dim=1), torch.ones(7))
 
-    def test_passively_it_learns_from_labels(self) -> None:
+    def test_it_learns_from_labels_without_probes(self) -> None:
         labels = Labels(Decoyed())
         known = right(steal(Knockoff(3000, training=SHORT), labels))
         attack = OwnForm(3000, probes=0.0, components=0, share=0.1, training=Training(epochs=15, batch=64, lr=0.3))

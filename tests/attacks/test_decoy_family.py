@@ -90,14 +90,14 @@ def test_the_map_may_read_principal_components_alone() -> None:
 
 
 class TestSelectors:
-    def test_one_comparison_tells_decoys_with_a_floor(self) -> None:
+    def test_one_comparison_separates_decoys_with_a_floor(self) -> None:
         answers = Decoyed()(X)
         selected = small_minimum(0.005)(X, answers)
         assert not selected[~honest(X)].any()
         assert selected[honest(X)].double().mean() > 0.9
 
     @pytest.mark.parametrize(("masked", "doubt"), [(True, DOUBT), (False, DOUBT), (False, 0.0)])
-    def test_the_residual_tells_decoys_with_and_without_a_floor(self, masked: bool, doubt: float) -> None:
+    def test_the_residual_separates_decoys_with_and_without_a_floor(self, masked: bool, doubt: float) -> None:
         answers = Decoyed(masked, doubt)(X)
         select = large_residual(X, answers, share=0.08, trim=0.15, doubt=doubt)
         selected = select(X, answers)
@@ -106,7 +106,7 @@ class TestSelectors:
         fresh = noise(1000, (16,), seed=5)
         assert honest(fresh)[select(fresh, Decoyed(masked, doubt)(fresh))].double().mean() > 0.9
 
-    def test_labels_that_a_linear_map_foresees_are_not_selected(self) -> None:
+    def test_labels_that_a_linear_map_predicts_are_not_selected(self) -> None:
         answers = top_1(Decoyed()(X))
         selected = unforeseen(X, answers, trim=0.15, ranks=2)(X, answers)
         assert honest(X)[selected].double().mean() > 2 * honest(X).double().mean()
@@ -120,6 +120,6 @@ class TestSelectors:
         ]
         assert not any(select(X[:10], none).any() for select in selectors)
 
-    def test_the_stub_is_what_it_says(self) -> None:
+    def test_the_stub_is_honest_for_a_tenth_of_inputs_and_confident(self) -> None:
         assert 0.05 < honest(X).double().mean() < 0.15
         assert own(X).max(dim=1).values.median() > 0.9

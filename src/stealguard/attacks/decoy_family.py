@@ -31,7 +31,7 @@ class DecoyFamily(nn.Module):
     """A linear classifier: inputs (N, *shape) -> logits (N, K).
 
     Args:
-        x: inputs (N, *shape) that tell the number of features, and their principal components.
+        x: inputs (N, *shape), of which the number of features and their principal components are taken.
         classes: K.
         components: the number of principal components that the map reads; 0 for all features.
         seed: what the computation of the components follows from.

@@ -19,7 +19,7 @@ from stealguard.seeds import derive, seeded
 from stealguard.training.loop import Training, fit
 from stealguard.types import Asked, Batch
 
-_STEPS = 10  # of a probe's way
+_STEPS = 10  # in which a probe moves
 _MARGIN = 1.0  # of the guessed class's logit over the next, where a probe stops
 
 
@@ -28,7 +28,7 @@ class OwnFormed(nn.Module):
 
     P(y) = G p_y + (1 - G) ((1 - doubt) m_y + doubt / K), with p = softmax(u) the net's probabilities, s the decoys',
     and G = sigmoid(log sum_k exp u_k + offset). If decoys leave out the net's class, then m_y is the mean over that
-    class, sum_{c != y} p_c s_y / (1 - s_c), through which decoys teach the net; otherwise m = s.
+    class, sum_{c != y} p_c s_y / (1 - s_c), through which the net learns from decoys; otherwise m = s.
     """
 
     def __init__(self, net: nn.Module, decoys: DecoyFamily, offset: float, masked: bool, doubt: float):
@@ -51,8 +51,8 @@ class OwnFormed(nn.Module):
 class OwnForm(PoolAttack):
     """Fit a net, decoys and a gate together, by the likelihood of all answers; the net is the clone.
 
-    The attacker has read the code. Where decoys leave out the net's class, each decoy's label says what the net does
-    not think: the decoys' most probable class is missing only where it is the net's. With `probes`, a part of the
+    The attacker has read the code. If decoys leave out the net's class, each decoy's label is evidence of it: the
+    decoys' most probable class is missing only if it is the net's. With `probes`, a part of the
     budget is spent on queries that test a guess: inputs are moved until the fitted decoys would prefer the class that
     the clone guesses; another answer confirms the guess. The decoys' map reads only the pool's first principal
     components, so that probes do not follow directions that no answer constrains.
@@ -139,5 +139,5 @@ class OwnForm(PoolAttack):
 
 
 def _likelihood(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The mean cross-entropy of answers under the model's own distribution; a row of zeros teaches nothing."""
+    """The mean cross-entropy of answers under the model's own distribution; a row of zeros has no gradient."""
     return {"likelihood": -(batch.y * model(batch.x)).sum(dim=1).mean()}

@@ -71,7 +71,7 @@ def candidates(x: Tensor, answers: Tensor, threshold: float, trim: float, doubt:
 
 
 def _sum_of_candidates(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Mean of -log sum_c w_c q_c; a row without candidates teaches nothing."""
+    """Mean of -log sum_c w_c q_c; a row without candidates has no gradient."""
     some = batch.y.sum(dim=1) > 0
     logs = model(batch.x).log_softmax(dim=1) + batch.y.clamp_min(1e-12).log()
     return {"candidates": -torch.where(some, logs.logsumexp(dim=1), 0).mean()}
