@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from samples import noise
 from stealguard.attacks import ATTACKS, Knockoff
 from stealguard.attacks.base import Attack
+from stealguard.attacks.jacobian import Augmentation
+from stealguard.attacks.treatments import Treatment
 from stealguard.boxes.base import Labels, Metered
 from stealguard.data.inputs import Stored
 from stealguard.errors import BoxFault, Invalid, NotApplicable, Refused
@@ -131,6 +133,30 @@ class TestContract:
             except NotApplicable as e:
                 pytest.skip(str(e))
         assert torch.equal(*map(weights, clones))
+
+
+class Watched(Stored):
+    """A pool that records the greatest number of inputs read at once."""
+
+    most = 0
+
+    def rows(self, index: Tensor, /) -> Tensor:
+        self.most = max(self.most, len(index))
+        return super().rows(index)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_attack_reads_the_whole_pool_at_once(name: str) -> None:
+    pool = Watched(noise(6000, (1, 4, 4)))
+    quick(name, 50)(Metered(Stub((1, 4, 4), 3), 50), pool, clone_for((1, 4, 4), 3), seed=0)
+    assert pool.most <= 5000
+
+
+def test_an_attack_without_its_own_step_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Augmentation()  # type: ignore[abstract]
+    with pytest.raises(TypeError, match="abstract"):
+        Treatment(Metered(Stub((16,), 3), 1))  # type: ignore[abstract]
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -11,10 +11,14 @@ from stealguard.attacks.data_free.dfms import DFMSHL
 from stealguard.attacks.data_free.disguide import DisGUIDE
 from stealguard.attacks.data_free.maze import MAZE
 from stealguard.attacks.dissector import BlackboxDissector
+from stealguard.attacks.explore import Explore
+from stealguard.attacks.filter import Filter
 from stealguard.attacks.jacobian import JBDA, JBDATR
 from stealguard.attacks.knockoff import Knockoff
 from stealguard.attacks.marich import MARICH
+from stealguard.attacks.own_form import OwnForm
 from stealguard.attacks.sieve import Sieve
+from stealguard.attacks.unmask import Unmask
 from stealguard.registry import Registry
 
 __all__ = [
@@ -30,8 +34,12 @@ __all__ = [
     "BlackboxDissector",
     "CopycatCNN",
     "DisGUIDE",
+    "Explore",
+    "Filter",
     "Knockoff",
+    "OwnForm",
     "Sieve",
+    "Unmask",
 ]
 
 ATTACKS: Registry[Attack] = Registry(
@@ -42,6 +50,10 @@ ATTACKS: Registry[Attack] = Registry(
         "knockoff-adaptive": AdaptiveKnockoff,
         "copycat": CopycatCNN,
         "sieve": Sieve,
+        "filter": Filter,
+        "unmask": Unmask,
+        "explore": Explore,
+        "own-form": OwnForm,
         "active-thief": ActiveThief,
         "marich": MARICH,
         "dissector": BlackboxDissector,

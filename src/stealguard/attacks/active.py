@@ -42,7 +42,7 @@ class ActiveThief(PoolAttack):
         rounds: after the first.
         initial, validation: shares of the budget, in [0, 1); without validation the last epoch's weights are kept.
         candidates: the least number of random inputs that a round chooses among: 10,000, as the authors' program does
-            for `dfal`; 0 for all there are, as in the paper.
+            for `dfal`; 0 for all, as in the paper.
         scratch: train from the first weights in each round rather than go on.
         training: how the clone trains in each round.
     """
