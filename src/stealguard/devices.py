@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import nn
 
@@ -29,6 +31,5 @@ def choose(device: str | torch.device | None = None) -> torch.device:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's weights are; the processor for a module without any."""
-    tensor = next(module.parameters(), None)
-    tensor = next(module.buffers(), None) if tensor is None else tensor
+    tensor = next(chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device

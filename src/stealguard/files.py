@@ -53,6 +53,13 @@ def set_aside(path: Path) -> Path:
     return damaged
 
 
+def durable_move(source: Path, target: Path) -> None:
+    """Rename a file or a folder in one step; when this returns, the new name is on the disk."""
+    source.replace(target)
+    for folder in {source.parent, target.parent}:
+        sync(folder)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file that is whole or not there."""
     with replacing(path) as temporary:

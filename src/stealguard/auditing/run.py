@@ -33,13 +33,12 @@ from stealguard.errors import NotApplicable, StealguardError, require
 from stealguard.identity import code_of, fingerprint, tensor_hash
 from stealguard.progress import bar
 from stealguard.releases import Release
-from stealguard.results import LABELS, Row, Store, VictimFacts
+from stealguard.results import LABELS, STORE, Row, Store, VictimFacts
 from stealguard.results.metrics import accuracy, agreement
 from stealguard.results.renaming import best_renaming, renamed_accuracy
 from stealguard.seeds import derive, seeded
 from stealguard.settings import changed, create, describe
 
-STORE = "audit.sqlite"  # beside the release's own files, unless told otherwise
 RENAMED_WITH = 20  # labeled samples
 
 
@@ -145,7 +144,7 @@ def _many(value: Any) -> list[Any]:
 
 def _attacks(given: Any, budgets: Sequence[int]) -> list[Attack]:
     """The attacks that are named or given, each with each budget."""
-    chosen = [Knockoff()] if given is None else [_attack(one) for one in _many(given)]
+    chosen: list[Attack] = [Knockoff()] if given is None else [_attack(one) for one in _many(given)]
     return [changed(attack, {"budget": n}, "attack") for attack in chosen for n in budgets] if budgets else chosen
 
 

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from stealguard.results.metrics import METRICS
-from stealguard.results.row import LABELS, Row, VictimFacts, key_of, to_records
-from stealguard.results.store import Store, read
+from stealguard.results.metrics import METRICS, Metric
+from stealguard.results.row import LABELS, UNDEFENDED, Row, VictimFacts, key_of, to_records
+from stealguard.results.store import STORE, Store, read
 
-__all__ = ["LABELS", "METRICS", "Row", "Store", "VictimFacts", "key_of", "read", "to_records"]
+__all__ = [
+    "LABELS",
+    "METRICS",
+    "STORE",
+    "UNDEFENDED",
+    "Metric",
+    "Row",
+    "Store",
+    "VictimFacts",
+    "key_of",
+    "read",
+    "to_records",
+]
