@@ -35,8 +35,8 @@ def test_the_t_quantiles_are_right(df: int) -> None:
     assert t_quantile(df) == pytest.approx(stats.t.ppf(0.975, df), rel=2e-4)
 
 
-def test_thieves_of_one_victim_are_no_more_samples_of_it_than_one() -> None:
-    """Two victims, of two thieves and one: the means 0.3 and 0.9, not 0.2, 0.4 and 0.9."""
+def test_clones_of_one_victim_are_no_more_samples_of_it_than_one() -> None:
+    """Two victims, of two clones and one: the means 0.3 and 0.9, not 0.2, 0.4 and 0.9."""
     assert pooled([(0, 0.2), (0, 0.4), (1, 0.9), (1, None)]) == pytest.approx([0.3, 0.9])
     assert pooled([(7, 0.2), (7, 0.4)]) == [0.2, 0.4]
     assert pooled([(0, None)]) == []
