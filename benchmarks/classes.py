@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stealguard import data, load
 from stealguard.attacks import Knockoff
-from stealguard.boxes.base import Metered, logits
+from stealguard.boxes import Metered, logits
 from stealguard.defenses.decoys import Decoyed
 from stealguard.nets import reinitialized
 from stealguard.releases.protection import validation_split

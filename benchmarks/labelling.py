@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from stealguard import data, load
 from stealguard.attacks import Knockoff
-from stealguard.boxes.base import Metered, logits, top_1
+from stealguard.boxes import Metered, logits, top_1
 from stealguard.defenses.decoys import Decoyed, Decoys, derangement
 from stealguard.nets import reinitialized
 from stealguard.releases.protection import validation_split

@@ -27,9 +27,12 @@ def test_a_boxed_module_answers_softmax_in_evaluation_mode() -> None:
     assert not net.training
 
 
-def test_answers_can_be_trained_on() -> None:
-    answers = Boxed(mlp(), (16,))(torch.rand(4, 16))
-    nn.functional.cross_entropy(mlp()(torch.rand(4, 16)), answers).backward()
+def test_a_clone_can_be_trained_on_the_answers() -> None:
+    victim, clone = mlp(), mlp()
+    answers = Boxed(victim, (16,))(torch.rand(4, 16))
+    nn.functional.cross_entropy(clone(torch.rand(4, 16)), answers).backward()
+    assert all(p.grad is not None and p.grad.any() for p in clone.parameters())
+    assert [p.grad for p in victim.parameters()] == [None] * 4
 
 
 @pytest.mark.parametrize(
