@@ -10,7 +10,7 @@ from typing import Any
 
 from stealguard.comparing.run import compare
 from stealguard.releases.release import RECIPE
-from stealguard.results.row import Row
+from stealguard.results import Row
 
 WORKERS = 2
 GRID: dict[str, Any] = {  # 4 victims and 36 blocks of thefts: 40 cells

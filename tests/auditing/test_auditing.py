@@ -22,7 +22,7 @@ from stealguard.auditing import run as auditing
 from stealguard.auditing.plan import architecture
 from stealguard.defenses import EDM, PRADA
 from stealguard.errors import BoxFault, Invalid
-from stealguard.results.row import Row, Store
+from stealguard.results import Row, Store
 
 SHORT = Knockoff(budget=100, training=sg.Training(epochs=1, batch=32))
 
@@ -175,7 +175,7 @@ def test_a_clone_has_the_users_architecture_and_not_the_defenses(tmp_path: Path)
         ({"pools": ["leters"]}, "did you mean `letters`"),
         (
             {"pools": [noise(150, (1, 32, 32))]},
-            r"`pools` should be of shape \(N, 1, 28, 28\), or resized with `resize`",
+            r"`pools` should be of shape \(N, 1, 28, 28\), or images resized with `resize`",
         ),
         ({"pools": [noise(20)]}, "pass a budget of 20 or less for .* Found 100"),
         ({"data": None}, "`data` should be given: the release was made from data without a name"),
@@ -233,14 +233,14 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from test_auditing import audit
-from stealguard.boxes import base as boxes
+from stealguard.boxes import accounts
 log = open({log!r}, "a")
-answer = boxes.Boxed.__call__
-def logged(self, x):
+answer = accounts.Accounts.answer
+def logged(self, account, x):
     if len(x) == 1024:  # the test set is smaller
         print(len(x), file=log, flush=True)
-    return answer(self, x)
-boxes.Boxed.__call__ = logged
+    return answer(self, account, x)
+accounts.Accounts.answer = logged
 from stealguard.attacks import knockoff
 fit = knockoff.fit
 def dying(*a, **k):
@@ -307,7 +307,7 @@ class TestTreatments:
         (row,) = audit(release, net=mlp(), data=task(200, (16,), 3), pools=[noise(150, (16,))], labels=["soft"],
                        treatments=["smooth"])  # fmt: skip
         assert (row.status, row.queries) == ("skip", 0)
-        assert row.reason == "smoothing turns and shifts images, and these inputs are none"
+        assert row.reason == "Smoothing turns and shifts images, and these inputs are not images."
 
 
 def test_a_suite_brings_its_own_settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

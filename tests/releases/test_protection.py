@@ -18,12 +18,14 @@ from stealguard.data.inputs import Stored
 from stealguard.data.roles import divide
 from stealguard.defenses import AdaptiveMisinformation
 from stealguard.errors import Invalid
+from stealguard.releases import protection
 from stealguard.releases.protection import validation_split
 from stealguard.releases.workplace import working
 
 
 def protect(out: Path, **changes: Any) -> sg.Release:
-    given = {"net": "lenet5", "data": task(200), "outliers": [noise(90)], "defense": sg.InI(), "epochs": 1}
+    given: dict[str, Any] = {"net": "lenet5", "data": task(200), "defense": sg.InI(), "epochs": 1}
+    given["outliers"] = [] if changes.get("defense") == "none" else [noise(90)]
     given |= {"out": out, "progress": False, "training": sg.Training(batch=32)}
     return sg.protect(**(given | changes))
 
@@ -92,7 +94,7 @@ def test_the_default_is_robust_ini_with_the_outliers_of_the_tasks_shape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.savez(tmp_path / "some.npz", x=noise(60).numpy())
-    monkeypatch.setitem(roles.STAND_INS, (1, 28, 28), [f"npz:{tmp_path / 'some.npz'}"])
+    monkeypatch.setattr(protection, "stand_ins", lambda shape: [f"npz:{tmp_path / 'some.npz'}"])
     recipe = sg.protect("lenet5", task(200), epochs=1, out=tmp_path / "a", progress=False).recipe
     assert recipe["defense"]["name"] == "ini-robust"
     assert recipe["training"]["augment"] == "half-affine"
@@ -108,7 +110,7 @@ def test_no_outliers_are_made_up_for_another_shape(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match=r"`outliers` should be given, since no set has inputs of shape \(16,\)"):
         sg.protect(mlp(), task(200, (16,), 3), out=tmp_path / "a", progress=False)
     assert not list(tmp_path.iterdir())
-    assert all(name in sg.data.SETS for names in roles.STAND_INS.values() for name in names)
+    assert all(name in sg.data.SETS for shape in ((1, 28, 28), (3, 32, 32)) for name in roles.stand_ins(shape))
 
 
 def test_a_table_is_protected_as_images_are(tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_outliers_of_another_shape_can_be_resized(tmp_path: Path) -> None:
     color = noise(60, (3, 40, 36))
     with pytest.raises(
         Invalid,
-        match=r"`outliers` should be of shape \(N, 1, 28, 28\), or resized with `resize`. Found \(60, 3, 40, 36\)",
+        match=r"`outliers` should be of shape \(N, 1, 28, 28\), or images resized with `resize`. Found \(60, 3, 40, 36\)",
     ):
         protect(tmp_path / "a", outliers=[color])
     assert not list(tmp_path.iterdir())
@@ -146,12 +148,15 @@ def labels_off(y: torch.Tensor) -> torch.Tensor:
     [
         ({"net": "lenet"}, r"`net` should be one of .* Found `lenet` \(did you mean `lenet5`\?\)"),
         ({"net": mlp(784, 7)}, r"`net` should be a module from inputs like the task's to logits \(N, 10\)"),
-        ({"net": nn.Flatten()}, r"to logits \(N, 10\). Found \(2, 784\)"),
+        ({"net": nn.Flatten()}, r"to logits \(N, 10\). Found `Flatten` -> \(4, 784\)"),
         ({"data": "mnits"}, r"`data` should be .*did you mean `mnist`"),
         ({"data": (task(50)[0] * float("nan"), *task(50)[1:])}, "NaN"),
         ({"data": (task(50)[0], labels_off(task(50)[1]), *task(50)[2:])}, "labels|y"),
-        ({"data": (task(50)[0].long(), *task(50)[1:])}, "dtype"),
-        ({"data": task(8)}, "`data` should be at least 10 training inputs"),
+        ({"data": (task(50)[0].long(), *task(50)[1:])}, "floats, uint8 or bool .* Found torch.int64"),
+        (
+            {"data": (noise(8), torch.arange(8) % 2, noise(8), torch.arange(8) % 2)},
+            "`data` should be at least 10 training inputs",
+        ),
         ({"outliers": []}, "`outliers` should be given: this defense needs some"),
         ({"outliers": [noise(0)]}, "at least one row|empty"),
         ({"outliers": ["leters"]}, r"did you mean `letters`"),

@@ -29,7 +29,7 @@ from stealguard.boxes import Boxed, Labels, Ledger, LedgerError, Metered
 from stealguard.data.roles import several, unseen
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
-from stealguard.errors import NotApplicable, StealguardError, require
+from stealguard.errors import NotApplicable, StealguardError, pick, require
 from stealguard.identity import code_of, fingerprint, tensor_hash
 from stealguard.progress import bar
 from stealguard.releases import Release
@@ -150,6 +150,8 @@ def _attacks(given: Any, budgets: Sequence[int]) -> list[Attack]:
 
 def _attack(given: Any) -> Attack:
     if isinstance(given, str):
+        if ":" not in given and given not in ATTACKS:
+            pick({**SUITES, **ATTACKS}, given, "attacks")
         return create(ATTACKS, given, {}, "attacks")
     complete = all(hasattr(given, name) for name in ("budget", "needed")) and callable(given)
     require(complete and not isinstance(given, type), "attacks", "attacks, their names or a suite's", repr(given))

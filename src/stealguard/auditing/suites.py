@@ -18,8 +18,12 @@ from stealguard.attacks import (
     BlackboxDissector,
     CopycatCNN,
     DisGUIDE,
+    Explore,
+    Filter,
     Knockoff,
+    OwnForm,
     Sieve,
+    Unmask,
 )
 from stealguard.attacks.active import STRATEGIES
 from stealguard.attacks.base import Attack
@@ -65,7 +69,8 @@ def standard(pools: Sequence[Any]) -> list[Block]:
         Block([knockoff], pools, ["soft"], ["sharpen", "z-score", "confident", "smooth", "d-dae"]),
         Block([knockoff], pools, ["hard"], ["debias"]),
         Block([CopycatCNN()], pools, ["hard"]),
-        Block([Sieve()], pools),
+        Block([Sieve(), Explore(), OwnForm()], pools),
+        Block([Filter(), Unmask()], pools, ["soft"]),
         Block([AdaptiveKnockoff(), ActiveThief(rounds=3)], pools),
         Block([MARICH(budget=5_000, rounds=3, candidates=10_000), BlackboxDissector(budget=5_000)], pools, ["hard"]),
         Block([knockoff], pools, ["soft"], own=[200]),
@@ -87,7 +92,8 @@ def full(pools: Sequence[Any]) -> list[Block]:
         Block([knockoff], pools, own=[50, 200, 1_000]),
         Block([knockoff], ["own:50", "own:200", "own:1000"]),
         Block([CopycatCNN(budget=50_000)], pools, ["hard"]),
-        Block([Sieve(budget=50_000)], pools),
+        Block([Sieve(budget=50_000), Explore(budget=50_000), OwnForm(budget=50_000)], pools),
+        Block([Filter(budget=50_000), Unmask(budget=50_000)], pools, ["soft"]),
         Block([AdaptiveKnockoff(budget=50_000), *active, MARICH()], pools),
         Block([BlackboxDissector.paper()], pools, ["hard"]),
         Block([JBDA(), JBDA(step=-0.1), JBDATR(), JBDATR(targets=1)], ["own:150"]),

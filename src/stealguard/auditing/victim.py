@@ -131,7 +131,7 @@ def _opened(model: Any, device: str | torch.device | None) -> tuple[str, nn.Modu
             return _onnx(Path(model))
         model = _imported(str(model))
     if isinstance(model, nn.Module):
-        module = model if device is None else model.to(choose(device))
+        module: nn.Module = model if device is None else model.to(choose(device))
         return fingerprint([structure(module), hash_of(module)]), module, _of_module(module)
     if hasattr(model, "predict_proba"):
         model = model.predict_proba

@@ -16,7 +16,7 @@ from stealguard.errors import require
 Words = Tensor | Array
 """Labels as they were read: integers, or words that `classes` puts in order."""
 
-Classes = int | list[Any] | tuple[Any, ...] | None
+Classes = int | Sequence[Any] | None
 """How many classes there are, or which, in order, by name or by the values of their labels; None: the labels tell."""
 
 

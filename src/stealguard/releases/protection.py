@@ -227,17 +227,16 @@ def _rows(split: sets.Split, rows: Tensor) -> sets.Split:
 def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, like: Tensor, classes: int) -> None:
     """Copy the weights of an already trained model: of all that is trained, or of the user's net in it."""
     trained = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
-    if not isinstance(trained, Defended):
-        trained = adapted(trained, like[:2], classes)
-    elif trained.state_dict().keys() != model.state_dict().keys():
-        trained = trained.net
-    into = model if isinstance(trained, Defended) else model.net
+    rule = "of the architecture that is protected"
     try:
+        if not isinstance(trained, Defended):
+            trained = adapted(trained, like[:2], classes)
+        elif trained.state_dict().keys() != model.state_dict().keys():
+            trained = trained.net
+        into = model if isinstance(trained, Defended) else model.net
         into.load_state_dict(trained.state_dict())
-    except RuntimeError as e:
-        raise Invalid(
-            "start", "of the architecture that is protected", f"`{start}` ({str(e).splitlines()[-1].strip()})"
-        ) from e
+    except (Invalid, RuntimeError) as e:
+        raise Invalid("start", rule, f"`{_word(start)}` ({str(e).splitlines()[-1].strip()})") from e
 
 
 def _hash(start: str | Path | nn.Module | None, net: str | nn.Module) -> str | None:

@@ -239,8 +239,8 @@ def load(
         )
     like = torch.rand(2, *recipe["shape"], generator=torch.Generator().manual_seed(0))
     own = build(recipe["net"] if net is None else net, like, recipe["classes"], seed=0)
-    model = chosen.build(adapted(own, like, recipe["classes"]), like)
     try:
+        model = chosen.build(adapted(own, like, recipe["classes"]), like)
         restore(model, state)
     except ValueError as e:
         require(False, "net", "of the architecture of the release", f"`{recipe['net']}`, which does not fit ({e})")
