@@ -43,6 +43,17 @@ def test_tensors_of_any_shape(shape: tuple[int, ...]) -> None:
     assert torch.equal(data.images(given[0])[:], given[0])
 
 
+def test_inputs_by_row_are_taken_again() -> None:
+    x, y, z, w = four()
+    task = data.task((x, y, z, w))
+    again = data.task((task.train.x, y, task.test.x, w))
+    assert torch.equal(again.train.x[:], x)
+    assert again.hash == task.hash
+    assert torch.equal(data.images(task.train.x)[:], x)
+    assert data.label(task.train.x) == data.label(data.task((x.clone(), y, z, w)).train.x)
+    assert data.label(task.train.x) != data.label(task.test.x)
+
+
 def test_float64_and_small_integers_are_converted() -> None:
     x, y, z, w = four()
     task = data.task((x.double(), y.to(torch.uint8), z.half(), w.int()))

@@ -22,8 +22,9 @@ class SetSpec:
     """What a set is, what it is for and where it comes from.
 
     `shape` is that of one input; `sizes` the number of (train, test) inputs, or (inputs,) of an unlabelled set;
-    `sha256` that of the decoded arrays, None where nobody has been able to fetch the set and look, or where the exact
-    pixels depend on the versions of what makes them: then the first hash seen is recorded.
+    `sha256` that of the decoded arrays, None where the set could not be fetched to compute it, or where the pixels
+    depend on the version of what makes them (letters and glyphs on that of FreeType): then the first fetch is trusted,
+    and its hash recorded.
     """
 
     about: str
