@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from stealguard.data import SETS, store
 from stealguard.data.formats import Arrays
 from stealguard.data.generated.drawn import _normal, strokes, textures
 
@@ -71,3 +72,8 @@ numpy.savez(sys.argv[1], strokes=strokes(40)["x"], textures=textures(40)["x"])
     with np.load(tmp_path / "x.npz") as found:
         assert np.array_equal(found["strokes"], strokes(40)["x"])
         assert np.array_equal(found["textures"], textures(40)["x"])
+
+
+@pytest.mark.slow
+def test_textures_are_those_whose_hash_is_pinned() -> None:
+    assert store.digest(textures()) == SETS["textures"].sha256

@@ -210,6 +210,9 @@ def test_arrays_in_any_layout() -> None:
     assert np.array_equal(task.test.x[:], z[:, ::-1])
     assert np.array_equal(task.train.y, y[::-1])
     assert data.task((x, y[:, None], z, w[:, None])).train.y.tolist() == y.tolist()
+    assert data.images(x[:1][::-1]).shape == (1, 5)
+    with pytest.raises(Invalid, match=r"an array of numbers. Found datetime64"):
+        data.label(x.astype("M8[s]"))
     with pytest.raises(Invalid, match="without masked values"):
         data.task((np.ma.masked_array(x, x > 0.5), y, z, w))
     with pytest.raises(Invalid, match=r"at most 64 bits. Found float128"):

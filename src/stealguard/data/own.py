@@ -116,7 +116,8 @@ def _digest(parts: Iterable[Any]) -> str:
     def array(part: Any) -> Array:
         if isinstance(part, ByRow):
             return np.array(part.hash)
-        return np.asarray(tensor(part, "data").cpu()) if isinstance(part, Tensor) else part
+        words = isinstance(part, np.ndarray) and part.dtype.kind in "US"
+        return part if words else np.asarray(tensor(part, "data").cpu())
 
     return store.digest({f"{number:03}": array(part) for number, part in enumerate(parts) if part is not None})[:8]
 

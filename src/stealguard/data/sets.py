@@ -202,6 +202,7 @@ SETS: dict[str, SetSpec] = {
         classes=0,
         licence="made by this program",
         sources=drawn("textures", 20_000),
+        sha256="0ff22a18975f4397dbb474a945edc372092423f2b79809b6e430ff4d6df7b69e",
     ),
     "hershey": SetSpec(
         about="Latin letters drawn with a pen in the Hershey stroke fonts",
@@ -210,6 +211,7 @@ SETS: dict[str, SetSpec] = {
         classes=0,
         licence="Hershey fonts: free to use, their source to be named",
         sources=hershey.source(20_000),
+        sha256="0e012cf39a08b5863a8ce468637c93a1ca4bc105a77e8eb8b82c303b5339f25a",
     ),
     "cifar10-gray": SetSpec(
         about="all of CIFAR-10 in gray at 28 x 28 (luma, then area averages)",
