@@ -193,6 +193,7 @@ SETS: dict[str, SetSpec] = {
         classes=0,
         licence="made by this program",
         sources=drawn("strokes", 30_000),
+        sha256="af78785318222d2352926f0a2c9546a8ab1fc9b78b2c89959ed1494e27d43c5a",
     ),
     "textures": SetSpec(
         about="noise at all scales, waves, and boxes and ellipses",
