@@ -43,7 +43,7 @@ def test_the_real_fonts_have_every_letter() -> None:
     import tempfile
     from pathlib import Path, PurePath
 
-    from stealguard.data import hershey
+    from stealguard.data.generated import hershey
     from stealguard.data.sources import Site, debian_files
 
     with tempfile.TemporaryDirectory() as work:

@@ -43,6 +43,17 @@ def test_tensors_of_any_shape(shape: tuple[int, ...]) -> None:
     assert torch.equal(data.images(given[0])[:], given[0])
 
 
+def test_inputs_by_row_are_taken_again() -> None:
+    x, y, z, w = four()
+    task = data.task((x, y, z, w))
+    again = data.task((task.train.x, y, task.test.x, w))
+    assert torch.equal(again.train.x[:], x)
+    assert again.hash == task.hash
+    assert torch.equal(data.images(task.train.x)[:], x)
+    assert data.label(task.train.x) == data.label(data.task((x.clone(), y, z, w)).train.x)
+    assert data.label(task.train.x) != data.label(task.test.x)
+
+
 def test_float64_and_small_integers_are_converted() -> None:
     x, y, z, w = four()
     task = data.task((x.double(), y.to(torch.uint8), z.half(), w.int()))
@@ -199,6 +210,9 @@ def test_arrays_in_any_layout() -> None:
     assert np.array_equal(task.test.x[:], z[:, ::-1])
     assert np.array_equal(task.train.y, y[::-1])
     assert data.task((x, y[:, None], z, w[:, None])).train.y.tolist() == y.tolist()
+    assert data.images(x[:1][::-1]).shape == (1, 5)
+    with pytest.raises(Invalid, match=r"an array of numbers. Found datetime64"):
+        data.label(x.astype("M8[s]"))
     with pytest.raises(Invalid, match="without masked values"):
         data.task((np.ma.masked_array(x, x > 0.5), y, z, w))
     with pytest.raises(Invalid, match=r"at most 64 bits. Found float128"):

@@ -29,3 +29,11 @@ def test_fashion_mnist(root: Path) -> None:
     task = data.task("fashion-mnist")
     assert task.train.y.bincount().tolist() == [6000] * 10
     assert [row.state for row in data.verify()] == ["verified"]
+
+
+@pytest.mark.skipif(
+    not (shutil.which("apt-get") and shutil.which("dpkg-deb")), reason="needs Debian's apt-get, dpkg-deb"
+)
+def test_hershey(root: Path) -> None:
+    assert len(data.images("hershey")) == 20_000
+    assert [row.state for row in data.verify()] == ["verified"]

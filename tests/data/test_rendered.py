@@ -1,4 +1,4 @@
-"""Letters and glyphs: the same from the same seed on any number of threads, and strangers to each other."""
+"""Letters and glyphs: the same from the same seed on any number of threads, without a shared font or character."""
 
 from __future__ import annotations
 

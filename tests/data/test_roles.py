@@ -37,14 +37,15 @@ def test_several_sets_and_one_labelled_set() -> None:
     x, y = torch.rand(10, 3), torch.arange(10) % 2
     for one in x, x.numpy(), "letters", data.task((x, y)), (x, y), [x, y, x, y], TensorDataset(x):
         assert several(one) == [one] if isinstance(one, str) else len(several(one)) == 1
-    assert len(several([x, x])) == len(several((TensorDataset(x), TensorDataset(x)))) == 2
+    assert len(several([x, x])) == len(several([TensorDataset(x), TensorDataset(x)])) == 2
     assert several([]) == []
 
 
 def test_a_labelled_pool_gives_no_test_inputs() -> None:
     x, y, z, w = torch.rand(20, 3), torch.arange(20) % 2, torch.rand(10, 3), torch.arange(10) % 2
     task = data.task((x, y, z, w))
-    for given in (x, y, z, w), task, [task], ((x, y), (z, w)):
+    datasets = TensorDataset(x, y), TensorDataset(z, w)
+    for given in (x, y, z, w), task, [task], ((x, y), (z, w)), datasets, [datasets]:
         (pool,) = named(given, (3,), "pools").values()
         assert torch.equal(pool[:], x)
         assert not np.isin(row_hashes(pool), row_hashes(task.test.x)).any()

@@ -1,4 +1,4 @@
-"""Fetching: what is present is whole and right, whoever else fetches and however rudely a fetch is ended."""
+"""Fetching: what is present is whole and right, also when several processes fetch and when one is killed."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ def test_listing_and_verify(root: Path, register: Register) -> None:
     assert data.verify() == []
 
     path = data.get("digits", progress=False)
-    assert [row.state for row in data.verify()] == ["recorded, not verified"]
+    assert [row.state for row in data.verify()] == [store.RECORDED]
+    assert store.RECORDED.startswith("recorded, not verified")
+    assert not any(row.pinned for row in data.verify())
 
     content = bytearray(path.read_bytes())
     content[-1] ^= 1

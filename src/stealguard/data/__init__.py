@@ -149,7 +149,7 @@ def get(name: str, *, root: Path | None = None, progress: bool = True) -> Path:
     path = store.place(name, home)
     if store.note(path) is None:
         with store.workplace(name, home) as work:
-            if store.note(path) is None:  # nobody has made it while we waited for the lock
+            if store.note(path) is None:  # no other process made it while this one waited for the lock
                 arrays, note = obtain(name, spec, Site(home, work, progress, load(home, progress)))
                 store.write(path, arrays, note, work)
     return path

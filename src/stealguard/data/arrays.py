@@ -35,7 +35,7 @@ def tensor(x: Tensor | Array, parameter: str) -> Tensor:
         try:
             return torch.from_numpy(x)
         except ValueError:  # strides that torch cannot follow
-            return torch.from_numpy(np.ascontiguousarray(x))
+            return torch.from_numpy(x.copy())
 
 
 def stored(x: Tensor | Array, parameter: str, *, like: Stored | None = None) -> Stored:

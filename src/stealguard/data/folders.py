@@ -51,7 +51,7 @@ def read(path: Path, *, test: bool = True) -> Found:
     """
     require(path.is_dir(), "data", "`folder:` and a folder", f"{path}")
     ignored: Counter[str] = Counter()
-    train, other, notes = _layout(path, ignored)
+    train, other, notes = _layout(path)
     if _folders(train):
         parts = [_of_classes(folder, ignored) for folder in (train, other) if folder is not None]
     else:
@@ -80,11 +80,11 @@ def read(path: Path, *, test: bool = True) -> Found:
     return Found(made(parts[0], heads[:n]), second, tuple(notes))
 
 
-def _layout(path: Path, ignored: Counter[str]) -> tuple[Path, Path | None, list[str]]:
+def _layout(path: Path) -> tuple[Path, Path | None, list[str]]:
     """Where the training and the test pictures are, and what to say of it."""
     folders = _folders(path)
     if len(folders) == 1 and len(_folders(folders[0])) >= 2 and not _pictures(path, Counter(), deep=False):
-        return _layout(folders[0], ignored)
+        return _layout(folders[0])
     named = {folder: folder.name.casefold() for folder in folders}
     train = next((folder for folder in folders if named[folder] in TRAIN), None)
     tests = [folder for name in TEST for folder in folders if named[folder] == name]

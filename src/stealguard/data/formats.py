@@ -60,8 +60,8 @@ def emnist_letters(read: Read) -> Arrays:
 class _ArraysOnly(pickle.Unpickler):
     """Reads pickles of plain containers and numpy arrays. Every other name is refused before it is looked up,
 
-    because a pickle may name any function of any module to be called: CIFAR's "python version" comes from who knows
-    where, and reading a data set must not run its code.
+    because a pickle may name any function of any module to be called: CIFAR's "python version" has many mirrors, and
+    reading a data set must not run code from one.
     """
 
     _rebuild = np.empty(0).__reduce__()[0]  # lives in numpy.core or numpy._core, by the version that wrote the file

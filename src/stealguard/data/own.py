@@ -17,8 +17,8 @@ from stealguard.checks import check_range
 from stealguard.data import SETS, Split, Task, archives, datasets, folders, get, store
 from stealguard.data.archives import KEYS
 from stealguard.data.arrays import described, stored, tensor
-from stealguard.data.formats import Arrays
-from stealguard.data.inputs import Inputs, Stored, Subset, bounds, chunks
+from stealguard.data.formats import Array, Arrays
+from stealguard.data.inputs import ByRow, Inputs, Stored, Subset, bounds, chunks
 from stealguard.data.labels import Classes, Words, numbered
 from stealguard.data.scaling import Scaling
 from stealguard.errors import Invalid, StealguardError, pick, require
@@ -67,6 +67,8 @@ def unlabelled(data: Any, seed: int, root: Path | None) -> Inputs:
         arrays = _arrays(data, root)
         x = arrays["x" if "x" in arrays else "train_x"]
         return Stored(torch.from_numpy(x)) if data in SETS else stored(x, "x")
+    if isinstance(data, ByRow):
+        return data
     if isinstance(data, Tensor | np.ndarray):
         return stored(data, "x")
     if isinstance(data, Dataset):
@@ -95,13 +97,13 @@ def is_labelled(data: Any) -> bool:
         return True
     parts = _parts(data)
     pair = len(parts) == 2 and of_datasets(parts)
-    return pair or (len(parts) in (2, 4) and _of_arrays(parts) and parts[1].ndim == 1)
+    return pair or (len(parts) in (2, 4) and _of_arrays(parts) and len(parts[1].shape) == 1)
 
 
 def label(data: Any) -> str:
     if isinstance(data, Task):
         return data.name
-    parts: list[Any] = [data] if isinstance(data, Tensor | np.ndarray | Dataset) else _parts(data)
+    parts: list[Any] = [data] if _of_arrays([data]) or of_datasets([data]) else _parts(data)
     if parts and of_datasets(parts):
         return f"dataset-{_digest([part for one in parts for part in datasets.read(one, 'data')])}"
     require(bool(parts) and _of_arrays(parts), "data", "a name, arrays, tensors, Datasets or a Task", described(data))
@@ -110,8 +112,14 @@ def label(data: Any) -> str:
 
 def _digest(parts: Iterable[Any]) -> str:
     """Eight hexadecimal digits that stand for the values, so that other data get another name."""
-    arrays = [np.asarray(tensor(part, "data").cpu()) if isinstance(part, Tensor) else part for part in parts]
-    return store.digest({f"{number:03}": part for number, part in enumerate(arrays) if part is not None})[:8]
+
+    def array(part: Any) -> Array:
+        if isinstance(part, ByRow):
+            return np.array(part.hash)
+        words = isinstance(part, np.ndarray) and part.dtype.kind in "US"
+        return part if words else np.asarray(tensor(part, "data").cpu())
+
+    return store.digest({f"{number:03}": array(part) for number, part in enumerate(parts) if part is not None})[:8]
 
 
 def _parts(data: Any) -> list[Any]:
@@ -122,7 +130,8 @@ def _parts(data: Any) -> list[Any]:
 
 
 def _of_arrays(parts: Sequence[Any]) -> bool:
-    return all(isinstance(part, Tensor | np.ndarray) for part in parts)
+    """Whether each is a tensor or an array, or inputs that were made from one."""
+    return all(isinstance(part, Tensor | np.ndarray | ByRow) for part in parts)
 
 
 def of_datasets(parts: Sequence[Any]) -> bool:

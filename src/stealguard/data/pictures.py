@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -85,7 +85,7 @@ class Pictures(ByRow):
         pixels = self._decoded(index.tolist()) if self._kept is None else self._kept[index]
         return pixels.to(torch.float32).div_(255)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of the files' relative paths and contents, in order, and of how they are decoded."""
         digest = hashlib.sha256(f"{self.shape} {'RGB' if self._color else 'L'}\n".encode())

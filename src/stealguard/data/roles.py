@@ -48,8 +48,12 @@ def family(name: str) -> str:
 
 
 def several(given: Any) -> list[Any]:
-    """One set or a list or tuple of them, as a list. Arrays of which the second are labels are one set."""
-    one = not isinstance(given, list | tuple) or (own.is_labelled(given) and not own.of_datasets(given))
+    """One set or a list or tuple of them, as a list.
+
+    Arrays of which the second are labels are one set, and so is a tuple of two Datasets; a list of Datasets is several.
+    """
+    datasets = isinstance(given, list) and own.of_datasets(given)
+    one = not isinstance(given, list | tuple) or (own.is_labelled(given) and not datasets)
     return [given] if one else list(given)
 
 

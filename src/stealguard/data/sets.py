@@ -22,8 +22,9 @@ class SetSpec:
     """What a set is, what it is for and where it comes from.
 
     `shape` is that of one input; `sizes` the number of (train, test) inputs, or (inputs,) of an unlabelled set;
-    `sha256` that of the decoded arrays, None where nobody has been able to fetch the set and look, or where the exact
-    pixels depend on the versions of what makes them: then the first hash seen is recorded.
+    `sha256` that of the decoded arrays, None where the set could not be fetched to compute it, or where the pixels
+    depend on the version of what makes them (letters and glyphs on that of FreeType): then the first fetch is trusted,
+    and its hash recorded.
     """
 
     about: str
@@ -192,6 +193,7 @@ SETS: dict[str, SetSpec] = {
         classes=0,
         licence="made by this program",
         sources=drawn("strokes", 30_000),
+        sha256="af78785318222d2352926f0a2c9546a8ab1fc9b78b2c89959ed1494e27d43c5a",
     ),
     "textures": SetSpec(
         about="noise at all scales, waves, and boxes and ellipses",
@@ -201,6 +203,7 @@ SETS: dict[str, SetSpec] = {
         classes=0,
         licence="made by this program",
         sources=drawn("textures", 20_000),
+        sha256="0ff22a18975f4397dbb474a945edc372092423f2b79809b6e430ff4d6df7b69e",
     ),
     "hershey": SetSpec(
         about="Latin letters drawn with a pen in the Hershey stroke fonts",
@@ -209,6 +212,7 @@ SETS: dict[str, SetSpec] = {
         classes=0,
         licence="Hershey fonts: free to use, their source to be named",
         sources=hershey.source(20_000),
+        sha256="0e012cf39a08b5863a8ce468637c93a1ca4bc105a77e8eb8b82c303b5339f25a",
     ),
     "cifar10-gray": SetSpec(
         about="all of CIFAR-10 in gray at 28 x 28 (luma, then area averages)",

@@ -64,7 +64,7 @@ def opener(get: Callable[[str], bytes], place: str) -> Callable[[str], bytes]:
 
 
 def members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of a tar file's plain files, one at a time. Nothing is unpacked, so no name can lead astray."""
+    """Names and bytes of a tar file's plain files, one at a time. Nothing is unpacked, so their paths do no harm."""
     for member in tar:
         if member.isreg():
             content = tar.extractfile(member)

@@ -19,6 +19,8 @@ import numpy as np
 from stealguard.data.formats import Arrays
 from stealguard.errors import FetchError
 
+RECORDED = "recorded, not verified (no hash is known beforehand: the first fetch is trusted)"
+
 
 class Note(NamedTuple):
     """What is written about a stored set: SHA-256 of its arrays, where they came from, and the hash asked for or ''."""
@@ -29,7 +31,7 @@ class Note(NamedTuple):
 
     @property
     def state(self) -> str:
-        return "verified" if self.sha256 == self.expected else "recorded, not verified"
+        return "verified" if self.sha256 == self.expected else RECORDED
 
 
 def home(root: Path | str | None = None) -> Path:

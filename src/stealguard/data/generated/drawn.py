@@ -1,10 +1,14 @@
-"""Images that are made from nothing: pen strokes that mean nothing, and textures. A defender's stand-ins for queries.
+"""Images drawn from a seed alone: meaningless pen strokes, and textures. A defender's stand-ins for queries.
 
-No font or photograph goes in, so whatever a thief may own is unseen. The size and place of strokes are those of MNIST.
+No font or photograph goes in, so an attacker has seen none of them. The size and place of strokes are those of MNIST.
+
+Random numbers are drawn in float32, whose bits are the same on every processor, and all that follows is computed in
+float64: processors differ in its last bits, but no pixel depends on them, so the sets can be pinned by their hash.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from math import tau
 
@@ -19,8 +23,9 @@ from stealguard.seeds import derive
 SIZE = 28  # pixels of a side
 STROKES, POINTS = 4, 40  # of an image at most; of a stroke
 LONGER = 20 / SIZE  # share of the image that the longer side of a drawing takes
+TIE = 1e-6  # so that halves are rounded up, whatever their last bits
 CHUNK = 250  # images at once: each pixel's distance to each point is held
-AXIS = (torch.arange(SIZE) + 0.5) * 2 / SIZE - 1  # pixels in [-1, 1]
+AXIS = (torch.arange(SIZE, dtype=torch.float64) + 0.5) * 2 / SIZE - 1  # pixels in [-1, 1]
 
 
 def strokes(n: int = 30_000, seed: int = 0, tick: Tick = silent) -> Arrays:
@@ -38,7 +43,7 @@ def _chunks(draw: Callable[[int, Generator], Tensor], n: int, seed: int, tick: T
     images = torch.empty(n, 1, SIZE, SIZE, dtype=torch.uint8)
     for start in range(0, n, CHUNK):
         part = images[start : start + CHUNK]
-        part.copy_((255 * draw(len(part), rng)).round())
+        part.copy_((255 * draw(len(part), rng) + TIE).round())
         tick(start + len(part))
     return {"x": images.numpy()}
 
@@ -60,9 +65,9 @@ def _curves(n: int, rng: Generator) -> Tensor:
 
     In six images of ten, control points are near those of a lattice of three by three, as those of letters are.
     """
-    along = torch.linspace(0, 1, POINTS)[:, None]
+    along = torch.linspace(0, 1, POINTS, dtype=torch.float64)[:, None]
     lattice = 0.62 * (torch.randint(3, (n, STROKES, 4, 2), generator=rng) - 1)
-    near = lattice + 0.12 * torch.randn(n, STROKES, 4, 2, generator=rng)
+    near = lattice + 0.12 * _normal(rng, n, STROKES, 4, 2)
     free = _between(-0.75, 0.75, rng, n, STROKES, 4, 2)
     a, b, c, d = torch.where(_coin(0.6, rng, n, 1, 1, 1), near, free).unsqueeze(3).unbind(2)
     line = torch.lerp(a, d, along)
@@ -91,7 +96,7 @@ def _fitted(points: Tensor, rng: Generator) -> Tensor:
     n = len(points)
     low, high = points.aminmax(dim=1, keepdim=True)
     side = (high - low).amax(dim=2, keepdim=True).clamp_min(0.3)
-    narrow = torch.cat([_between(0.7, 1, rng, n, 1, 1), torch.ones(n, 1, 1)], dim=2)
+    narrow = torch.cat([_between(0.7, 1, rng, n, 1, 1), torch.ones(n, 1, 1, dtype=torch.float64)], dim=2)
     size = 2 * LONGER * _between(0.85, 1.15, rng, n, 1, 1)
     return (points - (low + high) / 2) * size / side * narrow + _between(-0.14, 0.14, rng, n, 1, 2)
 
@@ -109,7 +114,7 @@ def _textures(n: int, rng: Generator) -> Tensor:
 def _noise(n: int, rng: Generator) -> Tensor:
     """Gray noise, from four blurs to a side up to one value a pixel."""
     coarse = [3, 5, 9, 14, SIZE]
-    scales = [interpolate(torch.randn(n, 1, k, k, generator=rng), size=SIZE, mode="bicubic") for k in coarse]
+    scales = [interpolate(_normal(rng, n, 1, k, k), size=SIZE, mode="bicubic") for k in coarse]
     scale = torch.randint(len(scales), (n, 1, 1, 1), generator=rng)
     noise = torch.stack(scales).take_along_dim(scale[None], dim=0)[0]
     return (0.5 + 0.35 * noise).clamp(0, 1)
@@ -117,7 +122,7 @@ def _noise(n: int, rng: Generator) -> Tensor:
 
 def _split(n: int, rng: Generator) -> Tensor:
     """Noise split at a level into black and white."""
-    return (_noise(n, rng) > _between(0.3, 0.8, rng, n, 1, 1, 1)).float()
+    return (_noise(n, rng) > _between(0.3, 0.8, rng, n, 1, 1, 1)).double()
 
 
 def _waves(n: int, rng: Generator) -> Tensor:
@@ -142,7 +147,27 @@ def _shapes(n: int, rng: Generator) -> Tensor:
 
 
 def _between(low: float, high: float, rng: Generator, *shape: int) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=rng)
+    return low + (high - low) * torch.rand(shape, generator=rng).double()
+
+
+def _normal(rng: Generator, *shape: int) -> Tensor:
+    """What `torch.randn` draws, but for the last bits: Box and Muller's numbers, by sixteens, from `torch.rand`."""
+    size = math.prod(shape)
+    if size < 16:
+        return torch.randn(shape, generator=rng).double()
+    uniform = torch.rand(size, generator=rng).double()
+    whole = _box_muller(uniform[: size // 16 * 16])
+    if size % 16:
+        last = _box_muller(torch.rand(16, generator=rng).double())
+        whole = torch.cat([whole[: size - 16], last])
+    return whole.view(shape)
+
+
+def _box_muller(uniform: Tensor) -> Tensor:
+    """Numbers in [0, 1), (16 m,) -> normal ones: of each sixteen, eight give the radius and eight the angle."""
+    first, second = uniform.view(-1, 2, 8).unbind(1)
+    radius, angle = (-2 * (1 - first).log()).sqrt(), tau * second
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1).flatten()
 
 
 def _coin(p: float, rng: Generator, *shape: int) -> Tensor:

@@ -33,6 +33,7 @@ GLYPH_FONTS = [
 
 CANVAS, SIZE = 64, 28  # pixels of a drawn glyph's canvas and of an image; the canvas covers the image exactly
 LONGER = 46  # pixels of the canvas that a glyph's longer side takes: 20 of the 28, as in MNIST
+TIE = 1e-6  # added before rounding
 PENS = 4  # widths of the pen, from the font's own upwards
 
 
@@ -150,19 +151,22 @@ def affine(n: int, rng: Generator) -> Array:
 
 
 def warp(atlas: Array, rows: Array, maps: Array, tick: Tick, batch: int = 1000) -> Array:
-    """Each row's drawing through its map, at twice the size and averaged, so that edges are soft as in MNIST."""
+    """Each row's drawing through its map, at twice the size and averaged, so that edges are soft as in MNIST.
+
+    It is computed in float64 and halves are rounded up, so that no pixel depends on the processor.
+    """
     import torch
     from torch.nn.functional import avg_pool2d, grid_sample
 
-    axis = (torch.arange(2 * SIZE) + 0.5) / SIZE - 1
+    axis = (torch.arange(2 * SIZE, dtype=torch.float64) + 0.5) / SIZE - 1
     x, y = axis[None, None, :], axis[None, :, None]
     images = np.empty((len(rows), 1, SIZE, SIZE), np.uint8)
     for start in range(0, len(rows), batch):
         part = slice(start, start + batch)
-        m = torch.from_numpy(maps[part])[:, :, :, None, None]
+        m = torch.from_numpy(maps[part]).double()[:, :, :, None, None]
         grid = torch.stack([m[:, i, 0] * x + m[:, i, 1] * y + m[:, i, 2] for i in (0, 1)], dim=-1)
-        drawings = torch.from_numpy(atlas[rows[part]])[:, None].float()
+        drawings = torch.from_numpy(atlas[rows[part]])[:, None].double()
         fine = grid_sample(drawings, grid, padding_mode="zeros", align_corners=False)
-        images[part] = avg_pool2d(fine, 2).round_().to(torch.uint8).numpy()
+        images[part] = avg_pool2d(fine, 2).add_(TIE).round_().to(torch.uint8).numpy()
         tick(start + len(m))
     return images
