@@ -147,12 +147,14 @@ class Defense:
 
 
 def surrogate_of(net: nn.Module, seed: int) -> nn.Module:
-    """A net of the same architecture with weights drawn from `seed`: frozen, in evaluation mode, on the net's device.
+    """A net of the same architecture with weights drawn from `seed`, in evaluation mode, on the net's device.
+
+    It stays frozen as long as it is not registered in a module that is trained.
 
     Raises:
         Invalid: the net cannot be initialized anew.
     """
-    return reinitialized(net, seed=seed).eval().requires_grad_(False)
+    return reinitialized(net, seed=seed).eval()
 
 
 @contextmanager
