@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import stealguard as sg
 from samples import blobs, boxed, mlp, noise
 from stealguard.boxes.accounts import Accounts
-from stealguard.boxes.base import Boxed, ask
+from stealguard.boxes.base import Boxed, ask, outputs_of
 from stealguard.defenses import HODA
 from stealguard.defenses.base import Defended
 from stealguard.defenses.hoda import Stages, hardness, pearson_distance
@@ -22,16 +22,10 @@ SHAPE, CLASSES = (16,), 3
 
 
 def hard(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Blobs with a few inputs that lie between classes."""
+    """Blobs with some inputs that lie between classes."""
     x, y = blobs(n, SHAPE, CLASSES, seed=seed)
     unclear = (torch.arange(n) % 10 == 0)[:, None]
     return torch.where(unclear, 0.55 * x + 0.45 * x.roll(1, dims=0), x), y
-
-
-def between(n: int) -> Tensor:
-    """Inputs that all lie between classes, like those of an attacker without any data of the task."""
-    x, _ = blobs(n, SHAPE, CLASSES, seed=7)
-    return (x + x.roll(1, dims=0)) / 2
 
 
 def trained(stages: int = 6, epochs: int = 8) -> tuple[Defended, dict[int, nn.Module]]:
@@ -39,7 +33,7 @@ def trained(stages: int = 6, epochs: int = 8) -> tuple[Defended, dict[int, nn.Mo
     x, y = hard(1200, seed=1)
     record: dict[int, nn.Module] = {}
     torch.manual_seed(0)
-    model = HODA(stages=stages, delta=0.001).build(mlp(), noise(2, (16,)))
+    model = HODA(stages=stages).build(mlp(), noise(2, (16,)))
 
     def recorded(_: nn.Module, batch: sg.types.Batch) -> object:
         record[len(record) + 1] = copy.deepcopy(model.net).eval()
@@ -102,25 +96,58 @@ def test_pearson_distance_by_hand() -> None:
     assert pearson_distance(a, torch.ones(4)) == 0
 
 
+def degrees(model: Defended, x: Tensor) -> Tensor:
+    outputs = outputs_of(model.heads(), x)
+    return hardness(outputs["past"], outputs["logits"].argmax(dim=1))
+
+
+def test_the_histogram_counts_task_inputs_at_the_stages_that_are_kept() -> None:
+    model, record = trained()
+    changed = len(record) - len(record) % int(model.stages.spacing)
+    counted = [step for step in record if step == changed or (step > changed and step % 20 == 0)]
+    assert model.stages.histogram.sum() == 32 * len(counted)
+    assert len(model.stages.histogram) == len(model.heads()["past"].nets) + 1
+
+
+def test_an_honest_account_is_answered_after_training() -> None:
+    model, _ = trained()
+    assert answered(model, hard(3000, seed=2)[0]) == 3000
+
+
 def answered(model: Defended, x: Tensor) -> int:
     """How many of the queries are answered before the account is refused."""
     return sum(len(answers) for _, answers in ask(boxed(model), x))
 
 
-def test_queries_far_from_the_task_are_detected_and_an_honest_account_is_not() -> None:
-    model, _ = trained()
-    honest, _ = hard(3000, seed=2)
-    assert answered(model, honest) == 3000
-    assert answered(model, between(3000)) == 99, "the first histogram reveals the attacker"
+def staged() -> Defended:
+    """A module whose past nets come ever nearer to the present one, with the histogram of uniform inputs."""
+    torch.manual_seed(0)
+    model = HODA(stages=6, delta=0.5).build(mlp(), noise(2, SHAPE)).eval()
+    now = nn.utils.parameters_to_vector(model.net.parameters()).detach()
+    model.stages.weights.copy_(now + torch.linspace(0.15, 0.01, 6)[:, None] * torch.randn(6, len(now)))
+    model.stages.taken.copy_(torch.arange(1, 7))
+    model.stages.counts.copy_(degrees(model, noise(3000, SHAPE, seed=1)).bincount(minlength=7))
+    return model
+
+
+def hardest(model: Defended, n: int) -> Tensor:
+    """The hardest of many uniform inputs, like those of an attacker without any data of the task."""
+    x = noise(10 * n, SHAPE, seed=7)
+    return x[degrees(model, x).argsort(descending=True, stable=True)[:n]]
+
+
+def test_queries_harder_than_the_task_are_detected_and_an_honest_account_is_not() -> None:
+    model = staged()
+    assert answered(model, noise(3000, SHAPE, seed=2)) == 3000
+    assert answered(model, hardest(model, 300)) == 99, "the first histogram reveals the attacker"
 
 
 @pytest.mark.parametrize("size", [1, 37, 100, 512])
 def test_neither_batches_nor_a_restart_change_what_is_detected(size: int, tmp_path: Path) -> None:
-    model, _ = trained()
-    honest, _ = hard(150, seed=2)
-    x = torch.cat([honest, between(300)])
+    model = staged()
+    x = torch.cat([noise(230, SHAPE, seed=2), hardest(model, 120)])
     whole = answered(model, x)
-    assert whole == 299, "the first two histograms are mostly honest"
+    assert whole == 299, "the first two histograms are honest"
     found = 0
     for part in x.split(size):
         accounts = Accounts(model.heads(), model.guard, SHAPE, tmp_path)  # as after a restart

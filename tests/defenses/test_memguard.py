@@ -95,7 +95,7 @@ def with_settings(model: Defended, settings: MemGuard) -> Defended:
 
 
 def test_the_classifier_cannot_tell_answers_apart_and_the_budget_holds() -> None:
-    model, x = trained(), noise(400, (16,))
+    model, x = trained(), noise(400, (16,))[:150]
     y = Boxed(model, (16,))(x)
     certain = (model.membership(y).sigmoid() - 0.5).abs().mean()
     free = boxed(with_settings(model, MemGuard(eps=2.0, steps=60)))(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from stealguard.devices import device_of
 from stealguard.nets import reinitialized
 from stealguard.training.losses import task_loss
 from stealguard.types import Batch, Guard, Scope, State
@@ -149,15 +147,14 @@ class Defense:
 
 
 def surrogate_of(net: nn.Module, seed: int) -> nn.Module:
-    """A net of the same architecture with weights drawn from `seed`: frozen, in evaluation mode, on the net's device.
+    """A net of the same architecture with weights drawn from `seed`, in evaluation mode, on the net's device.
 
-    The weights are drawn on the processor, so that they are the same on every device.
+    It stays frozen as long as it is not registered in a module that is trained.
 
     Raises:
         Invalid: the net cannot be initialized anew.
     """
-    drawn = reinitialized(copy.deepcopy(net).cpu(), seed=seed)
-    return drawn.eval().requires_grad_(False).to(device_of(net))
+    return reinitialized(net, seed=seed).eval()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -37,20 +38,15 @@ class Isolated(Defended):
 
     def __init__(self, net: nn.Module, like: Tensor, settings: InI):
         super().__init__(net)
-        self.settings, self._like, self._seed = settings, like, derive(seed_from(net), "surrogate")
+        self.settings, self._seed = settings, derive(seed_from(net), "surrogate")
+        self._draw = partial(_surrogate, settings.surrogate, like)
         self._surrogates: list[nn.Module] = []  # in a list torch does not see them
 
     def surrogates(self, like: Tensor) -> list[nn.Module]:
         """The surrogates, on the device and in the precision of `like`."""
         if not self._surrogates:
-            self._surrogates = [self._drawn(derive(self._seed, i)) for i in range(self.settings.surrogates)]
+            self._surrogates = [self._draw(self.net, derive(self._seed, i)) for i in range(self.settings.surrogates)]
         return [surrogate.to(like) for surrogate in self._surrogates]
-
-    def _drawn(self, seed: int) -> nn.Module:
-        if self.settings.surrogate is None:
-            return surrogate_of(self.net, seed)
-        named = build(self.settings.surrogate, self._like, _classes(self.net, self._like), seed=seed)
-        return named.eval().requires_grad_(False)
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """The weighted terms, in the authors' order; each batch goes through the net on its own."""
@@ -68,6 +64,13 @@ class Isolated(Defended):
             sizes = (magnitude_at(on_outliers, s, settings.reading) for s in at_outliers)
             terms["magnitude"] = settings.epsilon * _mean(sizes)
         return terms
+
+
+def _surrogate(name: str | None, like: Tensor, net: nn.Module, seed: int) -> nn.Module:
+    """A frozen net of the named architecture, or of that of `net`, with weights drawn from `seed`."""
+    if name is None:
+        return surrogate_of(net, seed)
+    return build(name, like, _classes(net, like), seed=seed).eval()
 
 
 def _mean(values: Iterable[Tensor]) -> Tensor:

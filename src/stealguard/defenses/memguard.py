@@ -144,17 +144,17 @@ class MemGuard(Defense):
     """Moves answers to where a membership classifier g is undecided, as often as an expected distortion allows.
 
     Training: a share of the inputs, chosen by an exact hash, is never learned from. The net learns from the others
-    (members) by cross-entropy; g learns from the answers which is which, balanced, by a binary cross-entropy that the
-    net does not feel. With an augmentation the hash sees altered inputs, so that every input is learned from in most of
-    its altered forms and g finds nothing. It finds nothing either where training starts from a net that has learned
-    from all inputs.
+    (members) by cross-entropy. g learns from the answers which is which, balanced, by a binary cross-entropy whose
+    gradient does not reach the net. With an augmentation the hash sees altered inputs, so that every input is learned
+    from in most of its altered forms and g finds nothing. It finds nothing either where training starts from a net that
+    has learned from all inputs.
 
-    Answering, the paper's algorithm 1 for all rows at once, with h the log odds of g, l the most probable class:
+    Answering, the paper's algorithm 1 for all rows at once, with h the log odds of g and l the most probable class:
 
         min over e of  |h(y')| + c2 relu(max_{j != l} (z + e)_j - (z + e)_l) + c3 |y' - y|_1,   y' = softmax(z + e)
 
-    by steps of length 0.1 from e = 0 until h has changed its sign and l is on top; c2 = 10, and c3 grows tenfold from
-    0.1 to 10^5 for as long as that is reached in so many steps. Then y' is answered with the probability
+    by steps of length 0.1 from e = 0 until h has another sign and l is the most probable; c2 = 10, and c3 grows tenfold
+    from 0.1 to 10^5 for as long as that is reached in so many steps. Then y' is answered with the probability
     min(eps / |y' - y|_1, 1), or y if g is surer of y' than of y. The coin is the hash's, so that a query has one
     answer, at every request and in every batch.
 

@@ -126,8 +126,7 @@ class _History:
         }
 
     def examine(self, queries: Tensor, classes: list[int]) -> int | None:
-        """Remember queries (N, D) of these classes, up to the first at which the distances reveal an attacker: its
-        number, or None."""
+        """Remember queries (N, D) of these classes, up to the first that reveals an attacker; its number, or None."""
         nearest, among = np.full(len(queries), np.inf), {}
         for c in set(classes):
             rows = np.flatnonzero(np.array(classes) == c)
