@@ -1,10 +1,13 @@
-"""The house's order: imports run one way, methods do not know each other, and the doors open fast."""
+"""The order of the packages: imports run one way, methods do not know each other, and light modules load fast."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,34 @@ def test_imports_run_one_way(path: Path) -> None:
         assert LEVEL[other] < LEVEL[package_name], f"{package_name} must not import {other}"
 
 
+def test_no_packages_import_each_other_in_a_circle() -> None:
+    graph = defaultdict[str, set[str]](set)
+    for path in FILES:
+        graph[package_of(path)] |= imports(path) - {package_of(path)}
+    assert set(TopologicalSorter(graph).static_order()) == set(graph), "it raises on a circle"
+
+
+PACKAGES = sorted({package_of(path) for path in FILES if (HOME / package_of(path)).is_dir()})
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_names_of_a_package_all_exist(package: str) -> None:
+    module = import_module(f"stealguard.{package}")
+    assert len(set(module.__all__)) == len(module.__all__) > 0
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+        assert not name.startswith("_")
+
+
+def test_no_two_public_classes_have_the_same_name() -> None:
+    where = defaultdict[str, list[str]](list)
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                where[node.name].append(str(path.relative_to(HOME)))
+    assert {name: files for name, files in where.items() if len(files) > 1} == {}
+
+
 @pytest.mark.parametrize("table", [ATTACKS, DEFENSES], ids=["attacks", "defenses"])
 def test_methods_do_not_import_each_other(table: dict[str, type]) -> None:
     methods = {kind.__module__ for kind in table.values()} - {"stealguard.defenses.base"}
@@ -76,9 +107,19 @@ def test_methods_do_not_import_each_other(table: dict[str, type]) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["stealguard", "stealguard.cli", "stealguard.data", "stealguard.report", "stealguard.results"]
+    "module",
+    [
+        "stealguard",
+        "stealguard.cli",
+        "stealguard.data",
+        "stealguard.progress",
+        "stealguard.registry",
+        "stealguard.report",
+        "stealguard.results",
+        "stealguard.settings",
+    ],
 )
-def test_the_doors_open_without_torch(module: str) -> None:
+def test_light_modules_load_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -90,4 +131,9 @@ def test_public_names_are_all_there() -> None:
     assert callable(stealguard.audit)
     with pytest.raises(AttributeError, match="module `stealguard` has no attribute `protct`"):
         _ = stealguard.protct
-    assert set(stealguard.__all__) == set(dir(stealguard))
+    assert set(stealguard.__all__) == set(dir(stealguard)) == {*stealguard._HOMES, *stealguard._MODULES, "__version__"}
+
+
+def test_no_module_is_named_like_a_public_function() -> None:
+    modules = {path.stem for path in HOME.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert not modules & set(stealguard._HOMES)

@@ -16,7 +16,23 @@ import numpy as np
 import pytest
 
 from samples import noise, task
+from stealguard.attacks import ATTACKS
+from stealguard.attacks.treatments import TREATMENTS
 from stealguard.cli import main
+from stealguard.cli.list import LISTINGS
+from stealguard.defenses import DEFENSES
+from stealguard.errors import StealguardError
+from stealguard.releases.presets import PRESETS
+
+
+class Raising:
+    """A function that raises."""
+
+    def __init__(self, error: BaseException):
+        self._error = error
+
+    def __call__(self, *arguments: object) -> None:
+        raise self._error
 
 
 class Ended(NamedTuple):
@@ -61,6 +77,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "task.npz", **{name: part.numpy() for name, part in zip(names, task(300), strict=True)})
     np.savez(folder / "outliers.npz", x=noise(90).numpy())
     np.savez(folder / "pool.npz", x=noise(120, seed=7).numpy())
+    (folder / "grid.yaml").write_text(f"data: npz:{folder}/task.npz\ndefenses: [none]\npools: own:20\n")
     np.savez(folder / "small.npz", x=noise(120, (1, 9, 9), seed=7).numpy())
     return folder
 
@@ -91,15 +108,18 @@ def test_protect_audit_report(stealguard: Run, protect: Run, sets: Path, tmp_pat
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
 
-def test_compare_writes_rows_and_page_and_tells_what_failed(stealguard: Run, sets: Path, tmp_path: Path) -> None:
+def test_compare_writes_rows_and_a_page_and_tells_what_failed(stealguard: Run, sets: Path, tmp_path: Path) -> None:
     short = "{epochs: 1, batch: 32}"
     (tmp_path / "grid.yaml").write_text(
         f"data: npz:{sets}/task.npz\nnets: [lenet5, 'faulty:raising']\ndefenses: [none]\ntraining: {short}\n"
         f"attacks: [{{knockoff: {{budget: 100, training: {short}}}}}]\npools: npz:{sets}/pool.npz\nlabels: [hard]\n"
     )
-    done = stealguard(
-        "compare", tmp_path / "grid.yaml", "--out", tmp_path / "out", "--workers", 1, "--threads", 1, "--json"
-    )
+    arguments = ["compare", tmp_path / "grid.yaml", "--out", tmp_path / "out", "--workers", 1, "--threads", 1, "--json"]
+    done = stealguard(*arguments)
+    assert done.returncode == 2, "the grid names code"
+    assert "unless `--allow-code` (`allow_code=True`) is given. Found `faulty:raising`" in done.stderr
+    assert not (tmp_path / "out").exists()
+    done = stealguard(*arguments, "--allow-code")
     assert done.returncode == 1
     assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["ok", "failed"]
     assert "no victim: RuntimeError: cannot be built" in done.stderr
@@ -107,14 +127,14 @@ def test_compare_writes_rows_and_page_and_tells_what_failed(stealguard: Run, set
     assert (tmp_path / "out" / "report.html").read_text().startswith("<!doctype html>")
 
 
-def test_guard_refuses_what_would_have_been_trained_otherwise(stealguard: Run, protect: Run, tmp_path: Path) -> None:
+def test_guard_refuses_a_defense_with_another_training(stealguard: Run, protect: Run, tmp_path: Path) -> None:
     assert protect(tmp_path / "a").returncode == 0
     done = stealguard("guard", tmp_path / "a", "none", "--out", tmp_path / "b")
     assert done.returncode == 2
     assert "`defense` should be of the release's training" in done.stderr
 
 
-def test_protect_says_where_and_how_well(protect: Run, tmp_path: Path) -> None:
+def test_protect_tells_the_folder_and_the_accuracy(protect: Run, tmp_path: Path) -> None:
     done = protect(tmp_path / "a")
     assert "on the validation split" in done.stdout
 
@@ -145,6 +165,24 @@ def test_protect_says_where_and_how_well(protect: Run, tmp_path: Path) -> None:
             ["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--threads", "0"],
             "`threads` should be at least 1",
         ),
+        (["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--train", "lr=fast"], "of the kind of 0.05"),
+        (["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--set", "gamma=1", "gamma.x=1"], "setting once"),
+        (
+            ["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--defense", "nowhere:D"],
+            "importable",
+        ),
+        (
+            ["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--defense", "own_methods:Lazy"],
+            "a frozen",
+        ),
+        (["audit", "nowhere", "--attack", "nowhere:A"], "`attack` should be an importable `module:name`"),
+        (["audit", "nowhere", "--attack", "own_methods:Unbudgeted"], "an attack with `budget`"),
+        (["audit", "nowhere", "--set", "[/x]=1"], "Found `[/x]`"),
+        (["list", "nots"], 'Invalid value "nots" for KIND'),
+        (["protct"], 'Unknown command "protct". Did you mean "protect"?'),
+        (["audit", "x", "--bugdet", "3"], "Unknown option: --bugdet. Did you mean --budget?"),
+        (["audit", "x", "--budget", "many"], 'Invalid value for --budget: unable to convert "many" into int.'),
+        (["protect", "lenet5"], "--data requires an argument"),
         (["audit", "nowhere"], "should hold `recipe.json`"),
         (["audit", "nowhere", "--set", "budget=0"], "`budget` should be at least 1. Found 0"),
         (["compare", "nowhere.yaml", "--out", "x"], "Grid `nowhere.yaml` cannot be read"),
@@ -152,7 +190,7 @@ def test_protect_says_where_and_how_well(protect: Run, tmp_path: Path) -> None:
         (["data", "get", "mnits"], "did you mean `mnist`"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(
+def test_wrong_input_is_one_line_and_status_2(
     stealguard: Run, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -164,15 +202,90 @@ def test_bad_input_is_one_line_and_status_2(
     assert not list(tmp_path.iterdir()), "nothing half-written"
 
 
-@pytest.mark.parametrize("arguments", [["protct"], ["audit", "x", "--bugdet", "3"], ["audit", "x", "--budget", "many"]])
-def test_what_the_parser_refuses_is_status_2_too(stealguard: Run, arguments: list[str]) -> None:
-    assert stealguard(*arguments).returncode == 2
-
-
 def test_help_names_every_command(stealguard: Run) -> None:
     done = stealguard("--help")
     assert done.returncode == 0
-    assert all(word in done.stdout for word in ("protect", "audit", "compare", "report", "data", "demo"))
+    words = ("protect", "audit", "guard", "compare", "report", "list", "data", "demo")
+    assert all(word in done.stdout for word in words)
+
+
+def test_without_a_command_it_shows_the_first_steps(stealguard: Run) -> None:
+    done = stealguard()
+    assert done.returncode == 0
+    commands = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("  stealguard ")]
+    assert commands == ["demo", "protect", "audit", "report", "compare"]
+
+
+@pytest.mark.parametrize("kind", LISTINGS)
+def test_list_shows_every_name_with_one_line(stealguard: Run, kind: str) -> None:
+    done = stealguard("list", kind, "--json")
+    lines = json.loads(done.stdout)
+    assert lines == LISTINGS[kind]()
+    assert all(line and "\n" not in line for line in lines.values()), "each has a description"
+    shown = stealguard("list", kind)
+    assert (done.returncode, shown.returncode) == (0, 0)
+    assert all(name in shown.stdout for name in lines)
+
+
+def test_list_shows_what_commands_take(stealguard: Run) -> None:
+    assert set(LISTINGS["attacks"]()) >= set(ATTACKS)
+    assert set(LISTINGS["defenses"]()) >= set(DEFENSES)
+    assert set(LISTINGS["presets"]()) == set(PRESETS)
+    assert set(LISTINGS["treatments"]()) == set(TREATMENTS)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OSError(28, "No space left on device", "weights"), 2, "error: `weights`: No space left on device"),
+        (PermissionError(13, "Permission denied", "x"), 2, "error: `x`: Permission denied"),
+        (OSError("[/x] two\nlines"), 2, "error: [/x] two lines"),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), 2, "error: 'utf-8' codec"),
+        (StealguardError("a rule\nis broken"), 2, "error: a rule is broken"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing that was finished is lost"),
+        (KeyboardInterrupt("stopped after epoch 3"), 130, "stopped after epoch 3"),
+    ],
+)
+def test_every_foreseen_error_is_one_line(
+    stealguard: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
+) -> None:
+    monkeypatch.setattr("stealguard.data.listing", Raising(error))
+    done = stealguard("data", "list")
+    assert done.returncode == code
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_behind_an_error_of_torch_is_one_line(stealguard: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("unexpected pos 64 vs 0")
+    error.__cause__ = OSError(28, "No space left on device", "weights")
+    monkeypatch.setattr("stealguard.data.listing", Raising(error))
+    done = stealguard("data", "list")
+    assert (done.returncode, done.stderr) == (2, "error: `weights`: No space left on device\n")
+
+
+def test_an_error_of_the_program_itself_shows_where_and_asks_for_a_report(
+    stealguard: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stealguard.data.listing", Raising(ZeroDivisionError("by zero")))
+    done = stealguard("data", "list")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("This is an error of stealguard itself: please report it")
+
+
+def test_paths_that_the_system_refuses_are_one_line(stealguard: Run, sets: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / ("n" * 300), tmp_path / "file" / "under"):
+        commands: list[list[object]] = [
+            ["protect", "lenet5", f"npz:{sets}/task.npz", "--defense", "none", "--out", out],
+            ["compare", sets / "grid.yaml", "--out", out],
+            *([command, out] for command in ("report", "audit", "compare")),
+        ]
+        for arguments in commands:
+            done = stealguard(*arguments)
+            assert done.returncode == 2, (arguments, done.stderr)
+            assert len(done.stderr.splitlines()) == 1
 
 
 def test_data_list_and_verify(stealguard: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +299,7 @@ def test_data_list_and_verify(stealguard: Run, tmp_path: Path, monkeypatch: pyte
     assert "mnist" in done.stderr
 
 
-def test_as_a_process_it_is_quick_to_help_and_ends_cleanly_when_interrupted(sets: Path, tmp_path: Path) -> None:
+def test_as_a_process_it_shows_help_and_ends_cleanly_when_interrupted(sets: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "stealguard"]
     assert b"protect" in subprocess.run([*command, "--help"], capture_output=True, check=True, env=environment).stdout

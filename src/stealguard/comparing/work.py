@@ -55,7 +55,8 @@ def _train(home: Path, victim: PlannedVictim, device: str | None) -> str:
         set_aside(folder)
     base = victim.base
     if base is not None:
-        guarded(load(release_folder(home, base), **_own(base)), victim.made(), folder)
+        trained = load(release_folder(home, base), net=_own(base.net), defense=_own(base.defense))
+        guarded(trained, victim.made(), folder)
         return ""
     protect(
         victim.net, _task(victim.data), out=folder, outliers=victim.outliers, defense=victim.made(),
@@ -74,8 +75,8 @@ def _steal(home: Path, victim: PlannedVictim, cell: Mapping[str, Any], device: s
     rows = audit(
         release_folder(home, victim), [attack_of(attack) for attack in block["attacks"]], block["pools"],
         block["labels"], treatments=block["treatments"], own=block["own"], seeds=[victim.seed], clone=cell["clone"],
-        data=_task(victim.data), resize=victim.resize, store=scratch / STORE, device=device, progress=False,
-        **_own(victim),
+        data=_task(victim.data), net=_own(victim.net), defense=_own(victim.defense), resize=victim.resize,
+        store=scratch / STORE, device=device, progress=False,
     )  # fmt: skip
     write_rows(path, [under(victim.name, row) for row in rows])
     failed = [row.reason for row in rows if row.status == "failed"]
@@ -84,9 +85,9 @@ def _steal(home: Path, victim: PlannedVictim, cell: Mapping[str, Any], device: s
     return "; ".join(dict.fromkeys(failed))
 
 
-def _own(victim: PlannedVictim) -> dict[str, str]:
-    """The code that a release may not import by itself: the user's own net and defense."""
-    return {key: name for key, name in (("net", victim.net), ("defense", victim.defense)) if ":" in name}
+def _own(name: str) -> str | None:
+    """The name of a user's own net or defense, whose code a release may not import by itself."""
+    return name if ":" in name else None
 
 
 @lru_cache(maxsize=1)

@@ -34,8 +34,7 @@ class Ray:
         except StealguardError:
             self._leave()
             raise
-        options: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": wanted.gpus or 0, "max_retries": 3}
-        self._task = ray.remote(**options)(work)
+        self._task = ray.remote(num_cpus=self.threads, num_gpus=wanted.gpus or 0, max_retries=3)(work)
         self._running: dict[Any, str] = {}
 
     def _check(self, threads: int, gpus: int) -> None:
