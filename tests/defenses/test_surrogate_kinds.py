@@ -302,10 +302,10 @@ REFUSED = {
     "complex weights": lambda: Net(lambda m, x: (x.to(m.w.dtype) @ m.w).abs(), w=nn.Parameter(torch.randn(6, 3) + 0j)),
 }
 REASONS = {
-    "cdist": r"that can be differentiated. Found `Net` \(the derivative for '_cdist_backward' is not implemented",
+    "cdist": r"that can be differentiated. Found `Net` \(Trying to use forward AD with _cdist_forward that does not",
     "once": r"that can be differentiated. Found `Net` \(J u and J\^T c contradict each other",
     "dropout": "that gives the same logits when asked again. Found `Net`",
-    "embbag": r"that can be differentiated. Found `Net` \(the derivative for '_embedding_bag",
+    "embbag": r"that can be differentiated. Found `Net` \(Trying to use forward AD with _embedding_bag that does not",
     "no weights": "with parameters, all of them real floating-point numbers. Found `Net` without any",
     "complex weights": "real floating-point numbers. Found `w` of torch.complex",
 }
