@@ -68,33 +68,34 @@ def batch(n: int = 6) -> Batch:
 class TestAgainstDoubleBackward:
     def test_each_term(self, make, reading: str) -> None:
         victim, (x, y, z) = make(), batch()
-        surrogate = reinitialized(victim, seed=3).eval()
-        ours = sg.InI(reading=reading)._losses(victim, Batch(x, y, z), [surrogate])
+        defended = sg.InI(reading=reading).build(victim, x[:2])
+        ours, surrogate = defended.losses(Batch(x, y, z)), defended.surrogates(x)[0].requires_grad_()
         theirs = oracle.losses(victim, surrogate, x, y, z, reading, (0.3, 1.0, 1000.0))
         parameters = list(victim.parameters())
         for (name, mine), other in zip(ours.items(), theirs, strict=True):
             torch.testing.assert_close(mine, other, rtol=0, atol=1e-9, msg=name)
             got = torch.autograd.grad(mine, parameters, retain_graph=True)
             expected = torch.autograd.grad(other, parameters, retain_graph=True)
-            assert max(g.abs().max() for g in expected) > 1e-4, f"{name}: the oracle must have something to say"
+            assert max(g.abs().max() for g in expected) > 1e-4, f"{name}: the oracle's gradient must not vanish"
             for g, e in zip(got, expected, strict=True):
                 torch.testing.assert_close(g, e, rtol=0, atol=1e-9)
 
     def test_under_pcgrad_in_the_same_order(self, make, reading: str) -> None:
         victim, (x, y, z) = make(), batch()
-        surrogate = reinitialized(victim, seed=3).eval()
+        defended = sg.InI(reading=reading).build(victim, x[:2])
+        surrogate = defended.surrogates(x)[0].requires_grad_()
         parameters = list(victim.parameters())
         orders = [[2, 0, 3, 1], [1, 2, 3, 0], [3, 0, 1, 2], [0, 3, 2, 1]]
         oracle.pcgrad(oracle.losses(victim, surrogate, x, y, z, reading, (0.3, 1.0, 1000.0)), parameters, orders)
         expected = [p.grad.clone() for p in parameters]
-        ours = sg.InI(reading=reading)._losses(victim, Batch(x, y, z), [surrogate])
+        ours = defended.losses(Batch(x, y, z))
         pcgrad(list(ours.values()), parameters, orders)
         for p, e in zip(parameters, expected, strict=True):
             torch.testing.assert_close(p.grad, e, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("make", NETS)
-def test_the_tape_agrees_with_functional_jvp(make) -> None:
+def test_jacobian_vector_products_agree_with_torchs(make) -> None:
     net, x = make().eval(), batch().x
     names, weights = zip(*net.named_parameters(), strict=True)
     generator = torch.Generator().manual_seed(1)
@@ -130,7 +131,7 @@ def test_gradients_in_float32_are_close_to_float64() -> None:
     torch.testing.assert_close(single.double(), exact, rtol=1e-4, atol=1e-7)
 
 
-def test_the_terms_reach_the_victim_and_nothing_else() -> None:
+def test_the_terms_have_gradients_in_the_victim_alone() -> None:
     surrogate, (x, y, z) = lenet().eval(), batch()
     v = torch.randn(6, 10, dtype=torch.float64, requires_grad=True)
     (isolation(v, surrogate, x, y) + magnitude(v, surrogate, z)).backward()
@@ -150,14 +151,14 @@ def test_gradcheck_on_any_linear_surrogate(classes: int, n: int, reading: str, s
     assert -1 - 1e-9 <= isolation(v, surrogate, x, y, reading) <= 1 + 1e-9
 
 
-def test_an_honest_answer_on_one_hot_labels_is_not_isolated() -> None:
-    """Read as in the paper: who answers the labels themselves gives the thief exactly the true gradient."""
+def test_an_answer_that_is_the_label_is_not_isolated() -> None:
+    """As in the paper: a victim that answers the labels themselves gives the clone exactly the true gradient."""
     surrogate, (x, y, _) = lenet().eval(), batch()
     sure = 60.0 * F.one_hot(y, 10).double()
     torch.testing.assert_close(isolation(sure, surrogate, x, y, "paper"), torch.tensor(1.0, dtype=torch.float64))
 
 
-def test_answering_as_the_surrogate_does_teaches_nothing() -> None:
+def test_an_answer_like_the_surrogates_own_gives_no_gradient() -> None:
     surrogate, z = lenet().eval(), batch().outliers
     assert magnitude(surrogate(z), surrogate, z).item() < 1e-16
     assert sg.losses.induction(surrogate(z), sg.losses.center(surrogate(z))).item() < 1e-14

@@ -41,3 +41,13 @@ def test_crop_moves_whole_images() -> None:
 def test_affine_without_motion_is_the_identity() -> None:
     x = torch.rand(4, 1, 8, 8)
     torch.testing.assert_close(affine(x, angle=0, scale=0, shift=0), x, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_a_generator_of_its_own_leaves_torchs_alone(name: str) -> None:
+    x = torch.rand(5, 3, 8, 8)
+    before = torch.get_rng_state()
+    one, same, other = (AUGMENTATIONS[name](x, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(one, same)
+    assert (name == "none") == torch.equal(one, other)

@@ -1,13 +1,15 @@
-"""The loop: seeds, schedules, resuming after SIGKILL to the same bits, and stopping on what is not finite."""
+"""The training loop: seeds, schedules, resuming after SIGKILL to the same bits, and stopping on what is not finite."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from torch import Tensor, nn
 
 import stealguard as sg
 from samples import blobs, mlp, noise
-from stealguard.errors import Invalid, NonFiniteLoss
+from stealguard.data.inputs import Stored
+from stealguard.errors import Interrupted, Invalid, NonFiniteLoss
 from stealguard.training.combine import COMBINES
 from stealguard.training.loop import SCHEDULES, Training, correct, fit
 
@@ -90,20 +93,20 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, keep: str) -> None:
     training = replace(QUICK, epochs=4, augment="crop", keep=keep)
 
     def run(model: nn.Module, epochs: int, **more: object) -> None:
-        def objective(model: nn.Module, batch: sg.types.Batch) -> dict[str, Tensor]:
+        def objective(model: nn.Module, batch: sg.types.Batch) -> Mapping[str, Tensor]:
             if len(stops) == epochs * 6:
                 raise KeyboardInterrupt
             stops.append(1)
-            return sg.InI()._losses(model, batch, [surrogate])
+            return model.losses(batch)
 
         stops: list[int] = []
-        surrogate = small().eval()
-        fit(model, *data(), training, seed=3, objective=objective, combine=COMBINES["pcgrad"],
+        x, y = data()
+        fit(sg.InI().build(model, x[:2]), x, y, training, seed=3, objective=objective, combine=COMBINES["pcgrad"],
             outliers=noise(64, (1, 8, 8)), validation=data(50), progress=False, **more)  # fmt: skip
 
     whole, broken = small(dropout=True), small(dropout=True)
     run(whole, 99)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match="stopped after epoch 2 of 4; the same command with `--resume` goes on"):
         run(broken, 2, checkpoint=tmp_path / "c.pt")
     again = small(dropout=True)
     run(again, 99, checkpoint=tmp_path / "c.pt", resume=True)
@@ -118,7 +121,7 @@ from test_training import data, small, weights
 from stealguard.training.loop import Training, fit
 torch.set_num_threads(1)
 model = small(dropout=True)
-fit(model, *data(2000), Training(epochs=40, batch=16), seed=0, checkpoint=Path({path!r}), resume=True, progress=False)
+fit(model, *data(400), Training(epochs=40, batch=16), seed=0, checkpoint=Path({path!r}), resume=True, progress=False)
 torch.save(weights(model), {path!r} + ".done")
 """
 
@@ -149,9 +152,73 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     fit(small(), *data(), QUICK, seed=0, checkpoint=path, progress=False)
     with pytest.raises(Invalid, match="`resume` should be used with the settings, seed and data"):
         fit(small(), *data(), QUICK, seed=1, checkpoint=path, resume=True, progress=False)
-    path.write_bytes(b"torn")
-    with pytest.raises(Invalid, match="`resume` should be the path of a checkpoint that can be read"):
-        fit(small(), *data(), QUICK, seed=0, checkpoint=path, resume=True, progress=False)
+
+
+OTHERS: dict[str, dict[str, object]] = {
+    "epochs 2 -> 3": {"training": replace(QUICK, epochs=3)},
+    "seed 0 -> 1": {"seed": 1},
+    "precision float32 -> bf16": {"training": replace(QUICK, precision="bf16")},
+    r"labels \w{8}... -> \w{8}...": {"y": (data()[1] + 1) % 4},
+    r"inputs \w{8}... -> \w{8}...": {"x": data()[0].flip(0)},
+    r"outlier inputs None -> \w{8}...": {"outliers": noise(9, (1, 8, 8))},
+    r"validation.inputs \w{8}... -> None, validation.labels": {"validation": None},
+    r"structure \w{8}... -> \w{8}...": {"model": lambda: small(dropout=True)},
+    "defense.name none -> ini, defense.gamma None -> 0.3": {"identity": {"defense": {"name": "ini", "gamma": 0.3}}},
+}
+
+
+@pytest.mark.parametrize("found", OTHERS)
+def test_what_differs_from_the_interrupted_run_is_named(tmp_path: Path, found: str) -> None:
+    path, (x, y) = tmp_path / "c.pt", data()
+    usual = {
+        "model": small, "x": x, "y": y, "training": QUICK, "seed": 0, "validation": data(50),
+        "identity": {"defense": {"name": "none"}},
+    }  # fmt: skip
+
+    def run(model, x: Tensor, y: Tensor, training: Training, **more: object) -> None:
+        fit(model(), x, y, training, checkpoint=path, progress=False, **more)
+
+    run(**usual)
+    run(**usual, resume=True)
+    with pytest.raises(Invalid, match=f"`resume` should be used with .* interrupted run. Found {found}.* in `"):
+        run(**usual | OTHERS[found], resume=True)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"torn", lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b[:-40]])
+def test_a_damaged_checkpoint_is_set_aside_and_training_begins_anew(tmp_path: Path, damage) -> None:
+    path, whole, again = tmp_path / "c.pt", small(), small()
+    fit(whole, *data(), QUICK, seed=0, checkpoint=path, progress=False)
+    path.write_bytes(damage(path.read_bytes()))
+    damaged = path.read_bytes()
+    with pytest.warns(
+        UserWarning, match=r"c.pt` is damaged .*: it is kept as `c.pt.damaged`, and training begins anew"
+    ):
+        fit(again, *data(), QUICK, seed=0, checkpoint=path, resume=True, progress=False)
+    assert torch.equal(weights(whole), weights(again))
+    assert (tmp_path / "c.pt.damaged").read_bytes() == damaged
+    assert len(torch.load(path, weights_only=True)["history"]) == 2
+
+
+def test_a_checkpoint_of_another_form_is_damaged(tmp_path: Path) -> None:
+    path, model = tmp_path / "c.pt", small()
+    fit(small(), *data(), QUICK, seed=0, checkpoint=path, progress=False)
+    state = torch.load(path, weights_only=True)
+    for broken in ({**state, "identity": "0123"}, {**state, "weights": {}}, {**state, "optimizer": {}}, [state]):
+        torch.save(broken, path)
+        before = weights(small())
+        with pytest.warns(UserWarning, match="is damaged"):
+            history = fit(model := small(), *data(), QUICK, seed=0, checkpoint=path, resume=True, progress=False)
+        assert len(history) == 2
+        assert not torch.equal(weights(model), before)
+
+
+def test_ctrl_c_without_a_checkpoint_says_nothing_of_resuming() -> None:
+    def objective(model: nn.Module, batch: sg.types.Batch) -> dict[str, Tensor]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as told:
+        fit(small(), *data(), QUICK, seed=0, objective=objective, progress=False)
+    assert not isinstance(told.value, Interrupted)
 
 
 def test_a_loss_that_is_not_finite_names_term_and_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
@@ -167,6 +234,14 @@ def test_a_loss_that_is_not_finite_names_term_and_step_and_keeps_the_checkpoint(
     assert len(torch.load(path, weights_only=True)["history"]) == 1
 
 
+def test_a_run_stops_before_the_weights_take_a_loss_that_is_not_finite() -> None:
+    model = small()
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(NonFiniteLoss, match=r"Loss `task` is nan at step 1. A smaller `lr` usually mends it."):
+        fit(model, torch.full((64, 1, 8, 8), torch.nan), data(64)[1], QUICK, seed=0, progress=False)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
 def test_keep_best_ends_with_the_best_validated_weights() -> None:
     model, (x, y), held = small(), data(), data(80)
     history = fit(
@@ -176,7 +251,7 @@ def test_keep_best_ends_with_the_best_validated_weights() -> None:
 
 
 def test_outliers_go_through_what_task_inputs_go_through() -> None:
-    """Or a black border would mark the task, and honest inputs, which have none, would be taken for outliers."""
+    """Otherwise a black border would mark the task, and benign inputs, which have none, would be taken for outliers."""
     black: list[float] = []
 
     def objective(model: nn.Module, batch: sg.types.Batch) -> dict[str, Tensor]:
@@ -210,6 +285,77 @@ def test_fewer_rows_than_a_batch_are_one_batch() -> None:
     assert not torch.equal(before, weights(model))
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_batch_of_one_row_passes_batch_normalization(rows: int) -> None:
+    model, training = small(), replace(QUICK, batch=1)
+    history = fit(model, *data(rows), training, seed=0, outliers=noise(2, (1, 8, 8)), progress=False)
+    assert math.isfinite(history[-1]["task"])
+
+
+def test_inputs_are_read_by_row() -> None:
+    """uint8 inputs train as their floats do, and none of them is read but the rows of a batch."""
+    x, y = data()
+    x = (255 * x).to(torch.uint8)
+
+    class Counted(Stored):
+        most = 0
+
+        def rows(self, index: Tensor, /) -> Tensor:
+            Counted.most = max(Counted.most, len(index))
+            return super().rows(index)
+
+    one, other = small(), small()
+    history = fit(one, Counted(x), y, QUICK, seed=0, validation=(Counted(x[:40]), y[:40]), progress=False)
+    same = fit(other, x / 255, y, QUICK, seed=0, validation=(x[:40] / 255, y[:40]), progress=False)
+    assert torch.equal(weights(one), weights(other))
+    assert history[-1]["validation"] == same[-1]["validation"]
+    assert Counted.most == 40
+
+
+def seen(model: nn.Module, training: Training, outliers: Tensor | None = None) -> list[Tensor]:
+    """The task inputs and outliers of each step."""
+    found: list[Tensor] = []
+
+    def objective(model: nn.Module, batch: sg.types.Batch) -> dict[str, Tensor]:
+        found.extend([batch.x] if batch.outliers is None else [batch.x, batch.outliers])
+        return {"task": nn.functional.cross_entropy(model(batch.x), batch.y)}
+
+    fit(model, *data(), training, seed=0, objective=objective, outliers=outliers, progress=False)
+    return found
+
+
+def test_what_the_model_draws_shifts_neither_order_nor_augmentation() -> None:
+    for training in (QUICK, replace(QUICK, augment="crop-flip")):
+        one, other = (seen(small(dropout), training, noise(64, (1, 8, 8))) for dropout in (False, True))
+        assert len(one) == 24
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_augmentation_does_not_shift_the_order() -> None:
+    moved = seen(small(), replace(QUICK, augment="half-affine"))
+    for a, b in zip(seen(small(), QUICK), moved, strict=True):
+        assert torch.equal(a[16:], b[16:])
+        assert not torch.equal(a[:16], b[:16])
+
+
+def test_bf16_computes_forward_passes_in_bfloat16_and_keeps_float32_weights() -> None:
+    kinds = set()
+
+    def objective(model: nn.Module, batch: sg.types.Batch) -> dict[str, Tensor]:
+        logits = model(batch.x)
+        kinds.add(logits.dtype)
+        return {"task": nn.functional.cross_entropy(logits, batch.y)}
+
+    for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        kinds.clear()
+        model = small()
+        training = replace(QUICK, epochs=4, precision=precision)
+        history = fit(model, *data(), training, seed=0, objective=objective, progress=False)
+        assert kinds == {dtype}
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        assert history[-1]["task"] < history[0]["task"]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "rule"),
     [
@@ -221,6 +367,7 @@ def test_fewer_rows_than_a_batch_are_one_batch() -> None:
         ("schedule", "cosin", r"one of constant, step, cosine, warm-cosine. Found `cosin` \(did you mean `cosine`\?\)"),
         ("augment", "flip", "one of none, crop"),
         ("keep", "first", "`last` or `best`"),
+        ("precision", "fp16", "`float32` or `bf16`"),
     ],
 )
 def test_bad_settings_are_named(field: str, value: object, rule: str) -> None:

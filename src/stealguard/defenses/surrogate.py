@@ -189,7 +189,7 @@ class _Products:
 
 
 class _Direct(_Products):
-    """By torch's own rules, with a forward pass for every Jacobian-vector product."""
+    """By torch's own rules, with a forward and a backward pass more for every Jacobian-vector product."""
 
     def __init__(self, module: nn.Module, x: Tensor):
         self._forward, self._x = _functional(module), x
@@ -204,17 +204,17 @@ class _Direct(_Products):
 
     def jvp(self, u: Sequence[Tensor]) -> Tensor:
         try:
+            return self._twice(u)
+        except (RuntimeError, NotImplementedError):  # an operation that torch can differentiate only once, or forwards
             weights = tuple(w.detach() for w in self._weights)
             return torch.func.jvp(self._run, weights, tuple(u))[1].detach()
-        except (RuntimeError, NotImplementedError):
-            return self._twice(u)
 
     def _twice(self, u: Sequence[Tensor]) -> Tensor:
-        """J u as the derivative of <J^T c, u> by c, for operations that torch cannot differentiate forwards."""
+        """J u as the derivative of <J^T c, u> by c, which does as the module says where it stops gradients."""
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # cuDNN's recurrent nets have no second
             c = torch.zeros_like(self.logits, requires_grad=True)
-            pulled = torch.autograd.grad(self._run(*self._weights), self._weights, c, create_graph=True,
-                                         materialize_grads=True)  # fmt: skip
+            logits = self._run(*self._weights)
+            pulled = torch.autograd.grad(logits, self._weights, c, create_graph=True, materialize_grads=True)
             along = torch.stack([(g * t).sum() for g, t in zip(pulled, u, strict=True)]).sum()
             return torch.autograd.grad(along, c)[0]
 

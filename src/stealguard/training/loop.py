@@ -261,18 +261,17 @@ class _Run:
     def restore(self, path: Path) -> None:
         """Take up a checkpoint of the same training; set a damaged one aside and stay as it is."""
         before = copy.deepcopy(self._state())
-        try:
-            state = torch.load(path, weights_only=True, map_location=device_of(self.model))
-            differing = _differences(state.pop("identity"), self.identity)
-            if not differing:
-                self._take(state)
-        except OSError:
-            raise
-        except Exception as e:  # a damaged file fails in many ways
-            self._take(before)
-            message = f"`{path}` is damaged ({type(e).__name__}): it is kept as `{set_aside(path).name}`"
-            warnings.warn(f"{message}, and training begins anew.", stacklevel=3)
-            return
+        with path.open("rb") as file:
+            try:
+                state = torch.load(file, weights_only=True, map_location=device_of(self.model))
+                differing = _differences(state.pop("identity"), self.identity)
+                if not differing:
+                    self._take(state)
+            except Exception as e:  # a damaged file fails in many ways
+                self._take(before)
+                message = f"`{path}` is damaged ({type(e).__name__}): it is kept as `{set_aside(path).name}`"
+                warnings.warn(f"{message}, and training begins anew.", stacklevel=3)
+                return
         rule = "used with the settings, seed and data of the interrupted run"
         require(not differing, "resume", rule, f"{', '.join(differing)} in `{path}`")
 
@@ -290,12 +289,12 @@ class _Run:
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """What differs between two identities, `name found -> wanted` each."""
-    before, now = dict(_leaves(found)), dict(_leaves(wanted))
-    missing = "none"
+    before, now = dict(_leaves(dict(found.items()))), dict(_leaves(wanted))
+    names = [*now, *(name for name in before if name not in now)]
     return [
-        f"{name} {_short(before.get(name, missing))} -> {_short(now.get(name, missing))}"
-        for name in [*now, *(name for name in before if name not in now)]
-        if before.get(name, missing) != now.get(name, missing)
+        f"{name} {_short(before.get(name))} -> {_short(now.get(name))}"
+        for name in names
+        if before.get(name) != now.get(name)
     ]
 
 

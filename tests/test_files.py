@@ -1,0 +1,70 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from stealguard.files import set_aside, sha256, sync, write_text
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    write_text(path, "one")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "two \ud800")
+    assert path.read_text() == "one"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"], "no temporary file stays"
+    assert len(sha256(path)) == 64
+
+
+def test_content_is_on_the_disk_before_the_name_is_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    replace, fsync = Path.replace, os.fsync
+
+    def recorded(handle: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        fsync(handle)
+
+    def renamed(path: Path, target: Path) -> Path:
+        steps.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_text(tmp_path / "file.txt", "one")
+    assert steps == ["file", "rename", "folder"]
+
+
+def test_a_folder_that_cannot_be_synced_is_left_alone_and_a_full_disk_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(number: int):
+        def fsync(handle: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fsync
+
+    monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
+    sync(tmp_path)
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left"):
+        sync(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(tmp_path / "file.txt", "one")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_makes_way(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    for content in ("one", "two"):
+        path.write_text(content)
+        assert set_aside(path) == tmp_path / "c.pt.damaged"
+    assert not path.exists()
+    assert (tmp_path / "c.pt.damaged").read_text() == "two"
