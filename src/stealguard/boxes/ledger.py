@@ -38,7 +38,7 @@ from stealguard.boxes.metered import check_answers
 from stealguard.errors import Refused, StealguardError
 from stealguard.types import BlackBox
 
-Row = NDArray[np.float32]  # (K,)
+Answer = NDArray[np.float32]  # (K,)
 
 MAGIC = b"stealguard ledger 1\n"
 _MARK = b"\xffSGR"
@@ -54,7 +54,7 @@ class Record(NamedTuple):
     """One answered input: SHA-256 of the input, and the answer, (K,) float32."""
 
     digest: bytes
-    answer: Row
+    answer: Answer
 
 
 class Ledger:
@@ -75,7 +75,7 @@ class Ledger:
 
     def __init__(self, box: BlackBox, path: Path, name: str = "box"):
         self._box, self._path, self._name = box, path, name
-        self._paid: dict[bytes, deque[Row]] = {}  # answers of earlier runs that this run has not asked for yet
+        self._paid: dict[bytes, deque[Answer]] = {}  # answers of earlier runs that this run has not asked for yet
         self._classes: int | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,16 +116,16 @@ class Ledger:
         if discard:
             self._path.unlink(missing_ok=True)
 
-    def _found(self, digests: list[bytes]) -> list[Row | None]:
+    def _found(self, digests: list[bytes]) -> list[Answer | None]:
         """The answer that each row has in the file, if any. Nothing is taken yet: the box may still refuse."""
-        asked, rows = Counter[bytes](), list[Row | None]()
+        asked, rows = Counter[bytes](), list[Answer | None]()
         for digest in digests:
             paid, n = self._paid.get(digest, ()), asked[digest]
             rows.append(paid[n] if n < len(paid) else None)
             asked[digest] += 1
         return rows
 
-    def _ask(self, x: Tensor, places: list[int]) -> Row:
+    def _ask(self, x: Tensor, places: list[int]) -> Answer:
         """The box's answers (N, K) to `x`, whose rows have these places in the whole question."""
         try:
             answers = self._box(x)
@@ -181,7 +181,7 @@ def _record(data: bytes, place: int) -> Record | None:
     return Record(digest, np.frombuffer(data, "<f4", classes, place + _HEAD.size).astype(np.float32))
 
 
-def _packed(digest: bytes, answer: Row) -> bytes:
+def _packed(digest: bytes, answer: Answer) -> bytes:
     body = _HEAD.pack(_MARK, len(answer), digest) + answer.astype("<f4").tobytes()
     return body + _checksum(body)
 
