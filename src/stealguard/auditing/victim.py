@@ -161,7 +161,7 @@ def _of_module(module: nn.Module) -> Ask:
     @torch.no_grad()
     def ask(x: Tensor) -> Tensor:
         module.eval()
-        found = module(x.to(device_of(module)).clone())
+        found: Any = module(x.to(device_of(module)).clone())
         found = getattr(found, "logits", found[0] if isinstance(found, tuple | list) else found)
         return _from_logits(found.to(torch.float32))
 
@@ -201,14 +201,19 @@ class _OfFunction:
         return found.detach() if isinstance(found, Tensor) else torch.from_numpy(np.asarray(found))
 
 
+def _parts(path: Path) -> list[Path]:
+    """The files of an ONNX model: large weights lie beside it, in files whose names begin with its own."""
+    return sorted(part for part in path.parent.glob(f"{path.name}*") if part.is_file())
+
+
 def _onnx(path: Path) -> tuple[str, None, Ask]:
     try:
         import onnxruntime
     except ImportError as e:
         raise StealguardError(f"`{path}` needs ONNX Runtime: pip install 'stealguard[onnx]' ({e}).") from e
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-        entry, identity = session.get_inputs()[0], sha256(path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        entry, identity = session.get_inputs()[0], fingerprint([sha256(part) for part in _parts(path)])
     except Exception as e:  # onnxruntime has no common base of its errors
         raise Invalid("victim", "an .onnx file that can be read", f"`{path}` ({str(e).splitlines()[0]})") from e
     kind = {"tensor(double)": np.float64, "tensor(float16)": np.float16}.get(entry.type, np.float32)

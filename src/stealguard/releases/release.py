@@ -238,8 +238,8 @@ def load(
             f"Release `{folder}` was made from your own `{recipe['net']}`: pass it, or one like it, as `net`."
         )
     like = torch.rand(2, *recipe["shape"], generator=torch.Generator().manual_seed(0))
-    own = build(recipe["net"] if net is None else net, like, recipe["classes"], seed=0)
     try:
+        own = build(recipe["net"] if net is None else net, like, recipe["classes"], seed=0)
         model = chosen.build(adapted(own, like, recipe["classes"]), like)
         restore(model, state)
     except ValueError as e:
