@@ -132,7 +132,7 @@ def test_outliers_of_another_shape_can_be_resized(tmp_path: Path) -> None:
     color = noise(60, (3, 40, 36))
     with pytest.raises(
         Invalid,
-        match=r"`outliers` should be of shape \(N, 1, 28, 28\), or images resized with `resize`. Found \(60, 3, 40, 36\)",
+        match=r"of shape \(N, 1, 28, 28\), or images resized with `resize`. Found \(60, 3, 40, 36\)",
     ):
         protect(tmp_path / "a", outliers=[color])
     assert not list(tmp_path.iterdir())
@@ -279,7 +279,16 @@ def test_tied_weights_and_learned_buffers_come_back(kind: type[nn.Module], tmp_p
         assert again.model.net.get_buffer("steps").abs().sum() > 0
 
 
-def test_what_a_release_cannot_keep_is_said_and_the_checkpoint_stays(tmp_path: Path) -> None:
+def test_what_a_release_cannot_keep_is_said_before_the_training(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match=r"whose parameters and buffers hold all that it learns.* Found `steps`"):
+        protect(tmp_path / "a", net=Forgetful(), data=task(200, (16,), 3), defense="none")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_release_that_answers_otherwise_is_not_written_and_the_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protection, "check", lambda *given: None)
     with pytest.raises(sg.errors.ReleaseError, match="answers otherwise than the trained net"):
         protect(tmp_path / "a", net=Forgetful(), data=task(200, (16,), 3), defense="none")
     assert (tmp_path / "a.partial" / "checkpoint.pt").exists()

@@ -6,6 +6,7 @@ from stealguard.nets.building import NETS, Normalized, build, check_name, of_use
 from stealguard.nets.copying import copied
 from stealguard.nets.fresh import reinitialized, seed_from, sibling
 from stealguard.nets.probing import Adapted, adapted, check
+from stealguard.nets.state import restore, state_of
 from stealguard.nets.structure import structure
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "copied",
     "of_user",
     "reinitialized",
+    "restore",
     "seed_from",
     "sibling",
+    "state_of",
     "structure",
 ]

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from stealguard.devices import device_of
 from stealguard.errors import Invalid, require
 from stealguard.nets.copying import attributes, copied
+from stealguard.nets.state import restore, state_of
 from stealguard.seeds import seeded
 
 _SHAPING = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Slice", "Alias", "Clone", "ToCopy")
@@ -141,10 +142,10 @@ def _all_one(sums: Tensor) -> bool:
 
 
 def check(net: nn.Module, like: Tensor) -> None:
-    """Raise `Invalid` unless the `state_dict` of `net` holds all that it learns, so that a release can keep it.
+    """Raise `Invalid` unless parameters and buffers of `net` hold all that it learns, so that a release can keep it.
 
-    Found are weights that are not registered, and buffers outside the state or plain attributes that training changes
-    and that the logits depend on. `like` are some inputs, (N, *shape).
+    Found are weights that are not registered, and plain attributes that training changes and that the logits depend on.
+    `like` are some inputs, (N, *shape).
     """
     for name in _unregistered(net):
         raise Invalid("net", "made of registered parts (`nn.Parameter`, `nn.ModuleList`)", f"`{name}`, which is not")
@@ -154,11 +155,10 @@ def check(net: nn.Module, like: Tensor) -> None:
         for _ in range(2):
             trained(x.clone())
     try:
-        restored.load_state_dict(trained.state_dict())
-    except RuntimeError as e:
-        reason = " ".join(str(e).split())
-        raise Invalid("net", "a module that takes its own `state_dict`", f"`{type(net).__name__}` ({reason})") from e
-    rule = "a module whose `state_dict` holds all that it learns: make that a persistent buffer"
+        restore(restored, state_of(trained))
+    except ValueError as e:
+        raise Invalid("net", "a module that takes its own tensors", f"`{type(net).__name__}` ({e})") from e
+    rule = "a module whose parameters and buffers hold all that it learns: make that a buffer"
     found = ", ".join(f"`{name}`" for name in _changed(trained, restored)) or f"`{type(net).__name__}`"
     require(_answers_alike(trained, restored, x), "net", rule, f"{found}, which is lost")
 

@@ -21,7 +21,7 @@ from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defended, Defense
 from stealguard.devices import choose, device_of
 from stealguard.errors import Invalid, ReleaseError, pick, require
-from stealguard.nets import adapted, build, check_name, structure
+from stealguard.nets import adapted, build, check, check_name, structure
 from stealguard.releases import release as releases
 from stealguard.releases.presets import PRESETS, Preset
 from stealguard.releases.release import CHECKPOINT, Release
@@ -95,6 +95,7 @@ def protect(
     fitting, validation = validation_split(task.train, seed)
     like = fitting.x[: max(2, min(MOST, STATISTICS // max(1, torch.Size(shape).numel())))]
     own = adapted(build(net, like, task.classes, seed=derive(seed, "net")), like, task.classes)
+    check(own, like)
     made_of = structure(own)
     model = preset.defense.build(own, like)
     if start is not None:
