@@ -13,7 +13,7 @@ def sound() -> nn.Module:
 
 
 def deadly() -> nn.Module:
-    """Dies as a process does that runs out of memory."""
+    """The process is killed here, as one that runs out of memory is."""
     os.kill(os.getpid(), signal.SIGKILL)
     return sound()
 

@@ -22,7 +22,7 @@ def write_sets(folder: Path) -> Path:
 
 
 def tiny(sets: Path, **changes: Any) -> dict[str, Any]:
-    """Undefended and InI, two seeds, one thief in two label modes: four victims and eight rows."""
+    """Undefended and InI, two seeds, one attack in two label modes: four victims and eight rows."""
     short = {"epochs": 1, "batch": 32}
     return {
         "data": f"npz:{sets}/task.npz", "outliers": f"npz:{sets}/outliers.npz", "defenses": ["none", "ini"],

@@ -231,7 +231,7 @@ def test_two_runs_at_once_share_the_work(sets: Path, whole: tuple[Path, list[Row
     assert [process.returncode for process in processes] == [0, 0]
     for text in said:
         assert results(Row.of(json.loads(line)) for line in text.splitlines()) == results(whole[1])
-    assert len(Store(tmp_path / "out" / "audit.sqlite")) == 8, "each theft once, whoever did it"
+    assert len(Store(tmp_path / "out" / "audit.sqlite")) == 8, "each theft once, whichever run did it"
 
 
 UNCLOSED = pytest.mark.filterwarnings("ignore::ResourceWarning")  # logs that submitit's debug executor leaves open

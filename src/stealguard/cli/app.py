@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(tokens, exit_on_error=False, print_error=False) if tokens else print(FIRST_STEPS)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has seen enough, and the interpreter would complain once more
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does: nothing more to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (StealguardError, CycloptsError, OSError, UnicodeError) as e:
