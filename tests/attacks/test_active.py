@@ -12,7 +12,7 @@ from samples import mlp, noise
 from stealguard.attacks import ActiveThief
 from stealguard.attacks.active import STRATEGIES
 from stealguard.attacks.selection import boundary_distance, class_gradients, entropy, k_center
-from stealguard.boxes.base import Metered
+from stealguard.boxes import Metered
 from stealguard.errors import Invalid
 from stealguard.training.loop import Training
 

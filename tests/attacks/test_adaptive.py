@@ -13,7 +13,7 @@ from samples import mlp, noise
 from stealguard.attacks import AdaptiveKnockoff
 from stealguard.attacks.adaptive import Bandit, Scale, certainty, diversity, loss
 from stealguard.attacks.selection import k_means
-from stealguard.boxes.base import Metered
+from stealguard.boxes import Metered
 from stealguard.errors import Invalid
 from stealguard.training.loop import Training
 

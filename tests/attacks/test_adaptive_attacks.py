@@ -16,7 +16,7 @@ from stealguard.attacks.decoy_family import DecoyFamily, fitted
 from stealguard.attacks.own_form import OwnFormed
 from stealguard.attacks.transfer import FIRST
 from stealguard.attacks.unmask import candidates
-from stealguard.boxes.base import Labels, Metered
+from stealguard.boxes import Labels, Metered
 from stealguard.errors import Invalid, NotApplicable
 from stealguard.training.loop import Training
 

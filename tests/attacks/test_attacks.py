@@ -15,7 +15,7 @@ from stealguard.attacks import ATTACKS, Knockoff
 from stealguard.attacks.base import Attack
 from stealguard.attacks.jacobian import Augmentation
 from stealguard.attacks.treatments import Treatment
-from stealguard.boxes.base import Labels, Metered
+from stealguard.boxes import Labels, Metered
 from stealguard.data.inputs import Stored
 from stealguard.errors import BoxFault, Invalid, NotApplicable, Refused
 from stealguard.training.loop import Training

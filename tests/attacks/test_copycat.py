@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from samples import noise
 from stealguard.attacks import CopycatCNN
 from stealguard.attacks.copycat import hard
-from stealguard.boxes.base import Labels, Metered
+from stealguard.boxes import Labels, Metered
 from stealguard.training.loop import Training
 
 

@@ -16,7 +16,7 @@ from stealguard.attacks import DFME, DFMSHL, MAZE, DisGUIDE
 from stealguard.attacks.data_free.alternating import Alternating, Alternation, Replay, evenness, kl, l1
 from stealguard.attacks.data_free.disguide import Vote, disagreement
 from stealguard.attacks.transfer import labels_only
-from stealguard.boxes.base import Boxed, Labels, Metered
+from stealguard.boxes import Boxed, Labels, Metered
 from stealguard.errors import Invalid, NonFiniteLoss, NotApplicable
 
 FAST = Alternating(batch=32, lr=0.5, generator_lr=1e-3, latent=16, width=8)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from samples import noise
 from stealguard.attacks import BlackboxDissector
 from stealguard.attacks.erasing import class_activation, draw_pixels, erase, patches
-from stealguard.boxes.base import Labels, Metered
+from stealguard.boxes import Labels, Metered
 from stealguard.errors import Invalid, NotApplicable
 from stealguard.nets import build
 from stealguard.nets.resnet import Residual

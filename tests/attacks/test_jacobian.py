@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from samples import mlp, noise
 from stealguard.attacks import JBDA, JBDATR
 from stealguard.attacks.jacobian import jacobian_step
-from stealguard.boxes.base import Metered
+from stealguard.boxes import Metered
 from stealguard.errors import Invalid
 from stealguard.nets import build
 from stealguard.nets.resnet import Residual

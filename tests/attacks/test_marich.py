@@ -14,7 +14,7 @@ from stealguard.attacks import MARICH
 from stealguard.attacks.marich import _centers, _mismatch
 from stealguard.attacks.selection import entropy, entropy_gradients, k_means, near_all, near_each
 from stealguard.attacks.transfer import Transfer
-from stealguard.boxes.base import Boxed, Labels, Metered
+from stealguard.boxes import Boxed, Labels, Metered
 from stealguard.errors import Invalid
 from stealguard.training.loop import Training
 

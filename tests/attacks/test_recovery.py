@@ -21,7 +21,7 @@ from stealguard.attacks.recovery import (
     shadow_answers,
 )
 from stealguard.attacks.treatments import Recovered, treated
-from stealguard.boxes.base import Metered, top_1
+from stealguard.boxes import Metered, top_1
 from stealguard.errors import Invalid, NotApplicable
 from stealguard.seeds import seeded
 from stealguard.simplex import reverse_sigmoid

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from samples import noise
 from stealguard.attacks import Knockoff, Sieve
-from stealguard.boxes.base import Metered
+from stealguard.boxes import Metered
 from stealguard.training.loop import Training
 
 LONG = Training(epochs=40, batch=64, lr=0.3)

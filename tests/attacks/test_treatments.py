@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from samples import mlp, noise
 from stealguard.attacks.recovery import Resources
 from stealguard.attacks.treatments import TREATMENTS, Smoothed, treated
-from stealguard.boxes.base import Metered
+from stealguard.boxes import Metered
 from stealguard.errors import Invalid, NotApplicable
 
 ROWS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.6, 0.3, 0.1]])

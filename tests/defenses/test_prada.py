@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import stealguard as sg
 from samples import blobs, boxed, mlp, noise
 from stealguard.attacks import JBDA
+from stealguard.boxes import Metered, ask
 from stealguard.boxes.accounts import Account, Accounts
-from stealguard.boxes.base import Metered, ask
 from stealguard.defenses import PRADA
 from stealguard.errors import Invalid, Refused, StealguardError
 

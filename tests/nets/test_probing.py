@@ -184,7 +184,9 @@ def test_what_is_learned_outside_of_parameters_and_buffers_is_refused_by_name() 
         check(Running(how), LIKE)
     check(mlp(), LIKE)
     for how in ("attribute", "number"):
-        with pytest.raises(Invalid, match=r"parameters and buffers hold all that it learns.* Found `mean`, which is lost"):
+        with pytest.raises(
+            Invalid, match=r"parameters and buffers hold all that it learns.* Found `mean`, which is lost"
+        ):
             check(Running(how), LIKE)
 
 
