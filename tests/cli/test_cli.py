@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def test_protect_audit_report(stealguard: Run, protect: Run, sets: Path, tmp_pat
 
     done = stealguard("audit", tmp_path / "a", "--suite", "quick", "--pools", f"npz:{sets}/pool.npz")
     assert done.returncode == 2
-    assert "`budget` should be at most the pool's size, 120" in done.stderr
+    assert "`budget` should be at most the pool's size: pass a budget of 120 or less" in done.stderr
 
     done = stealguard("report", tmp_path / "a", "--out", tmp_path / "page.html", "--format", "csv")
     assert done.returncode == 0, done.stderr
@@ -122,7 +123,8 @@ def test_compare_writes_rows_and_a_page_and_tells_what_failed(stealguard: Run, s
     done = stealguard(*arguments, "--allow-code")
     assert done.returncode == 1
     assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["ok", "failed"]
-    assert "no victim: RuntimeError: cannot be built" in done.stderr
+    assert "no victim: " in done.stderr
+    assert "(RuntimeError: cannot be built)" in done.stderr
     assert "1 of 2 thefts failed; the same command tries them again" in done.stderr
     assert (tmp_path / "out" / "report.html").read_text().startswith("<!doctype html>")
 
@@ -314,5 +316,7 @@ def test_as_a_process_it_shows_help_and_ends_cleanly_when_interrupted(sets: Path
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "interrupted; nothing that was finished is lost"
+    assert re.fullmatch(
+        r"stopped after epoch \d+ of 100000; the same command with `--resume` goes on", said.splitlines()[-1]
+    )
     assert not (tmp_path / "a").exists()
