@@ -53,9 +53,9 @@ class ManyAccounts:
             n += len(part)
             self._spend(len(part))
         if n < len(x):
-            self._kept = (x[:n], torch.cat(parts)) if parts else None
-            raise Refused(f"The queries look like theft: the last of {self._accounts} accounts refuses.", n)
-        return torch.cat(parts) if parts else self._box(x)
+            self._kept = (x[:n], _joined(parts)) if parts else None
+            raise Refused("The queries look like theft: no account answers further inputs.", n)
+        return _joined(parts) if parts else self._box(x)
 
     def _answered(self, x: Tensor) -> list[Tensor]:
         """The answers that are kept to the first rows of `x`, if it repeats a request that was refused."""
@@ -70,3 +70,8 @@ class ManyAccounts:
         if not self._left and self._number < self._accounts:
             self._number += 1
             self._left, self._box = self._share, self._connect(self._number)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """All rows; a single part stays as it is, whatever it is, for those who check answers."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
