@@ -23,7 +23,7 @@ CLOSE = 1.1  # the search ends where the number that reaches the accuracy is at 
 def tell(row: Row) -> None:
     """Print a line about a row to stderr."""
     found = f"{100 * reached(row):.1f} %" if row.status == "ok" else f"{row.status}: {row.reason}"
-    what = f"{row.accounts:,} accounts, {row.attack} {row.pool} {row.labels} {row.treatment}".rstrip()
+    what = f"accounts {row.accounts:,}, {row.attack} {row.pool} {row.labels} {row.treatment}".rstrip()
     print(f"{what}, seed {row.seed}, {row.queries:,} answers: {found}", file=sys.stderr)
 
 

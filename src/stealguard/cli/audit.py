@@ -120,6 +120,6 @@ def _searched(victim: str, percent: float, given: dict[str, Any]) -> list[Row]:
         tell(row)
 
     found = accounts_to_reach(victim, percent / 100, show=show, **given)
-    number = "no number of accounts that was tried" if found is None else f"{found:,} accounts, the fewest tried,"
-    print(f"{number} reached {percent:g} %", file=sys.stderr)
+    number = "more than were tried" if found is None else f"{found:,}, the smallest number tried"
+    print(f"accounts needed for {percent:g} %: {number}", file=sys.stderr)
     return rows

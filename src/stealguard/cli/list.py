@@ -59,7 +59,7 @@ def _defenses() -> dict[str, str]:
     countered = {name: DEFENSES.find(name, "defense").countered_by for name in DEFENSES.names}
     lines = _methods(DEFENSES, "defense")  # type: ignore[arg-type]
     return {
-        name: f"{line} [known attackers: {', '.join(countered[name])}]" if countered[name] else line
+        name: f"{line} [countered by: {', '.join(countered[name])}]" if countered[name] else line
         for name, line in lines.items()
     }
 
