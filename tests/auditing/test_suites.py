@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import stealguard as sg
+from own_methods import Halves
 from samples import mlp, noise, task
 from stealguard.attacks import ATTACKS, Knockoff
 from stealguard.attacks.treatments import TREATMENTS
@@ -86,10 +87,10 @@ class TestAdaptiveAttacks:
             adaptive_blocks(["seive"], [])
 
     def test_accounts_go_with_every_other_way(self) -> None:
-        (alone,) = adaptive_blocks(["accounts"], [], (1, 10), budget=500)
+        (alone,) = adaptive_blocks(["accounts"], [], 500, (1, 10))
         assert (alone.accounts, alone.attacks) == ((1, 10), [Knockoff(budget=500)])
-        assert all(block.accounts == (1, 10) for block in adaptive_blocks(["filter", "accounts"], [], (1, 10)))
-        assert all(block.accounts == (1,) for block in adaptive_blocks(["filter"], [], (1, 10)))
+        assert all(block.accounts == (1, 10) for block in adaptive_blocks(["filter", "accounts"], [], accounts=(1, 10)))
+        assert all(block.accounts == (1,) for block in adaptive_blocks(["filter"], [], accounts=(1, 10)))
 
     def test_a_release_is_attacked_by_what_counters_its_own_defense(self, tmp_path: Path) -> None:
         data, pools = task(300, (16,), 3), ["pool"]
@@ -103,6 +104,7 @@ class TestAdaptiveAttacks:
         assert tried(of(sg.defenses.ReverseSigmoid())) == plain | {"knockoff soft p-bayes", "knockoff soft d-dae"}
         assert tried(of(sg.defenses.Defense())) == plain
         assert "filter soft" not in tried(of(sg.defenses.ReverseSigmoid(), "standard"))
+        assert "filter soft" in tried(of(Halves())), "a defense of a user's own that declares nothing"
         assert {tuple(block.accounts) for block in of(sg.defenses.PRADA())} == {(1,), ACCOUNTS}
 
     def test_another_victim_is_attacked_in_every_way(self) -> None:

@@ -28,6 +28,7 @@ from stealguard.attacks.active import STRATEGIES
 from stealguard.attacks.base import Attack
 from stealguard.attacks.treatments import TREATMENTS
 from stealguard.auditing.victim import Victim, by_account
+from stealguard.defenses.base import Defense
 from stealguard.errors import pick
 from stealguard.releases import Release
 from stealguard.results import LABELS
@@ -66,31 +67,37 @@ Adaptive = Callable[[int], list[Block]]
 def suite(name: str, pools: Sequence[Any], victim: Victim | None = None) -> list[Block]:
     """The blocks of the suite of this name, its unseen queries drawn from `pools`.
 
-    Where the victim is a release, adaptive attackers do what counters its defense; else, all of `GENERIC`.
+    Adaptive attackers do what counters the defense of a release; where that is not declared, all of `GENERIC`. Where
+    answers may depend on the account they use many.
 
     Raises:
         Invalid: there is no suite of this name.
     """
     made = pick(SUITES, name, "suite")
-    known = victim.defense.countered_by if isinstance(victim, Release) else GENERIC
-    accounts = ACCOUNTS if victim is not None and by_account(victim) else (1,)
     blocks: list[Block] = []
-    for block in made(pools, partial(adaptive_blocks, known, pools, accounts)):
+    for block in made(pools, partial(adaptive_blocks, _known(victim), pools)):
         if not any(block.within(earlier) for earlier in blocks):
             blocks.append(block)
     return blocks
 
 
+def _known(victim: Victim | None) -> Sequence[str]:
+    """What adaptive attackers do; nothing where nothing is defended."""
+    defense = victim.defense if isinstance(victim, Release) else None
+    ways = () if type(defense) is Defense else (defense and defense.countered_by) or GENERIC
+    return (*ways, "accounts") if victim is not None and by_account(victim) else ways
+
+
 def adaptive_blocks(
-    known: Sequence[str], pools: Sequence[Any], accounts: Sequence[int] = ACCOUNTS, budget: int = 20_000
+    known: Sequence[str], pools: Sequence[Any], budget: int = 20_000, accounts: Sequence[int] = ACCOUNTS
 ) -> list[Block]:
     """The blocks of an attacker who knows the defense.
 
     Args:
         known: what counters the defense, as in `Defense.countered_by`.
         pools: what is queried with.
-        accounts: numbers of accounts to try where `accounts` is among `known`.
         budget: of each attack.
+        accounts: numbers of accounts to try where `accounts` is among `known`.
 
     Raises:
         Invalid: a name in `known` is unknown.
@@ -118,7 +125,7 @@ def _countering(name: str, budget: int) -> list[tuple[list[Attack], Sequence[str
         return [(statistical, ["soft"], ""), ([Explore(budget=budget, selector="consistency")], LABELS, "")]
     if name == "filter":
         return [([Filter(budget=budget), Filter(budget=budget, selector="residual")], labels, "")]
-    return [([pick(ATTACKS, name, "countered_by")(budget=budget)], labels, "")]  # type: ignore[call-arg]
+    return [([ATTACKS.find(name, "countered_by")(budget=budget)], labels, "")]  # type: ignore[call-arg]
 
 
 def quick(pools: Sequence[Any], _: Adaptive) -> list[Block]:
