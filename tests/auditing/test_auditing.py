@@ -306,13 +306,17 @@ class TestOwnedSamples:
         assert 0 < row.metrics["no_theft_20"] <= 1
         assert owning.metrics["no_theft"] == owning.metrics["no_theft_20"] == row.metrics["no_theft_20"]
 
-    def test_a_task_of_fewer_samples_has_no_such_line(self, tmp_path: Path) -> None:
+    def test_a_task_of_fewer_samples_has_no_such_figures(self, tmp_path: Path) -> None:
         x, _, test_x, test_y = task()
         net = sg.nets.build("lenet5", x[:4], 10, seed=0)
-        (row,) = sg.audit(net, [SHORT], noise(150), "soft", data=(x[:19], torch.arange(19) % 10, test_x, test_y),
+        data = (x[:19], torch.arange(19) % 10, test_x[:20], test_y[:20])
+        (row,) = sg.audit(net, [SHORT], noise(150), "soft", data=data,
                           store=tmp_path / "a.sqlite", progress=False)  # fmt: skip
         assert row.status == "ok"
-        assert "no_theft_20" not in row.metrics
+        assert not {"no_theft_20", "renamed_accuracy_20"} & row.metrics.keys(), (
+            "twenty test inputs leave none to measure"
+        )
+        assert "renamed_accuracy" in row.metrics
 
 
 class TestTreatments:

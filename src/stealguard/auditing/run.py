@@ -332,8 +332,10 @@ class _Audit:
             "agreement": agreement(stolen, self._answers),
             "chance": 1 / classes,
             "renamed_accuracy": best_renaming(stolen, test.y),
-            f"renamed_accuracy_{RENAMED_WITH}": renamed_accuracy(stolen, test.y, RENAMED_WITH, seed=theft.seed),
         }
+        if len(test.y) > RENAMED_WITH:  # a renaming is measured on samples that it was not learned from
+            renamed = renamed_accuracy(stolen, test.y, RENAMED_WITH, seed=theft.seed)
+            found[f"renamed_accuracy_{RENAMED_WITH}"] = renamed
         if theft.own:
             found["no_theft"] = self._line(theft.own, theft.seed, theft.clone)
         if len(self._task.train.x) >= RENAMED_WITH:
