@@ -313,9 +313,7 @@ class TestOwnedSamples:
         (row,) = sg.audit(net, [SHORT], noise(150), "soft", data=data,
                           store=tmp_path / "a.sqlite", progress=False)  # fmt: skip
         assert row.status == "ok"
-        assert not {"no_theft_20", "renamed_accuracy_20"} & row.metrics.keys(), (
-            "twenty test inputs leave none to measure"
-        )
+        assert not {"no_theft_20", "renamed_accuracy_20"} & row.metrics.keys(), "no test input is left to measure on"
         assert "renamed_accuracy" in row.metrics
 
 
