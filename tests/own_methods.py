@@ -55,6 +55,14 @@ class Needy(Knockoff):
 
 
 @dataclass(frozen=True)
+class Failing(Knockoff):
+    """Has an error of its own."""
+
+    def __call__(self, box: Asked, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module:  # type: ignore[override]
+        raise RuntimeError("cannot steal")
+
+
+@dataclass(frozen=True)
 class Bare(Defense):
     """A field without a default."""
 

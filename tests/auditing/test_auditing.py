@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,33 +195,38 @@ def test_bad_input_is_named_and_nothing_is_written(folder: Path, changes: dict[s
 
 
 KILLED = """
-import sys
+import os, signal, sys
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
+from stealguard.results import Store
+put, left = Store.put, [{rows}]
+def dying(store, row):
+    put(store, row)
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+Store.put = dying
 from test_auditing import audit
-rows = audit({folder!r}, seeds=range(6), store={store!r})
+audit({folder!r}, seeds=range(6), store={store!r})
 """
 
 
 def test_an_audit_that_was_sigkilled_goes_on_to_the_same_rows(folder: Path, tmp_path: Path) -> None:
-    def start(store: Path) -> subprocess.Popen[bytes]:
-        code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder), store=str(store))
-        return subprocess.Popen(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        )
+    """It is killed when its fifth row of twelve is in the store."""
 
-    killed = tmp_path / "killed.sqlite"
-    process = start(killed)
-    while not (killed.exists() and len(Store(killed)) > 0):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    def run(store: Path, die_after: int) -> int:
+        code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder), store=str(store), rows=die_after)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        return subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode
+
+    killed, whole = tmp_path / "killed.sqlite", tmp_path / "whole.sqlite"
+    assert run(killed, die_after=5) == -signal.SIGKILL
     finished = {row.key: row.when for row in Store(killed)}
-    assert 0 < len(finished) < 12, "killed in the middle"
-    assert start(killed).wait() == start(tmp_path / "whole.sqlite").wait() == 0
-    stores = [sorted(Store(path), key=lambda row: row.key) for path in (killed, tmp_path / "whole.sqlite")]
+    assert len(finished) == 5, "killed in the middle"
+    assert run(killed, die_after=0) == run(whole, die_after=0) == 0
+    assert finished.items() <= {row.key: row.when for row in Store(killed)}.items(), "nothing was computed again"
+    stores = [sorted(Store(path), key=lambda row: row.key) for path in (killed, whole)]
     results = [[(row.key, row.clone_accuracy, row.agreement) for row in rows] for rows in stores]
     assert results[0] == results[1]
     assert len(results[0]) == 12
@@ -293,7 +298,23 @@ class TestOwnedSamples:
         drawn = []
         monkeypatch.setattr(auditing, "no_theft_accuracy", lambda *a, seed: drawn.append(seed) or 0.5)
         audit(folder, own=[30], seeds=[0, 1], treatments=["", "sharpen"])
-        assert len(drawn) == 2
+        assert len(set(drawn)) == len(drawn) == 4, "30 samples, and the 20 that renaming is compared with, of two seeds"
+
+    def test_every_row_has_what_twenty_samples_alone_give(self, folder: Path) -> None:
+        (row,) = audit(folder, labels=["soft"])
+        (owning,) = audit(folder, labels=["soft"], own=[20])
+        assert 0 < row.metrics["no_theft_20"] <= 1
+        assert owning.metrics["no_theft"] == owning.metrics["no_theft_20"] == row.metrics["no_theft_20"]
+
+    def test_a_task_of_fewer_samples_has_no_such_figures(self, tmp_path: Path) -> None:
+        x, _, test_x, test_y = task()
+        net = sg.nets.build("lenet5", x[:4], 10, seed=0)
+        data = (x[:19], torch.arange(19) % 10, test_x[:20], test_y[:20])
+        (row,) = sg.audit(net, [SHORT], noise(150), "soft", data=data,
+                          store=tmp_path / "a.sqlite", progress=False)  # fmt: skip
+        assert row.status == "ok"
+        assert not {"no_theft_20", "renamed_accuracy_20"} & row.metrics.keys(), "no test input is left to measure on"
+        assert "renamed_accuracy" in row.metrics
 
 
 class TestTreatments:
@@ -313,8 +334,9 @@ class TestTreatments:
 def test_a_suite_brings_its_own_settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stealguard.auditing import suites
 
-    monkeypatch.setitem(
-        suites.SUITES, "tiny", lambda pools: [suites.Block([SHORT], pools), suites.Block([SHORT], ["own:20"], ["hard"])]
-    )
+    def tiny(pools: Sequence[Any], knowing: suites.Adaptive) -> list[suites.Block]:
+        return [suites.Block([SHORT], pools), suites.Block([SHORT], ["own:20"], ["hard"])]
+
+    monkeypatch.setitem(suites.SUITES, "tiny", tiny)
     rows = audit(folder, attacks="tiny")
     assert [(row.labels, row.own) for row in rows] == [("soft", 0), ("hard", 0), ("hard", 20)]

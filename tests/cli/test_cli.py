@@ -129,6 +129,45 @@ def test_compare_writes_rows_and_a_page_and_tells_what_failed(stealguard: Run, s
     assert (tmp_path / "out" / "report.html").read_text().startswith("<!doctype html>")
 
 
+def test_audit_tells_what_failed(stealguard: Run, protect: Run, sets: Path, tmp_path: Path) -> None:
+    assert protect(tmp_path / "a").returncode == 0
+    done = stealguard(
+        "audit", tmp_path / "a", "--attack", "own_methods:Failing", "--budget", 100, "--labels", "hard",
+        "--pools", f"npz:{sets}/pool.npz", "--json",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["failed"]
+    assert "failed: a on " in done.stderr
+    assert "own_methods:Failing: RuntimeError: cannot steal" in done.stderr
+    assert "1 of 1 thefts failed; the same command tries them again" in done.stderr
+
+
+def test_audit_with_accounts(stealguard: Run, sets: Path, tmp_path: Path) -> None:
+    done = stealguard(
+        "protect", "lenet5", f"npz:{sets}/task.npz", "--out", tmp_path / "a", "--defense", "prada", "--epochs", 1,
+        "--train", "batch=32", "--threads", 1,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    attack = (
+        "--pools", f"npz:{sets}/pool.npz", "--budget", 110, "--labels", "hard", "--set", "training.epochs=1",
+        "training.batch=32", "--json",
+    )  # fmt: skip
+    done = stealguard("audit", tmp_path / "a", "--accounts", 1, 2, *attack)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["accounts"] for line in done.stdout.splitlines()] == [1, 2]
+
+    done = stealguard("audit", tmp_path / "a", "--accounts-to-reach", 1, *attack)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["accounts"] for line in done.stdout.splitlines()] == [1]
+    assert "accounts 1, knockoff npz:" in done.stderr
+    assert "accounts needed for 1 %: 1, the smallest number tried" in done.stderr
+
+    done = stealguard("audit", tmp_path / "a", "--accounts-to-reach", 80, "--accounts", 1, *attack)
+    assert done.returncode == 2
+    assert "`accounts` should be left out where their number is searched for" in done.stderr
+    assert stealguard("audit", tmp_path / "a", "--accounts-to-reach", 800, *attack).returncode == 2
+
+
 def test_guard_refuses_a_defense_with_another_training(stealguard: Run, protect: Run, tmp_path: Path) -> None:
     assert protect(tmp_path / "a").returncode == 0
     done = stealguard("guard", tmp_path / "a", "none", "--out", tmp_path / "b")
@@ -234,6 +273,12 @@ def test_list_shows_what_commands_take(stealguard: Run) -> None:
     assert set(LISTINGS["defenses"]()) >= set(DEFENSES)
     assert set(LISTINGS["presets"]()) == set(PRESETS)
     assert set(LISTINGS["treatments"]()) == set(TREATMENTS)
+
+
+def test_list_says_what_counters_a_defense() -> None:
+    lines = LISTINGS["defenses"]()
+    assert lines["prada"].endswith("[countered by: accounts]")
+    assert "countered by" not in lines["none"]
 
 
 @pytest.mark.parametrize(

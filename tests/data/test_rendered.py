@@ -13,7 +13,7 @@ from PIL import Image
 from stealguard import data
 from stealguard.data import SETS
 from stealguard.data.generated import rendered
-from stealguard.data.generated.rendered import GLYPH_FONTS, LETTER_FONTS, drawing, foreign, glyphs, letters
+from stealguard.data.generated.rendered import GLYPH_FONTS, LETTER_FONTS, digits, drawing, foreign, glyphs, letters
 from stealguard.data.sets import made
 
 
@@ -61,6 +61,20 @@ def test_glyphs(monkeypatch: pytest.MonkeyPatch) -> None:
     x = glyphs(50, tick=done.append)["x"]
     assert x.shape == (50, 1, 28, 28)
     assert done == [50]
+
+
+def test_digits_come_with_labels_that_are_right() -> None:
+    made = digits(600)
+    assert [made[name].shape for name in ("train_x", "train_y", "test_y")] == [(500, 1, 28, 28), (500,), (100,)]
+    assert np.bincount(made["train_y"], minlength=10).min() > 20
+    means = np.stack([made["train_x"][made["train_y"] == k].mean(axis=0).ravel() for k in range(10)]) / 255
+    nearest = ((made["test_x"].reshape(100, 1, -1) / 255 - means) ** 2).sum(axis=2).argmin(axis=1)
+    assert (nearest == made["test_y"]).mean() > 0.5
+
+
+@pytest.mark.parametrize("font", [*LETTER_FONTS, *GLYPH_FONTS])
+def test_every_face_has_every_digit(font: str) -> None:
+    assert len({drawing(font, character, 0).tobytes() for character in string.digits}) == 10
 
 
 def test_a_blank_character_is_all_black() -> None:

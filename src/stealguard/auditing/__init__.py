@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from stealguard.auditing.accounts import accounts_to_reach
 from stealguard.auditing.run import audit
 from stealguard.auditing.suites import SUITES
 from stealguard.auditing.victim import Given, Victim
 
-__all__ = ["SUITES", "Given", "Victim", "audit"]
+__all__ = ["SUITES", "Given", "Victim", "accounts_to_reach", "audit"]

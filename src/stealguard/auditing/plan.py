@@ -56,6 +56,7 @@ class Theft:
     """One attack with all that its row follows from, but for the victim.
 
     `own` is the number of task samples that the attacker owns; `tunes` says whether the clone is fine-tuned on them.
+    The budget is divided over `accounts` accounts of the victim.
     """
 
     attack: Attack
@@ -66,6 +67,7 @@ class Theft:
     tunes: bool
     seed: int
     clone: Architecture
+    accounts: int = 1
 
     @property
     def name(self) -> str:
@@ -73,7 +75,7 @@ class Theft:
 
     @property
     def root(self) -> int:
-        """The seed that everything random in this theft derives from."""
+        """The seed that everything random in this theft derives from: the same queries for any number of accounts."""
         return derive(self.seed, self.name, self.pool.name, self.labels, self.treatment)
 
     def fresh(self) -> nn.Module:
@@ -153,14 +155,17 @@ def thefts(
         pick(TREATMENTS, name, "treatments")
     for n in block.own:
         require(0 <= n <= len(task.train.x), "own", f"in 0 .. {len(task.train.x)}, the task's training inputs", n)
+    for n in block.accounts:
+        require(n >= 1, "accounts", "at least 1", n)
     size = max((attack.budget for attack in block.attacks), default=0)
     for seed in seeds:
         pools = [pool for given in block.pools for pool in _pools(victim, task, given, size, seed, resize)]
-        combined = product(block.attacks, pools, block.labels, block.treatments, block.own)
-        for attack, pool, mode, treatment, own in combined:
+        combined = product(block.attacks, pools, block.labels, block.treatments, block.own, block.accounts)
+        for attack, pool, mode, treatment, own, accounts in combined:
             rule = f"at most the pool's size: pass a budget of {len(pool.x):,} or less for `{pool.name}`"
             require(attack.needed <= len(pool.x), "budget", rule, f"{attack.needed:,}")
-            yield Theft(attack, pool, mode, treatment, max(own, owned_by(pool.name)), own > 0, seed, clone)
+            samples = max(own, owned_by(pool.name))
+            yield Theft(attack, pool, mode, treatment, samples, own > 0, seed, clone, accounts)
 
 
 def _pools(victim: Victim, task: Task, given: Any, size: int, seed: int, resize: bool) -> Iterator[Pool]:

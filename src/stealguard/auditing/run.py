@@ -20,12 +20,12 @@ from stealguard.attacks import ATTACKS, Knockoff
 from stealguard.attacks.base import Attack
 from stealguard.attacks.recovery import Resources
 from stealguard.attacks.treatments import treated
-from stealguard.auditing.owned import fine_tuned, no_theft_accuracy, owned
+from stealguard.auditing.owned import fine_tuned, near_task, no_theft_accuracy, owned
 from stealguard.auditing.plan import Architecture, Theft, architecture, thefts
 from stealguard.auditing.suites import SUITES, Block, suite
 from stealguard.auditing.utility import boxed, everything, utility
-from stealguard.auditing.victim import Given, Victim, remembers, renewed, victim_of
-from stealguard.boxes import Boxed, Labels, Ledger, LedgerError, Metered
+from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
+from stealguard.boxes import Boxed, Labels, Ledger, LedgerError, ManyAccounts, Metered
 from stealguard.data.roles import several, unseen
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
@@ -38,6 +38,7 @@ from stealguard.results.metrics import accuracy, agreement
 from stealguard.results.renaming import best_renaming, renamed_accuracy
 from stealguard.seeds import derive, seeded
 from stealguard.settings import changed, create, describe
+from stealguard.types import BlackBox
 
 RENAMED_WITH = 20  # labeled samples
 
@@ -51,6 +52,7 @@ def audit(
     budgets: int | Sequence[int] = (),
     treatments: str | Sequence[str] = ("",),
     own: int | Sequence[int] = (0,),
+    accounts: int | Sequence[int] = (1,),
     seeds: int | Sequence[int] = (0,),
     clone: str | nn.Module | None = None,
     data: Any = None,
@@ -71,15 +73,18 @@ def audit(
         victim: a release or its folder; or any other `Victim`, or what `Given` takes: a module, a scikit-learn
             classifier, a function, `module:callable`, an `.onnx` file.
         attacks: KnockoffNets if None; an attack or its name, `module:Class`, or several of these; or the name of a
-            suite (`quick`, `standard`, `full`), which brings its own labels, treatments and owned samples.
+            suite (`quick`, `adaptive`, `standard`, `full`), which brings its own labels, treatments, owned samples and
+            accounts; all but `quick` have the attacks that counter a release's defense.
         pools: what attackers query with: one or several of what `stealguard.data.images` takes. Of a pool that is one
             of the defender's outlier families, the part is queried that the defender did not train on; test inputs of
             the task are left out. `own:N` is N task samples, with altered copies of them as far as the budget goes;
-            `nothing` is for attacks that make their own queries. A family that fits the inputs' shape if None.
+            `nothing` is for attacks that make their own queries. A set with the role `near-task` (`digits`) has inputs
+            that anyone can make who knows the task. A family that fits the inputs' shape if None.
         labels: `soft` (answers as they are) and `hard` (the most probable class only).
         budgets: how many inputs may be answered, where it is not the attacks' own number.
         treatments: what attackers do with the answers: "" for nothing, or names in `TREATMENTS` joined by "+".
         own: how many labeled task samples attackers fine-tune the clone on.
+        accounts: over how many accounts of the victim the budget is divided; see `ManyAccounts`.
         seeds: one attack for each.
         clone: the clone's architecture: a name or `module:callable`, drawn anew for each seed; or a module, which is
             taken as it is. The victim's own, drawn anew, if None; for a victim that shows none, one by the shape.
@@ -103,14 +108,14 @@ def audit(
         victim = victim.fitted(tuple(task.train.x.shape[1:]), task.classes, task.names)
     families = unseen(tuple(task.train.x.shape[1:])) if pools is None else several(pools)
     if isinstance(attacks, str) and attacks in SUITES:
-        blocks = suite(attacks, families)
+        blocks = suite(attacks, families, victim)
     else:
-        combined = [_many(part) for part in (labels, treatments, own)]
+        combined = [_many(part) for part in (labels, treatments, own, accounts)]
         blocks = [Block(_attacks(attacks, _many(budgets)), families, *combined)]
     where = choose(device) if device is not None else _device(victim)
     clones = architecture(victim, clone, task.classes, where)
     planned = [t for block in blocks for t in thefts(victim, task, block, _many(seeds), clones, resize=resize)]
-    required = "attacks, pools, labels, treatments, own, seeds"
+    required = "attacks, pools, labels, treatments, own, accounts, seeds"
     require(bool(planned), required, "at least one of each", "an empty list")
     planned[0].fresh()  # a clone that cannot be built is found before anything is asked
     if progress:
@@ -122,7 +127,8 @@ def audit(
         for number, (key, theft) in enumerate(zip(keys, planned, strict=True)):
             if _done(kept, key):
                 continue
-            tick(number, f"{theft.name} {theft.pool.name} {theft.labels} {theft.treatment} seed {theft.seed}")
+            how = f"{theft.labels} {theft.treatment} accounts {theft.accounts:,} seed {theft.seed}"
+            tick(number, f"{theft.name} {theft.pool.name} {how}")
             with work.alone(key):
                 if not _done(kept, key):  # another process may have done it meanwhile
                     kept.put(work.row(key, theft))
@@ -229,7 +235,7 @@ class _Audit:
     def __init__(self, victim: Victim, task: sets.Task, answers: Path, device: torch.device):
         self._victim, self._task, self._folder, self._device = victim, task, answers, device
         self._answers = everything(boxed(renewed(victim), "honest", task.scaling), task.test.x)
-        self._line = cache(self._no_theft)
+        self._line, self._near_line = cache(self._no_theft), cache(self._no_theft_near)
 
     @cached_property
     def _identity(self) -> str:
@@ -252,7 +258,8 @@ class _Audit:
         train = self._task.train.hash if theft.own else ""
         return fingerprint([
             self._identity, self._task.test.hash, train, name, settings, code_of(type(theft.attack)), theft.pool.x.hash,
-            theft.labels, theft.treatment, theft.own, theft.tunes, theft.seed, theft.clone.hash, self._device.type,
+            theft.labels, theft.treatment, theft.own, theft.tunes, theft.accounts, theft.seed, theft.clone.hash,
+            self._device.type,
         ])  # fmt: skip
 
     def row(self, key: str, theft: Theft) -> Row:
@@ -260,11 +267,13 @@ class _Audit:
         started = time.perf_counter()
         if remembers(self._victim):  # what the guard remembered of an attacker that was killed is gone
             (self._folder / key).unlink(missing_ok=True)
-        box = boxed(renewed(self._victim), f"attacker {key[:16]}", self._task.scaling)
+        box = self._box(f"attacker {key[:16]}", theft)
         ledger = Ledger(Labels(box) if theft.labels == "hard" else box, self._folder / key)
         metered = Metered(ledger, theft.attack.budget, self._victim.name)
         status, reason, metrics = "ok", "", dict[str, float]()
         try:
+            if theft.accounts > 1 and not by_account(self._victim):
+                raise NotApplicable("This victim's answers do not depend on the account.")
             metrics = self._measured(self._steal(metered, theft), theft)
         except NotApplicable as e:
             status, reason = "skip", str(e)
@@ -280,9 +289,10 @@ class _Audit:
         return Row.of_theft(
             key=key, victim=self._facts, attack=name, settings=settings, pool=theft.pool.name,
             pool_hash=theft.pool.x.hash, in_family=theft.pool.in_family, labels=theft.labels,
-            treatment=theft.treatment, own=theft.own, budget=theft.attack.budget, queries=metered.spent,
-            seed=theft.seed, clone=theft.clone.name, clone_hash=theft.clone.hash, metrics=metrics,
-            seconds=time.perf_counter() - started, status=status, reason=reason, device=self._device.type,
+            treatment=theft.treatment, own=theft.own, accounts=theft.accounts, budget=theft.attack.budget,
+            queries=metered.spent, seed=theft.seed, clone=theft.clone.name, clone_hash=theft.clone.hash,
+            metrics=metrics, seconds=time.perf_counter() - started, status=status, reason=reason,
+            device=self._device.type,
         )  # fmt: skip
 
     @contextmanager
@@ -305,6 +315,15 @@ class _Audit:
             with suppress(OSError):
                 self._folder.rmdir()
 
+    def _box(self, name: str, theft: Theft) -> BlackBox:
+        """The box of the attacker, whose accounts have asked nothing yet."""
+        victim = renewed(self._victim)
+
+        def connect(number: int) -> BlackBox:
+            return boxed(victim, f"{name} {number}", self._task.scaling)
+
+        return ManyAccounts(connect, theft.accounts, theft.attack.budget)
+
     def _measured(self, clone: nn.Module, theft: Theft) -> dict[str, float]:
         test, classes = self._task.test, self._task.classes
         stolen = everything(Boxed(clone, tuple(test.x.shape[1:])), test.x)
@@ -313,9 +332,16 @@ class _Audit:
             "agreement": agreement(stolen, self._answers),
             "chance": 1 / classes,
             "renamed_accuracy": best_renaming(stolen, test.y),
-            f"renamed_accuracy_{RENAMED_WITH}": renamed_accuracy(stolen, test.y, RENAMED_WITH, seed=theft.seed),
         }
-        return found | ({"no_theft": self._line(theft.own, theft.seed, theft.clone)} if theft.own else {})
+        if len(test.y) > RENAMED_WITH:  # a renaming is measured on samples that it was not learned from
+            renamed = renamed_accuracy(stolen, test.y, RENAMED_WITH, seed=theft.seed)
+            found[f"renamed_accuracy_{RENAMED_WITH}"] = renamed
+        if theft.own:
+            found["no_theft"] = self._line(theft.own, theft.seed, theft.clone)
+        if len(self._task.train.x) >= RENAMED_WITH:
+            found[f"no_theft_{RENAMED_WITH}"] = self._line(RENAMED_WITH, theft.seed, theft.clone)
+        near = self._near_line(theft.pool.name, theft.seed, theft.clone)
+        return found if near is None else found | {"no_theft_pool": near}
 
     def _steal(self, metered: Metered, theft: Theft) -> nn.Module:
         with seeded(derive(theft.root, "treatments")):
@@ -329,6 +355,13 @@ class _Audit:
         return clone
 
     def _no_theft(self, own: int, seed: int, clone: Architecture) -> float:
-        samples = owned(self._task.train, own, seed=seed)
-        seed = derive(seed, "no theft", own)
+        """What so many owned samples give alone."""
+        return self._alone(owned(self._task.train, own, seed=seed), derive(seed, "no theft", own), clone)
+
+    def _no_theft_near(self, pool: str, seed: int, clone: Architecture) -> float | None:
+        """What the attacker's own labels of a near-task pool give alone; None for any other pool."""
+        near = near_task(pool, self._task)
+        return None if near is None else self._alone(near, derive(seed, "no theft", pool), clone)
+
+    def _alone(self, samples: sets.Split, seed: int, clone: Architecture) -> float:
         return no_theft_accuracy(clone.fresh(samples.x, seed=seed), samples, self._task.test, seed=seed)

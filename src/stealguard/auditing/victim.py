@@ -272,3 +272,10 @@ def renewed(victim: Victim) -> Victim:
 def remembers(victim: Victim) -> bool:
     """Whether the victim is known to remember queries."""
     return isinstance(victim, Release) and victim.model.guard.scope != "none"
+
+
+def by_account(victim: Victim) -> bool:
+    """Whether answers may depend on the account that asks: not those of a given model, which is not told accounts."""
+    if isinstance(victim, Release):
+        return victim.model.guard.scope == "account"
+    return not isinstance(victim, Given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stealguard.boxes.accounts import Account, Accounts
 from stealguard.boxes.base import Boxed, Labels, Rewritten, ask, logits, outputs_of, top_1
 from stealguard.boxes.ledger import Ledger, LedgerError, read_records
+from stealguard.boxes.many import ManyAccounts
 from stealguard.boxes.metered import Metered, check_answers
 from stealguard.boxes.scaled import Scaled, Unscaled
 
@@ -15,6 +16,7 @@ __all__ = [
     "Labels",
     "Ledger",
     "LedgerError",
+    "ManyAccounts",
     "Metered",
     "Rewritten",
     "Scaled",

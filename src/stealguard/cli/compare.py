@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from stealguard.cli.options import Json
-from stealguard.cli.printing import print_rows
+from stealguard.cli.printing import exit_if_failed, print_rows
 
 
 def compare(
@@ -59,11 +59,4 @@ def compare(
     page = out / "report.html"
     write_html(rows, page, title=f"Grid {grid.stem}", command=" ".join(["stealguard", *sys.argv[1:]]))
     print(f"wrote {page}", file=sys.stderr)
-    failed = [row for row in rows if row.status == "failed"]
-    for reason in dict.fromkeys(
-        f"{row.victim.name} on {row.victim.data}, {row.attack}: {row.reason}" for row in failed
-    ):
-        print(f"failed: {reason}", file=sys.stderr)
-    if failed:
-        print(f"{len(failed)} of {len(rows)} thefts failed; the same command tries them again", file=sys.stderr)
-        sys.exit(1)
+    exit_if_failed(rows)

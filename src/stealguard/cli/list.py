@@ -53,9 +53,15 @@ def _attacks() -> dict[str, str]:
 
 
 def _defenses() -> dict[str, str]:
+    """Each defense with what counters it: attacks, treatments of answers, labels alone, many accounts."""
     from stealguard.defenses import DEFENSES
 
-    return _methods(DEFENSES, "defense")  # type: ignore[arg-type]
+    countered = {name: DEFENSES.find(name, "defense").countered_by for name in DEFENSES.names}
+    lines = _methods(DEFENSES, "defense")  # type: ignore[arg-type]
+    return {
+        name: f"{line} [countered by: {', '.join(countered[name])}]" if countered[name] else line
+        for name, line in lines.items()
+    }
 
 
 def _nets() -> dict[str, str]:

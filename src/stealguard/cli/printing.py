@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,18 @@ def print_rows(rows: Iterable[Row], *, as_json: bool) -> None:
     from stealguard.report import render
 
     print("\n".join(json.dumps(row.record()) for row in rows) if as_json else render(rows, "table"))
+
+
+def exit_if_failed(rows: Sequence[Row]) -> None:
+    """Print why rows failed to stderr, each reason once, and end the program with status 1 if any did."""
+    failed = [row for row in rows if row.status == "failed"]
+    for reason in dict.fromkeys(
+        f"{row.victim.name} on {row.victim.data}, {row.attack}: {row.reason}" for row in failed
+    ):
+        print(f"failed: {reason}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(rows)} thefts failed; the same command tries them again", file=sys.stderr)
+        sys.exit(1)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -11,7 +11,7 @@ defenses:
   - my_module:MyDefense         # your own; a file that names code is read with `allow_code`
 attacks:
   - knockoff: {budget: 20000}
-  - jbda: {pools: ["own:150"]}  # pools, labels, treatments, own and budgets hold for all, or for one attack alone
+  - jbda: {pools: ["own:150"]}  # pools, labels, treatments, own, accounts and budgets hold for all or one
 pools: [letters]
 seeds: [0, 1, 2]
 ```
@@ -44,7 +44,9 @@ from stealguard.training.loop import Training
 
 T = TypeVar("T")
 
-STEALING: dict[str, list[Any]] = {"pools": [], "labels": list(LABELS), "treatments": [""], "own": [0], "budgets": []}
+STEALING: dict[str, list[Any]] = {
+    "pools": [], "labels": list(LABELS), "treatments": [""], "own": [0], "accounts": [1], "budgets": [],
+}  # fmt: skip
 DEFAULTS: dict[str, Any] = {
     "data": [], "nets": ["lenet5"], "outliers": [], "defenses": [], "attacks": ["knockoff"], **STEALING,
     "seeds": [0], "training": {}, "epochs": None, "clone": None, "resize": False,
@@ -193,7 +195,7 @@ def _blocks(given: Mapping[str, Any]) -> Iterator[Block]:
         if how["budgets"]:
             attacks = [changed(attack, {"budget": n}, f"attack {name}") for attack in attacks for n in how["budgets"]]
         for attack, pool in product(attacks, _checked_pools(how["pools"])):
-            yield _checked(Block([attack], [pool], how["labels"], how["treatments"], how["own"]))
+            yield _checked(Block([attack], [pool], how["labels"], how["treatments"], how["own"], how["accounts"]))
 
 
 def _checked(block: Block) -> Block:
@@ -204,7 +206,9 @@ def _checked(block: Block) -> Block:
         for name in treatments.split("+") if treatments else []:
             pick(TREATMENTS, name, "treatments")
     _whole(block.own, "own")
-    for key in ("labels", "treatments", "own"):
+    _whole(block.accounts, "accounts")
+    require(0 not in block.accounts, "accounts", "at least 1", 0)
+    for key in ("labels", "treatments", "own", "accounts"):
         require(bool(getattr(block, key)), key, "at least one", "an empty list")
     return block
 

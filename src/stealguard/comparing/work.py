@@ -74,9 +74,9 @@ def _steal(home: Path, victim: PlannedVictim, cell: Mapping[str, Any], device: s
     scratch = path.with_suffix("")
     rows = audit(
         release_folder(home, victim), [attack_of(attack) for attack in block["attacks"]], block["pools"],
-        block["labels"], treatments=block["treatments"], own=block["own"], seeds=[victim.seed], clone=cell["clone"],
-        data=_task(victim.data), net=_own(victim.net), defense=_own(victim.defense), resize=victim.resize,
-        store=scratch / STORE, device=device, progress=False,
+        block["labels"], treatments=block["treatments"], own=block["own"], accounts=block["accounts"],
+        seeds=[victim.seed], clone=cell["clone"], data=_task(victim.data), net=_own(victim.net),
+        defense=_own(victim.defense), resize=victim.resize, store=scratch / STORE, device=device, progress=False,
     )  # fmt: skip
     write_rows(path, [under(victim.name, row) for row in rows])
     failed = [row.reason for row in rows if row.status == "failed"]

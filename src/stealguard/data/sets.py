@@ -12,9 +12,10 @@ from stealguard.data.generated import cropped, hershey, rendered
 from stealguard.data.sources import Site, Source, debian, local, npm, torchvision
 from stealguard.progress import Tick, bar
 
-Role = Literal["task", "outliers", "pool", ""]
+Role = Literal["task", "outliers", "pool", "near-task", ""]
 """What a set is used for when no set is named: a task to protect is always named, a defender's outliers and an audit's
-query pools may be left out. Sets without a role are used by name alone."""
+query pools may be left out. Inputs near a task are queries of an attacker who knows what the task is, and who knows
+their labels too. Sets without a role, and these, are used by name alone."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,15 @@ SETS: dict[str, SetSpec] = {
         classes=0,
         licence="fonts: Bitstream Vera and STIX licences",
         sources=made("glyphs", rendered.glyphs, 100_000),
+    ),
+    "digits": SetSpec(
+        about="printed digits in matplotlib's fonts, with labels: what anyone can query who knows the task",
+        role="near-task",
+        shape=(1, 28, 28),
+        sizes=(10_000, 2_000),
+        classes=10,
+        licence="fonts: Bitstream Vera, STIX and Computer Modern licences",
+        sources=made("digits", rendered.digits, 12_000),
     ),
     "strokes": SetSpec(
         about="pen strokes that mean nothing: lines, curves and arcs, joined or not",

@@ -72,6 +72,9 @@ class AdaptiveMisinformation(Defense):
         exposure: lambda, the weight of outlier exposure, at least 0.
     """
 
+    # The second net's answers, which stand where f is unsure, can be told from f's own and dropped.
+    countered_by = ("filter", "explore")
+
     answering = ("tau", "nu")
 
     tau: float = 0.5

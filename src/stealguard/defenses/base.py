@@ -109,6 +109,10 @@ class Defense:
     answering: ClassVar[tuple[str, ...]] = ()
     """The settings that training does not read: other values of these change the answers of the same weights."""
 
+    countered_by: ClassVar[tuple[str, ...]] = ()
+    """What an attacker does who knows the defense: names in `ATTACKS`, `treatment:NAME`, `labels` (train on the most
+    probable class alone) or `accounts` (divide the queries over many)."""
+
     @property
     def needs_outliers(self) -> bool:
         """Whether the losses read `Batch.z`."""

@@ -118,6 +118,9 @@ class CIP(Defense):
             weakly and strongly.
     """
 
+    # The weak poison keeps the top class; the strong one is drawn anew for a changed copy, so that votes undo it.
+    countered_by = ("labels", "treatment:smooth")
+
     answering = ("quantiles",)
 
     weight: float = 0.01

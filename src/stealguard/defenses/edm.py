@@ -87,6 +87,9 @@ class EDM(Defense):
             cross a step they must be about sqrt(D) times as long, D the number of its values.
     """
 
+    # Copies that are changed far enough reach other members, so that votes over them are the ensemble's.
+    countered_by = ("treatment:smooth",)
+
     diversity: float = 1.0
     members: int = 5
     width: float = 0.05

@@ -84,6 +84,9 @@ class GRAD2(Defense):
         seed: what the surrogate is drawn from.
     """
 
+    # The top class tells what the redirected answer hides; maps fitted to shadow models undo the change.
+    countered_by = ("labels", "treatment:p-bayes", "treatment:d-dae")
+
     eps: float = 0.5
     direction: Literal["opposite", "all-ones"] = "opposite"
     seed: int = 0

@@ -192,6 +192,9 @@ class HODA(Defense):
         stages: places for past nets, of which half to all are in use.
     """
 
+    # A verdict needs `queries` queries of one account: fewer from each of many are never judged.
+    countered_by = ("accounts",)
+
     answering = ("delta", "queries")
 
     delta: float = 0.01

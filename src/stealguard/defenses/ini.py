@@ -98,6 +98,9 @@ class InI(Defense):
         surrogates: how many of them, each drawn at random and frozen; the terms are averaged over them.
     """
 
+    # Isolation turns the gradient of soft answers; near task inputs labels are right, and a pool can grow there.
+    countered_by = ("labels", "explore")
+
     gamma: float = 0.3
     delta: float = 1.0
     epsilon: float = 1000.0
@@ -160,6 +163,9 @@ class RobustInI(Defense):
             user that the input is unknown; the most probable class is still the net's where floats can tell, so labels
             give much of it away.
     """
+
+    # Decoys can be told from honest answers, are linear, and give way to honest answers near the task.
+    countered_by = ("filter", "unmask", "explore", "own-form", "sieve", "labels", "treatment:smooth")
 
     answering = ("strictness", "decoys")
 

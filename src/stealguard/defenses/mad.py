@@ -44,6 +44,9 @@ class MAD(Defense):
         seed: what the surrogate is drawn from.
     """
 
+    # The top class tells what the turned answer hides; maps fitted to shadow models undo the change.
+    countered_by = ("labels", "treatment:p-bayes", "treatment:d-dae")
+
     eps: float = 0.5
     keep_top: bool = False
     objmax: bool = True

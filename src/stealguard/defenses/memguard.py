@@ -169,6 +169,9 @@ class MemGuard(Defense):
         steps: for each c3, counted from e = 0 on, at least 1: 300 in the authors' program.
     """
 
+    # The noise hides membership and keeps the top class: labels are the net's.
+    countered_by = ("labels",)
+
     answering = ("eps", "steps")
 
     eps: float = 1.0

@@ -115,6 +115,9 @@ class Misleader(Defense):
         temperatures: T of each member, above 0; as many members.
     """
 
+    # It misleads clones on altered task inputs; the top class there still says what the net was taught.
+    countered_by = ("labels", "explore")
+
     extraction: float = 0.05
     distillation: float = 0.3
     temperatures: tuple[float, ...] = (6.0, 4.0, 2.0)

@@ -31,6 +31,9 @@ class ModelGuardW(Defense):
         eps: strength: the L1 budget, in [0, 2].
     """
 
+    # The top class is kept by construction: labels are the net's.
+    countered_by = ("labels",)
+
     eps: float = 1.0
 
     def __post_init__(self) -> None:
@@ -146,6 +149,9 @@ class ModelGuardS(Defense):
         eps: strength: the L1 budget, in [0, 2].
         codewords: how many are remembered, at least 1.
     """
+
+    # The top class is kept by construction: labels are the net's.
+    countered_by = ("labels",)
 
     eps: float = 1.0
     codewords: int = 1024

@@ -47,6 +47,9 @@ class NastyTeacher(Defense):
         tau: the temperature, above 0: 4 and 20 there.
     """
 
+    # What misleads a clone is in the other probabilities; the top class is right.
+    countered_by = ("labels",)
+
     omega: float = 0.04
     tau: float = 4.0
 

@@ -43,6 +43,9 @@ class PRADA(Defense):
         window: of its latest distances; at most 5000, for which the test is valid.
     """
 
+    # A verdict needs more than `FIRST` distances of one account: fewer from each of many are never judged.
+    countered_by = ("accounts",)
+
     delta: float = 0.9
     every: int = 10
     kept: int = 2000

@@ -27,6 +27,9 @@ class ReverseSigmoid(Defense):
         gamma: steepness, in (0, 1]: the smaller, the more alike different answers become.
     """
 
+    # The top class is kept, and the map from rows to rows is known, so that it can be inverted.
+    countered_by = ("labels", "treatment:p-bayes", "treatment:d-dae")
+
     beta: float = 0.7
     gamma: float = 0.2
 
@@ -55,6 +58,9 @@ class DCP(Defense):
         gamma: steepness of the reversed sigmoid, in (0, 1].
         steepness: of the gate, above 0.
     """
+
+    # As for Reverse Sigmoid; answers surer than beta are hardly changed at all.
+    countered_by = ("labels", "treatment:p-bayes", "treatment:d-dae")
 
     beta: float = 0.7
     gamma: float = 0.1

@@ -23,6 +23,9 @@ class TopK(Defense):
             evenly among the others, so that the k keep their probabilities.
     """
 
+    # What is cut off are the other probabilities: labels are the net's.
+    countered_by = ("labels",)
+
     k: int = 1
     rest: Literal["renormalize", "spread"] = "renormalize"
 
@@ -60,6 +63,9 @@ class Rounding(Defense):
     Args:
         digits: the strength, from 1 to 6; the fewer, the stronger.
     """
+
+    # What is rounded off are small differences: labels are the net's, but for ties.
+    countered_by = ("labels",)
 
     digits: int = 1
 

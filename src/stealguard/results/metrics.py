@@ -29,6 +29,7 @@ METRICS = {
     "renamed_accuracy": Metric(0, 1, "clone accuracy after the best renaming of its classes, by all test labels"),
     "renamed_accuracy_20": Metric(0, 1, "clone accuracy after a renaming of its classes by 20 labelled samples"),
     "no_theft_20": Metric(0, 1, "accuracy that 20 labelled samples give without any query"),
+    "no_theft_pool": Metric(0, 1, "accuracy that the attacker's own labels of a near-task pool give without any query"),
     # of a victim
     "benign_accuracy": Metric(0, 1, "share of the test set that the victim's answers classify correctly"),
     "top_1_kept": Metric(0, 1, "share of the test set whose most probable class the guard leaves as it is"),

@@ -1,6 +1,7 @@
 """Characters drawn like MNIST's digits: white on black, one glyph at the middle, each with its own affine map and pen.
 
-`letters` and `glyphs` share no font file and no character, so that each is an unseen pool against the other.
+`letters` and `glyphs` share no font file and no character, so that each is an unseen pool against the other. `digits`
+are what anyone can print who knows that a task is about digits, with labels that cost nothing.
 """
 
 from __future__ import annotations
@@ -45,12 +46,20 @@ class Glyph(NamedTuple):
 def letters(n: int = 60_000, seed: int = 0, tick: Tick = silent) -> Arrays:
     """`n` images (n, 1, 28, 28) of A-Z and a-z."""
     groups = [[Glyph(font, character) for font in LETTER_FONTS] for character in string.ascii_letters]
-    return {"x": render(groups, n, np.random.default_rng(derive(seed, "letters")), tick)}
+    return {"x": render(groups, n, np.random.default_rng(derive(seed, "letters")), tick)[0]}
 
 
 def glyphs(n: int = 100_000, seed: int = 0, tick: Tick = silent) -> Arrays:
     """`n` images (n, 1, 28, 28) of characters that are neither Latin nor digits, each script and kind as often."""
-    return {"x": render(list(scripts().values()), n, np.random.default_rng(derive(seed, "glyphs")), tick)}
+    return {"x": render(list(scripts().values()), n, np.random.default_rng(derive(seed, "glyphs")), tick)[0]}
+
+
+def digits(n: int = 12_000, seed: int = 0, tick: Tick = silent) -> Arrays:
+    """`n` images (n, 1, 28, 28) of 0-9 with their labels; the last sixth is for testing."""
+    groups = [[Glyph(font, character) for font in [*LETTER_FONTS, *GLYPH_FONTS]] for character in string.digits]
+    x, y = render(groups, n, np.random.default_rng(derive(seed, "digits")), tick)
+    cut = n - n // 6
+    return {"train_x": x[:cut], "train_y": y[:cut], "test_x": x[cut:], "test_y": y[cut:]}
 
 
 def scripts() -> dict[str, list[Glyph]]:
@@ -127,16 +136,16 @@ def drawing(font: str, character: str, pen: int) -> Array:
     return np.asarray(canvas)
 
 
-def render(groups: Sequence[Sequence[Glyph]], n: int, rng: Generator, tick: Tick) -> Array:
-    """`n` images (n, 1, 28, 28), uint8, of glyphs drawn from the groups, each group as often."""
-    picks = []
-    for group in rng.integers(len(groups), size=n).tolist():
+def render(groups: Sequence[Sequence[Glyph]], n: int, rng: Generator, tick: Tick) -> tuple[Array, Array]:
+    """`n` images (n, 1, 28, 28), uint8, of glyphs drawn from the groups, each group as often, and the groups (n,)."""
+    picks, numbers = [], rng.integers(len(groups), size=n)
+    for group in numbers.tolist():
         glyph = groups[group][int(rng.integers(len(groups[group])))]
         picks.append((glyph.font, glyph.character, int(rng.integers(PENS))))
     drawn = sorted(set(picks))
     atlas = np.stack([drawing(*pick) for pick in drawn])
     row = {pick: number for number, pick in enumerate(drawn)}
-    return warp(atlas, np.array([row[pick] for pick in picks]), affine(n, rng), tick)
+    return warp(atlas, np.array([row[pick] for pick in picks]), affine(n, rng), tick), numbers
 
 
 def affine(n: int, rng: Generator) -> Array:

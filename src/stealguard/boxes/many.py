@@ -1,0 +1,77 @@
+"""Many accounts of one victim, as the one box of an attacker who divides the budget over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from stealguard.errors import Refused, require
+from stealguard.types import BlackBox
+
+
+class ManyAccounts:
+    """A box that asks one account after another, each for its share of the budget: ceil(budget / accounts) inputs.
+
+    The attacker moves on to the next account when a share is spent, or when an account refuses; what is left of a
+    refused account's share is lost. A request that is larger than what is left of an account is split over accounts.
+    Where the last account refuses too, the answers that the request had until then are kept for its repetition.
+
+    Args:
+        connect: from the number of an account, counted from 1, to its box.
+        accounts: how many there are, at least 1.
+        budget: how many inputs are divided over them, at least 1.
+
+    >>> many = ManyAccounts(lambda number: lambda x: torch.full((len(x), 1), float(number)), accounts=2, budget=4)
+    >>> many(torch.zeros(3, 1)).tolist()
+    [[1.0], [1.0], [2.0]]
+    """
+
+    def __init__(self, connect: Callable[[int], BlackBox], accounts: int, budget: int):
+        require(accounts >= 1, "accounts", "at least 1", accounts)
+        require(budget >= 1, "budget", "at least 1", budget)
+        self._connect, self._accounts, self._share = connect, accounts, -(-budget // accounts)
+        self._number, self._left, self._box = 1, self._share, connect(1)
+        self._kept: tuple[Tensor, Tensor] | None = None  # inputs and answers of a request that was refused
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """Answers (N, K) to inputs (N, *shape).
+
+        Raises:
+            Refused: no account answers further inputs; the first `left` rows of `x` were answered, and are kept.
+        """
+        parts = self._answered(x)
+        n = sum(map(len, parts))
+        while n < len(x) and self._left:
+            part = x[n : n + self._left]
+            try:
+                parts.append(self._box(part))
+            except Refused as refusal:
+                self._spend(self._left - refusal.left)
+                continue
+            n += len(part)
+            self._spend(len(part))
+        if n < len(x):
+            self._kept = (x[:n], _joined(parts)) if parts else None
+            raise Refused("The queries look like theft: no account answers further inputs.", n)
+        return _joined(parts) if parts else self._box(x)
+
+    def _answered(self, x: Tensor) -> list[Tensor]:
+        """The answers that are kept to the first rows of `x`, if it repeats a request that was refused."""
+        kept, self._kept = self._kept, None
+        if kept is None or not torch.equal(x[: len(kept[0])], kept[0][: len(x)]):
+            return []
+        return [kept[1][: len(x)]]
+
+    def _spend(self, n: int) -> None:
+        """Take n inputs from the account's share, and move on where nothing is left of it."""
+        self._left -= n
+        if not self._left and self._number < self._accounts:
+            self._number += 1
+            self._left, self._box = self._share, self._connect(self._number)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """All rows; a single part stays as it is, whatever it is, for those who check answers."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
