@@ -73,7 +73,7 @@ def test_no_renaming_makes_the_right_names_of_the_decoys() -> None:
     parts = zip(_flat(x, COARSE).split(50), y.split(50), strict=True)
     own = torch.cat([decoys.clusters.learn(*part) for part in parts])
     names = torch.eye(10)[decoys.wrong[y, own]]
-    assert best_renaming(names, y) < 0.35
+    assert best_renaming(names, y) < 0.5
     assert (decoys.wrong[y, own] != y).all()
     permuted = torch.eye(10)[decoys.wrong[y, 0]]
     assert best_renaming(permuted, y) == 1.0, "one name a class is renamed exactly"
