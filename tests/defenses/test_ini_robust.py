@@ -35,7 +35,7 @@ def test_a_setting_that_breaks_its_rule_is_named(name: str, value: object, rule:
 
 
 def test_its_cost_tells_what_is_remembered() -> None:
-    assert "64 coarse queries an account" in RobustInI().cost.state
+    assert "for 64 queries an account" in RobustInI().cost.state
     assert not RobustInI(memory=False).cost.state
 
 

@@ -132,7 +132,7 @@ class Decoyed(Defended):
         }
 
     def calibrate(self, held_out: Batch) -> None:
-        self.measured.measure(self.net, held_out)
+        self.measured.measure(self.heads(), held_out)
 
     def heads(self) -> Mapping[str, nn.Module]:
         return {**super().heads(), "decoys": self.decoys}

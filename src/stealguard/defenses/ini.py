@@ -192,12 +192,12 @@ class RobustInI(Defense):
 
     @property
     def cost(self) -> Cost:
-        state = f"3 numbers and {KEPT} coarse queries an account" if self.memory else ""
+        state = f"3 numbers and outputs for {KEPT} queries an account" if self.memory else ""
         return Cost(state=state, trained="a linear classifier")
 
     def build(self, net: nn.Module, like: Tensor) -> Defended:
         classes, measured = _classes(net, like), Measured()
         gate = Gate(measured, self.strictness, self.decoys and classes > 2)
-        remembering = Suspicion(gate, self.floor, self.suspicion, self.suspects, like)
+        remembering = Suspicion(gate, self.floor, self.suspicion, self.suspects, classes)
         decoys = Decoys(like, classes, derive(seed_from(net), "decoys"))
         return Decoyed(net, decoys, measured, remembering if self.memory else gate)

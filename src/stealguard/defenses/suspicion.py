@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.boxes.base import logits
+from stealguard.boxes.base import logits, outputs_of
 from stealguard.defenses.base import Plain
 from stealguard.seeds import derive
 from stealguard.training.augment import half_affine
@@ -26,8 +26,9 @@ HALF = 0.5  # a count added to each bin
 FULL = 30.0  # trust at which strictness has fallen to its floor
 RECOVERY = 0.7  # suspicion that a query takes back at most: about a tenth of what an outlier adds
 KEPT = 64  # latest queries that a repeat is looked for among
-ALIKE = 0.02  # share of the task's inputs that count as repeats of one of `KEPT` others
-SIDE, POINTS = 6, 36  # pixels of a side of an image, or numbers of another input, that repeats are recognized by
+ALIKE = 0.05  # share of the task's inputs that count as repeats of one of `KEPT` others
+ROWS = 256  # queries that are compared with others at once
+COLUMNS = 16  # of each head's outputs at most, that repeats are recognized by
 UNLIMITED = -1  # in place of the number of answers that are left
 
 Suspects = Literal["refuse", "decoys"]
@@ -53,16 +54,17 @@ class Measured(nn.Module):
         self.register_buffer("confidence", torch.tensor(0.9))
         self.register_buffer("alike", torch.tensor(1.0))
 
-    def measure(self, net: nn.Module, held_out: Batch) -> None:
+    def measure(self, heads: Mapping[str, nn.Module], held_out: Batch) -> None:
         """Read all three from inputs that nothing was trained on: task inputs, half of them moved, and outliers."""
         x, y = held_out.x, held_out.y
         moved = half_affine(x, generator=torch.Generator().manual_seed(derive(0, "moved"))).clamp(0, 1)
-        task, outlier = (_histogram(logits(net, part).logsumexp(dim=1)) for part in (moved, held_out.z))
-        right = (logits(net, x).argmax(dim=1) == y.to(x.device)).sum()
+        task, outlier = (_histogram(logits(heads["logits"], part).logsumexp(dim=1)) for part in (moved, held_out.z))
+        outputs = outputs_of(heads, x)
+        right = (outputs["logits"].argmax(dim=1) == y.to(x.device)).sum()
         self.evidence.copy_((outlier / task).log())
         self.confidence.copy_((right + 1) / (len(x) + 2))
         if len(x) > KEPT:
-            self.alike.copy_(likeness(sketch(x)).quantile(1 - ALIKE))
+            self.alike.copy_(likeness(directions(outputs)).quantile(1 - ALIKE))
 
 
 def _histogram(odds: Tensor) -> Tensor:
@@ -76,19 +78,19 @@ def _bins(odds: Tensor) -> Tensor:
     return ((odds - LOW) * (BINS / (HIGH - LOW))).long().clamp(0, BINS - 1)
 
 
-def sketch(x: Tensor) -> Tensor:
-    """Inputs (N, *shape) from afar, as vectors (N, D) of mean 0 and length 1."""
-    if x.dim() == 4:
-        far = F.adaptive_avg_pool2d(x.mean(dim=1, keepdim=True), SIDE).flatten(1)
-    else:
-        far = F.adaptive_avg_pool1d(x.flatten(1)[:, None], POINTS).squeeze(1)
-    return F.normalize(far - far.mean(dim=1, keepdim=True), dim=1)
+def directions(outputs: Mapping[str, Tensor]) -> Tensor:
+    """What queries are compared by: the directions of both heads' outputs together, (N, D), D at most 2 COLUMNS."""
+    return F.normalize(torch.cat([outputs[name][:, :COLUMNS] for name in ("logits", "decoys")], dim=1), dim=1)
 
 
 def likeness(points: Tensor) -> Tensor:
     """Of each point but the first KEPT, (KEPT + N, D), the greatest cosine with the KEPT before it, (N,)."""
-    before = points.unfold(0, KEPT, 1)[:-1]
-    return torch.einsum("nd,ndk->nk", points[KEPT:], before).amax(dim=1)
+    found = []
+    for start in range(KEPT, len(points), ROWS):
+        part = points[start - KEPT : start + ROWS]
+        cosines = part[KEPT:] @ part.T  # of which row n's columns n to n + KEPT - 1 are wanted
+        found.append(cosines.as_strided((len(cosines), KEPT), (len(part) + 1, 1)).amax(dim=1))
+    return torch.cat(found)
 
 
 def one_shape(chosen: Tensor, classes: int, confidence: float) -> Tensor:
@@ -152,56 +154,56 @@ class Suspicion(Plain):
     as many answers as there are queries before that one, which are examined like all others, and no more. With
     `decoys`, that query and all later ones are answered with decoys.
 
-    The state is `suspicion`, `trust`, `seen`, the sketches of the last queries (KEPT, D), and `left`, the answers that
-    the account can still have, or UNLIMITED.
+    The state is `suspicion`, `trust`, `seen` (the directions of the last queries, (KEPT, D)), and `left`, the answers
+    that the account can still have, or UNLIMITED.
 
     Args:
         gate: its strictness is that of an account without trust.
         floor: the strictness of an account with full trust, if it is less.
         limit: of suspicion, greater than 0.
         suspects: what they get, `refuse` or `decoys`.
-        like: some inputs, (n, *shape).
+        classes: K.
     """
 
     scope: ClassVar[Scope] = "account"
 
-    def __init__(self, gate: Gate, floor: float, limit: float, suspects: Suspects, like: Tensor):
+    def __init__(self, gate: Gate, floor: float, limit: float, suspects: Suspects, classes: int):
         self._gate, self._limit, self._refuse = gate, limit, suspects == "refuse"
         self._fall = max(0.0, gate.strictness - floor) / FULL
-        self._size = sketch(like[:1]).shape[1]
+        self._size = 2 * min(COLUMNS, classes)
 
     def start(self) -> State:
         nothing = torch.tensor(0.0, dtype=torch.float64)
         seen = torch.zeros(KEPT, self._size)
         return {"suspicion": nothing, "trust": nothing, "seen": seen, "left": torch.tensor(UNLIMITED)}
 
-    def review(self, outputs: Mapping[str, Tensor], x: Tensor, state: State) -> Review:
+    def review(self, outputs: Mapping[str, Tensor], state: State) -> Review:
         """Look at an account's next queries, up to the first that reveals an attacker."""
-        found, points = odds(outputs), torch.cat([state["seen"].to(x), sketch(x)])
-        evidence = self._gate.measured.evidence.to(found)[_bins(found)]
-        repeated = (likeness(points) > self._gate.measured.alike.item()).to(evidence.device)
-        evidence = torch.where(repeated, evidence.clamp_min(0), evidence)
-        suspicion, trust = float(state["suspicion"]), float(state["trust"])
-        trusts = []
-        for e in evidence.tolist():
+        known, found = self._gate.measured, odds(outputs)
+        points = torch.cat([state["seen"].to(found), directions(outputs)])
+        repeated = likeness(points) > known.alike.item()
+        suspicion, trust, strictness = float(state["suspicion"]), float(state["trust"]), self._gate.strictness
+        passed: list[bool] = []
+        evidence = known.evidence.to(found.device)[_bins(found)]
+        for o, e, again in zip(found.tolist(), evidence.tolist(), repeated.tolist(), strict=True):
+            if again and e < 0:
+                e = 0.0
+            if suspicion <= self._limit:
+                suspicion += e if e > -RECOVERY else -RECOVERY
             if suspicion > self._limit:
                 break
-            suspicion = max(0.0, suspicion + max(e, -RECOVERY))
-            if suspicion <= self._limit:
-                trusts.append(trust)
-                trust = min(FULL, max(0.0, trust - e))
-        n = len(trusts)
-        passed = found[:n] > self._gate.strictness - self._fall * torch.tensor(trusts).to(found)
+            passed.append(o > strictness - self._fall * trust)
+            suspicion, trust = suspicion if suspicion > 0 else 0.0, min(FULL, trust - e) if trust > e else 0.0
         memory = {
             "suspicion": torch.tensor(suspicion, dtype=torch.float64),
             "trust": torch.tensor(trust, dtype=torch.float64),
-            "seen": points[n : n + KEPT].to(state["seen"]).clone(),
+            "seen": points[len(passed) : len(passed) + KEPT].to(state["seen"]).clone(),
         }
-        return Review(passed, {**state, **memory})
+        return Review(torch.tensor(passed, dtype=torch.bool, device=found.device), {**state, **memory})
 
     def __call__(self, outputs: Mapping[str, Tensor], x: Tensor, state: State, /) -> tuple[Tensor, State]:
         left = int(state["left"])
-        passed, after = self.review(outputs, x, state)
+        passed, after = self.review(outputs, state)
         n = len(passed)
         answers = self._gate.answers(outputs, F.pad(passed, (0, len(x) - n)))
         if not self._refuse:
