@@ -52,6 +52,7 @@ from stealguard.training import Training, fit
 from stealguard.training.augment import affine, half_affine
 from stealguard.types import State
 
+EARNED = 6  # answers that an account gives before it is refused, about: attackers plan with as many
 FEW = StealguardError, ValueError, RuntimeError, IndexError  # what attacks raise on a handful of answers or none
 ALONE = RobustInI(strictness=1.25, memory=False)
 CLONES = {
@@ -61,6 +62,7 @@ CLONES = {
     "explore minimum": Explore(doubt=0.0), "explore residual": Explore(selector="residual", doubt=0.0),
     "explore consistency": Explore(selector="consistency", ranks=1, doubt=0.0),
     "told filter": Filter(doubt=0.0), "told explore": Explore(doubt=0.0),
+    "told early": Explore(first=0.15, rounds=6, doubt=0.0),
 }  # fmt: skip
 
 
@@ -211,13 +213,13 @@ def judged(stolen: nn.Module) -> dict[str, float]:
 
 
 def theft(
-    target: Target, seed: int, scale: Scale, *, attack: str, accounts: int = 1, labels: str = "soft",
+    target: Target, seed: int, scale: Scale, *, attack: str, accounts: int = 10**9, labels: str = "soft",
     pool_name: str = "letters",
 ) -> dict[str, Any]:  # fmt: skip
-    """A clone by one of `CLONES`, whose budget is divided over the accounts."""
-    size = min(scale.budget, len(pool(pool_name)))
+    """A clone by one of `CLONES`, whose budget is divided over the accounts; without a number, nobody counts them."""
+    size = min(scale.budget, len(pool(pool_name)), max(200, EARNED * accounts))
     how: Attack = replace(CLONES[attack], budget=size)  # type: ignore[type-var]
-    many = ManyAccounts(target, accounts, -(-size // accounts))
+    many = ManyAccounts(target, accounts, -(-scale.budget // accounts))
     box, stolen = Metered(many if labels == "soft" else Labels(many), size), clone(seed)
     told: dict[str, Any] = {"honest": many.honest} if attack.startswith("told") else {}
     try:
@@ -400,7 +402,11 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
 def plan(victims: int, floors: list[float]) -> list[Work]:
     """All work, what matters most first."""
     made: list[tuple[str, dict[str, Any]]] = [("time", {}), ("labels alone", {"n": 20})]
-    made += [("theft", {"attack": "told explore", "accounts": a}) for a in (1000, 20_000, 100, 1)]
+    made += [
+        ("theft", {"attack": name, "accounts": a})
+        for a in (1000, 20_000, 100, 1)
+        for name in ("told explore", "told early")
+    ]
     made += [("first five", {"how": how}) for how in ("as it is", "half moved", "moved")]
     made += [("honest", {"how": how}) for how in ("slightly moved", "moved", "noise .1")]
     made += [("honest", {"how": "as it is", "share": share}) for share in (0.05, 0.2)]
@@ -408,8 +414,9 @@ def plan(victims: int, floors: list[float]) -> list[Work]:
     made += [("theft", {"guard": "none", "attack": name, "labels": "hard"}) for name in _LABELS]
     made += [("theft", {"guard": "none", "attack": name}) for name in _SOFT]
     made += [("told apart", {"guard": "none", "pool_name": name}) for name in ("letters", "hershey")]
-    made += [("theft", {"attack": name}) for name in CLONES if not name.startswith("told")]
-    made += [("theft", {"attack": name, "labels": "hard"}) for name in _LABELS if not name.startswith("told")]
+    made += [("theft", {"attack": name, "accounts": 1}) for name in CLONES if not name.startswith("told")]
+    one = {"labels": "hard", "accounts": 1}
+    made += [("theft", {"attack": name, **one}) for name in _LABELS if not name.startswith("told")]
     made += [("theft", {"attack": "knockoff", "labels": "hard", "accounts": a}) for a in (100, 1000, 20_000)]
     made += [("theft", {"attack": name, "accounts": 20_000}) for name in ("explore residual", "explore consistency")]
     made += [
@@ -475,7 +482,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--releases", type=Path, help="folder of the victims; beside the output if it is not given")
-    parser.add_argument("--floors", type=float, nargs="*", default=[-1.0, 0.0], help="other floors to compare")
+    parser.add_argument("--floors", type=float, nargs="*", default=[-1.0, -3.0], help="other floors to compare")
     parser.add_argument("--only", nargs="*", choices=MEASUREMENTS, help="some measurements alone")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()

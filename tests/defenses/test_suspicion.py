@@ -176,9 +176,9 @@ def test_suspects_may_get_decoys_instead() -> None:
     assert guarding(*queries(TASK), state)[0].argmax(dim=1).tolist() == [2], "for good"
 
 
-@pytest.mark.parametrize(("honest", "caught"), [(1, True), (5, True), (9, True), (11, False)])
+@pytest.mark.parametrize(("honest", "caught"), [(1, True), (4, True), (6, True), (8, False)])
 def test_alternating_outliers_with_inputs_of_the_task_does_not_pay(honest: int, caught: bool) -> None:
-    """An outlier adds 7, a query of the task takes back .7."""
+    """An outlier adds 7, a query of the task takes back 1."""
     guarding = guard()
     odds = ([OUTLIER] + [TASK] * honest) * 100
     answers, _ = guarding(*queries(*odds), guarding.start())

@@ -174,9 +174,9 @@ class RobustInI(Defense):
     answering = ("strictness", "floor", "memory", "suspicion", "suspects", "decoys")
 
     strictness: float = 5.0
-    floor: float = -1.0
+    floor: float = -5.0
     memory: bool = True
-    suspicion: float = 24.0
+    suspicion: float = 20.0
     suspects: Suspects = "refuse"
     decoys: bool = True
 

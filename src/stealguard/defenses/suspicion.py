@@ -24,7 +24,7 @@ from stealguard.types import Batch, Scope, State
 BINS, LOW, HIGH = 40, -8.0, 12.0  # of the histograms of odds
 HALF = 0.5  # a count added to each bin
 FULL = 30.0  # trust at which strictness has fallen to its floor
-RECOVERY = 0.7  # suspicion that a query takes back at most: about a tenth of what an outlier adds
+RECOVERY = 1.0  # suspicion that a query takes back at most: about a seventh of what an outlier adds
 KEPT = 64  # latest queries that a repeat is looked for among
 ALIKE = 0.05  # share of the task's inputs that count as repeats of one of `KEPT` others
 ROWS = 256  # queries that are compared with others at once
@@ -148,8 +148,8 @@ class Suspicion(Plain):
         suspicion <- max(0, suspicion + max(e, -RECOVERY)),    trust <- min(FULL, max(0, trust - e)),
         strictness = first - (first - floor) trust / FULL.
 
-    An outlier adds about ten times as much suspicion as an honest query can take back, so that alternating the two
-    does not pay: no more than a tenth of an account's queries can be outliers for long. A query that lifts suspicion
+    An outlier adds about seven times as much suspicion as an honest query can take back, so that alternating the two
+    does not pay: no more than an eighth of an account's queries can be outliers for long. A query that lifts suspicion
     above the limit reveals an attacker. Then, with `refuse`, the request is refused as a whole; the account can have
     as many answers as there are queries before that one, which are examined like all others, and no more. With
     `decoys`, that query and all later ones are answered with decoys.
