@@ -278,7 +278,8 @@ class TestGuards:
 
     def test_a_trained_defense_takes_other_settings_of_its_answers(self, sets: Path, tmp_path: Path) -> None:
         how: dict[str, Any] = {"outliers": f"npz:{sets}/outliers.npz", "epochs": 1, "progress": False}
-        task, milder, stricter = f"npz:{sets}/task.npz", RobustInI(strictness=-3.0), RobustInI(strictness=9.0)
+        task = f"npz:{sets}/task.npz"
+        milder, stricter = (RobustInI(strictness=s, memory=False) for s in (-3.0, 9.0))
         release = sg.protect("lenet5", task, out=tmp_path / "milder", defense=milder, **how)
         trained = sg.protect("lenet5", task, out=tmp_path / "stricter", defense=stricter, **how)
         made = sg.guarded(release, stricter, tmp_path / "made")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import stealguard as sg
 from samples import blobs, boxed, mlp, noise, trained
 from stealguard.boxes.accounts import Accounts
-from stealguard.boxes.base import check_answers, outputs_of
+from stealguard.boxes.base import outputs_of
+from stealguard.boxes.metered import check_answers
 from stealguard.defenses import DEFENSES, InI
 from stealguard.defenses.base import Defended, Defense, evaluating, surrogate_of
 from stealguard.nets import build, reinitialized
@@ -139,7 +140,7 @@ class TestContract:
             DEFENSES[name]().combine = "other"
 
 
-SCOPES = {"prada": "account", "hoda": "account", "modelguard-s": "shared"}
+SCOPES = {"ini-robust": "account", "prada": "account", "hoda": "account", "modelguard-s": "shared"}
 
 
 @pytest.mark.parametrize("name", DEFENSES)
@@ -179,7 +180,14 @@ def test_training_that_was_interrupted_ends_in_the_same_bits(name: str, tmp_path
 
 
 ANSWERING = {  # other values of each setting that training does not read
-    "ini-robust": {"strictness": -2.0, "decoys": False},
+    "ini-robust": {
+        "strictness": -2.0,
+        "floor": -3.0,
+        "memory": False,
+        "suspicion": 9.0,
+        "suspects": "decoys",
+        "decoys": False,
+    },
     "adaptive-misinformation": {"tau": 0.9, "nu": 10.0},
     "cip": {"quantiles": (0.2, 0.4)},
     "memguard": {"eps": 0.3, "steps": 5},

@@ -73,6 +73,15 @@ class Defended(nn.Module):
         """What training minimizes: named scalars, each with its weight already in it."""
         return task_loss(self, batch)
 
+    def calibrate(self, held_out: Batch) -> None:
+        """Measure on inputs that nothing was trained on what the guard has to know, after training: nothing here.
+
+        What is measured belongs in buffers, so that it is released. It does not depend on settings of the answers.
+
+        Args:
+            held_out: task inputs and labels, and outliers where the losses read some.
+        """
+
     def heads(self) -> Mapping[str, nn.Module]:
         """What the guard reads: modules from inputs (N, *shape) to outputs (N, ...), each row by itself.
 

@@ -31,9 +31,11 @@ from stealguard.seeds import derive
 from stealguard.settings import create, describe
 from stealguard.training import Training, fit
 from stealguard.training.combine import COMBINES
+from stealguard.types import Batch
 
 STATISTICS = 2**25  # numbers, at most, of the inputs that a net's normalization is read from
 MOST = 10_000  # of these inputs
+CALIBRATION, MEMORY = 5000, 2**27  # held-out inputs of a kind at most, and numbers in these
 COMPARED = 256  # validation inputs on which a release is compared with what was trained
 TOLERANCE = 1e-5  # on the answers' probabilities: the same weights, in other batches
 
@@ -137,6 +139,7 @@ def protect(
             title=f"protect {folder.name}",
             progress=progress,
         )  # fmt: skip
+        model.calibrate(_held_out(validation, families, derive(seed, "calibration")))
         recipe = {
             **made,
             "history": history,
@@ -219,6 +222,17 @@ def validation_split(train: sets.Split, seed: int) -> tuple[sets.Split, sets.Spl
     size = min(5000, len(order) // 10)
     require(size >= 1, "data", "at least 10 training inputs", len(order))
     return _rows(train, order[size:]), _rows(train, order[:size])
+
+
+def _held_out(validation: sets.Split, families: dict[str, tuple[Inputs, Inputs]], seed: int) -> Batch:
+    """What nothing was trained on: validation inputs and the families' held-out parts, up to `CALIBRATION` of each."""
+    most = max(2, min(CALIBRATION, MEMORY // torch.Size(validation.x.shape[1:]).numel()))
+    x, y = validation.x[:most], validation.y[:most]
+    if not families:
+        return Batch(x, y)
+    outliers = Joined([unseen for _, unseen in families.values()])
+    order = torch.randperm(len(outliers), generator=torch.Generator().manual_seed(seed))
+    return Batch(x, y, outliers.rows(order[:most]))
 
 
 def _rows(split: sets.Split, rows: Tensor) -> sets.Split:

@@ -1,0 +1,502 @@
+"""The default defense against attackers who know its code, and what it costs honest users: one JSON line each.
+
+    python -m benchmarks.adaptive --victims 3 --workers 2 --out FILE.jsonl
+
+Victims are LeNet-5 on MNIST under the default preset, trained first and kept beside the output, so that a second run
+uses them again. Each measurement of each victim is then work of its own. `--quick` is for a look at whether all runs.
+
+Attackers query with letters, in 20,000 queries in all, one at a time, over a number of accounts: when an account has
+had its share or is refused, the next one is used. `told` attackers know which answers are honest, as no attacker can.
+Lines say `guard: memory` for the default, and `guard: none` for the same weights without memory at strictness 1.25.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.digits import printed, splines
+from benchmarks.measure import interleaved
+from torch import Tensor, nn
+
+import stealguard as sg
+from stealguard import data
+from stealguard.attacks import Explore, Filter, Knockoff, OwnForm, Sieve, Unmask
+from stealguard.attacks.base import Attack
+from stealguard.boxes import Accounts, Labels, Metered
+from stealguard.boxes.base import logits, outputs_of
+from stealguard.defenses import RobustInI
+from stealguard.defenses.decoys import Decoyed
+from stealguard.defenses.suspicion import Gate, Suspicion, odds
+from stealguard.errors import Refused, StealguardError
+from stealguard.nets import build
+from stealguard.results.metrics import accuracy
+from stealguard.results.provenance import provenance
+from stealguard.results.renaming import best_renaming, renamed_accuracy
+from stealguard.seeds import derive, seeded
+from stealguard.training import Training, fit
+from stealguard.training.augment import affine, half_affine
+from stealguard.types import State
+
+EARNED = 6  # answers that an account gives before it is refused, about: attackers plan with as many
+FEW = StealguardError, ValueError, RuntimeError, IndexError  # what attacks raise on a handful of answers or none
+ALONE = RobustInI(strictness=1.25, memory=False)
+CLONES = {
+    "knockoff": Knockoff(), "sieve": Sieve(),
+    "filter minimum": Filter(doubt=0.0), "filter residual": Filter(selector="residual", doubt=0.0),
+    "unmask": Unmask(doubt=0.0), "own-form": OwnForm(masked=False, probes=0.0, doubt=0.0),
+    "explore minimum": Explore(doubt=0.0), "explore residual": Explore(selector="residual", doubt=0.0),
+    "explore consistency": Explore(selector="consistency", ranks=1, doubt=0.0),
+    "told filter": Filter(doubt=0.0), "told explore": Explore(doubt=0.0),
+    "told early": Explore(first=0.15, rounds=6, doubt=0.0),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Work:
+    """A measurement of a victim; `settings` are its arguments beside the victim."""
+
+    victim: int
+    measurement: str
+    settings: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is."""
+
+    folder: str
+    budget: int = 20_000
+    epochs: int | None = None
+    accounts: int = 200
+    each: int = 5000
+
+
+# --- the victim and its guards -------------------------------------------------------------------------------------
+
+
+class Target:
+    """A victim under some settings of its guard, as its owner sees it."""
+
+    def __init__(self, release: sg.Release, defense: RobustInI):
+        model = release.model
+        assert isinstance(model, Decoyed)
+        self.heads, self.net, self.shape = model.heads(), model.net, release.shape
+        self.gate = Gate(model.measured, defense.strictness, decoys=True)
+        classes = release.output.classes
+        remembering = Suspicion(self.gate, defense.floor, defense.suspicion, defense.suspects, classes)
+        self.guard: Gate | Suspicion = remembering if defense.memory else self.gate
+
+    def review(self, outputs: Mapping[str, Tensor], state: State) -> tuple[Tensor, State]:
+        """Which of the next queries are answered honestly, up to the one that is refused."""
+        if isinstance(self.guard, Suspicion):
+            return self.guard.review(outputs, state)
+        return odds(outputs) > self.gate.strictness, state
+
+
+class ManyAccounts:
+    """A box that asks one query at a time, from one account after the other; `honest` is what no attacker knows.
+
+    Args:
+        target: the victim.
+        accounts: how many there are.
+        each: queries that an account is used for at most.
+    """
+
+    def __init__(self, target: Target, accounts: int, each: int):
+        self._target, self._accounts, self._each = target, accounts, each
+        self._used, self._state = 0, target.guard.start()
+        self._granted: Tensor | None = None
+        self._honest: dict[bytes, bool] = {}
+        self.spent = 0  # accounts
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._granted is not None and len(self._granted) == len(x):
+            granted, self._granted = self._granted, torch.empty(0)
+            return granted
+        passed, outputs = [torch.empty(0, dtype=torch.bool)], outputs_of(self._target.heads, x)
+        start = 0
+        while start < len(x) and self.spent < self._accounts:
+            rows = slice(start, min(len(x), start + self._each - self._used))
+            part = {name: output[rows] for name, output in outputs.items()}
+            found, self._state = self._target.review(part, self._state)
+            passed.append(found)
+            start, self._used = start + len(found), self._used + len(found)
+            if self._used == self._each or start < rows.stop:
+                self._used, self._state, self.spent = 0, self._target.guard.start(), self.spent + 1
+        honest = torch.cat(passed)
+        for row, flag in zip(x, honest.tolist(), strict=False):
+            self._honest[row.numpy().tobytes()] = flag
+        answers = self._target.gate.answers({name: output[:start] for name, output in outputs.items()}, honest)
+        if start < len(x):
+            self._granted = answers
+            raise Refused("No account is left.", start)
+        return answers
+
+    def honest(self, x: Tensor) -> Tensor:
+        """Which of the inputs that were asked, (n, *shape), were answered honestly."""
+        return torch.tensor([self._honest.get(row.numpy().tobytes(), False) for row in x], dtype=torch.bool)
+
+    @property
+    def honest_answers(self) -> int:
+        return sum(self._honest.values())
+
+
+class Covered:
+    """A box that asks `k` drawn digits before each query."""
+
+    def __init__(self, box: ManyAccounts, digits: Tensor, k: int):
+        self._box, self._digits, self._k, self._next = box, digits, k, 0
+        self._granted: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._granted is not None and len(self._granted) == len(x):
+            return self._granted
+        rows = (self._next + torch.arange(self._k * len(x))) % len(self._digits)
+        mixed = torch.cat([self._digits[rows].view(len(x), self._k, *x.shape[1:]), x[:, None]], dim=1).flatten(0, 1)
+        self._next += len(rows)
+        try:
+            return self._box(mixed)[self._k :: self._k + 1]
+        except Refused as refusal:
+            answers = self._box(mixed[: refusal.left]) if refusal.left else torch.empty(0, 1)
+            self._granted = answers[self._k :: self._k + 1]
+            raise Refused(str(refusal), len(self._granted)) from refusal
+
+
+@cache
+def task() -> data.Task:
+    return data.task("mnist")
+
+
+@cache
+def tested() -> tuple[Tensor, Tensor]:
+    test = task().test
+    return test.x[:], test.y
+
+
+@cache
+def pool(name: str) -> Tensor:
+    x = data.images(name)
+    return x[: min(len(x), 40_000)]
+
+
+def clone(seed: int) -> nn.Module:
+    return build("lenet5", pool("letters")[:2000], 10, seed=derive(seed, "clone"))
+
+
+def judged(stolen: nn.Module) -> dict[str, float]:
+    """A clone's accuracy on the test set, as it is and renamed."""
+    x, y = tested()
+    answers = logits(stolen, x).softmax(dim=1)
+    return {
+        "clone_accuracy": accuracy(answers, y),
+        "renamed_accuracy": best_renaming(answers, y),
+        "renamed_accuracy_20": renamed_accuracy(answers, y, 20),
+    }
+
+
+# --- what an attacker gets -----------------------------------------------------------------------------------------
+
+
+def theft(
+    target: Target, seed: int, scale: Scale, *, attack: str, accounts: int = 10**9, labels: str = "soft",
+    pool_name: str = "letters",
+) -> dict[str, Any]:  # fmt: skip
+    """A clone by one of `CLONES`, whose budget is divided over the accounts; without a number, nobody counts them."""
+    size = min(scale.budget, len(pool(pool_name)), max(200, EARNED * accounts))
+    how: Attack = replace(CLONES[attack], budget=size)  # type: ignore[type-var]
+    many = ManyAccounts(target, accounts, -(-scale.budget // accounts))
+    box, stolen = Metered(many if labels == "soft" else Labels(many), size), clone(seed)
+    told: dict[str, Any] = {"honest": many.honest} if attack.startswith("told") else {}
+    try:
+        how(box, pool(pool_name), stolen, seed=seed, **told)
+        found: dict[str, Any] = judged(stolen)
+    except FEW as e:
+        found = {"failed": f"{type(e).__name__}: {e}".splitlines()[0]}
+    return {**found, "answers": box.spent, "honest_answers": many.honest_answers, "accounts_spent": many.spent}
+
+
+def cover(target: Target, seed: int, scale: Scale, *, k: int) -> dict[str, Any]:
+    """One account, exploration told which answers are honest, each query among k drawn digits of known labels."""
+    size = scale.budget // (k + 1)
+    digits, names = splines(scale.budget - size, seed)
+    many = ManyAccounts(target, 1, scale.budget)
+    box, stolen = Recorded(Covered(many, digits, k)), clone(seed)
+    with suppress(*FEW):
+        Explore(budget=size, doubt=0.0)(Metered(box, size), pool("letters"), stolen, seed=seed, honest=many.honest)
+    x, answers = box.x[many.honest(box.x)], box.answers[many.honest(box.x)]
+    own = torch.eye(10)[names]
+    training = Training(epochs=8, augment="half-affine")
+    alone, more = clone(seed), clone(seed)
+    fit(alone, digits, own, training, seed=seed, progress=False)
+    found = {"no_theft": accuracy(logits(alone, tested()[0]).softmax(dim=1), tested()[1]), "stolen_rows": len(x)}
+    if len(x):
+        copies = max(1, len(digits) // (4 * len(x)))  # stolen rows have a fifth of the weight, however few they are
+        both = torch.cat([digits, *[x] * copies]), torch.cat([own, *[answers] * copies])
+        fit(more, *both, training, seed=seed, progress=False)
+        found |= judged(more)
+    return {
+        **found,
+        "asked": len(box.x) * (k + 1),
+        "suspected": many.spent > 0,
+        "drawn_pass": drawn_pass(target, digits),
+    }
+
+
+def drawn_pass(target: Target, digits: Tensor) -> float:
+    """The share of drawn digits that a gate of strictness 0 answers honestly."""
+    return (logits(target.net, digits[:2000]).logsumexp(dim=1) > 0).double().mean().item()
+
+
+class Recorded:
+    """A box that keeps what was asked and answered."""
+
+    def __init__(self, box: Callable[[Tensor], Tensor]):
+        self._box, self.x, self.answers = box, torch.empty(0, 1, 28, 28), torch.empty(0, 10)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        answers = self._box(x)
+        self.x, self.answers = torch.cat([self.x, x]), torch.cat([self.answers, answers])
+        return answers
+
+
+def near_task(target: Target, seed: int, scale: Scale, *, labels: str) -> dict[str, Any]:
+    """KnockoffNets with drawn digits on one account, beside what their own labels give without any query."""
+    digits, names = splines(scale.budget, seed)
+    many = ManyAccounts(target, 1, scale.budget)
+    box, alone, stolen = Metered(many if labels == "soft" else Labels(many), scale.budget), clone(seed), clone(seed)
+    Knockoff(budget=scale.budget)(box, digits, stolen, seed=seed)
+    training = Training(epochs=8, augment="half-affine")
+    fit(alone, digits, torch.eye(10)[names], training, seed=seed, progress=False)
+    alone_accuracy = accuracy(logits(alone, tested()[0]).softmax(dim=1), tested()[1])
+    found = {"answers": box.spent, "honest_answers": many.honest_answers, "drawn_pass": drawn_pass(target, digits)}
+    return {**judged(stolen), "no_theft": alone_accuracy, **found}
+
+
+def labels_alone(target: Target, seed: int, scale: Scale, *, n: int) -> dict[str, Any]:
+    """What n labelled task samples give without any query: the median of five draws."""
+    x, y = tested()
+    found = []
+    for draw in range(5):
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(derive(seed, "alone", draw)))
+        known, net = order[:n].repeat(16), clone(derive(seed, draw))
+        training = Training(epochs=40, batch=32, lr=0.02, augment="half-affine")
+        fit(net, x[known], y[known], training, seed=draw, progress=False)
+        found.append(accuracy(logits(net, x[order[n:]]).softmax(dim=1), y[order[n:]]))
+    return {"no_theft": statistics.median(found), "draws": found}
+
+
+def told_apart(target: Target, seed: int, scale: Scale, *, pool_name: str) -> dict[str, Any]:
+    """AUC of honest answers against decoys by one soft answer: its shape, and its class by the true odds of each."""
+    x = pool(pool_name)[: scale.budget]
+    outputs = outputs_of(target.heads, x)
+    honest = odds(outputs) > target.gate.strictness
+    answers = target.gate.answers(outputs, honest)
+    labels = answers.argmax(dim=1)
+    share = torch.stack([honest[labels == k].double().mean() for k in range(answers.shape[1])]).nan_to_num()
+    shape = {f"auc_{name}": auc(score, honest) for name, score in {
+        "minimum": -answers.amin(dim=1), "confidence": answers.amax(dim=1), "class": share[labels],
+    }.items()}  # fmt: skip
+    return {"honest": honest.double().mean().item(), **shape}
+
+
+def auc(score: Tensor, positive: Tensor) -> float:
+    """The chance that a positive scores above a negative, ties half."""
+    values, place = score.double().unique(return_inverse=True)
+    up = place[positive].bincount(minlength=len(values)).double()
+    down = place[~positive].bincount(minlength=len(values)).double()
+    below = down.cumsum(0) - down / 2
+    return ((up * below).sum() / (up.sum() * down.sum()).clamp_min(1)).item()
+
+
+# --- what honest users get -----------------------------------------------------------------------------------------
+
+
+def moved(x: Tensor, how: str, seed: int) -> Tensor:
+    with seeded(derive(seed, how)):
+        if how == "as it is":
+            return x
+        if how == "slightly moved":
+            return affine(x, angle=0.05, scale=0.03, shift=0.02).clamp(0, 1)
+        if how == "noise .1":
+            return (x + 0.1 * torch.randn(x.shape)).clamp(0, 1)
+        if how == "half moved":
+            order = torch.randperm(len(x))
+            return half_affine(x[order])[order.argsort()].clamp(0, 1)
+        return affine(x).clamp(0, 1)
+
+
+def honest(target: Target, seed: int, scale: Scale, *, how: str, share: float = 0.0) -> dict[str, Any]:
+    """Accounts that ask test inputs drawn with replacement, a share of them printed digits instead."""
+    x, y = tested()
+    x = moved(x, how, seed)
+    foreign, names = printed(2000, seed)
+    mixed, labels = torch.cat([x, foreign]), torch.cat([y, names])
+    outputs = outputs_of(target.heads, mixed)
+    alone = outputs["logits"].argmax(dim=1) == labels
+    generator = torch.Generator().manual_seed(derive(seed, "honest", how))
+    suspected, right, when = 0, [], []
+    for _ in range(scale.accounts):
+        rows = torch.randint(len(x), (scale.each,), generator=generator)
+        other = torch.rand(scale.each, generator=generator) < share
+        rows = torch.where(other, len(x) + torch.randint(len(foreign), (scale.each,), generator=generator), rows)
+        part = {name: output[rows] for name, output in outputs.items()}
+        passed, _ = target.review(part, target.guard.start())
+        answers = target.gate.answers({name: output[: len(passed)] for name, output in part.items()}, passed)
+        hit = torch.zeros(scale.each, dtype=torch.bool)
+        hit[: len(passed)] = answers.argmax(dim=1) == labels[rows[: len(passed)]]
+        suspected += len(passed) < scale.each
+        right.append(hit)
+        when.append(other)
+    hits, others = torch.stack(right), torch.stack(when)
+    found = {"suspected": suspected / scale.accounts, "net_alone": alone[: len(x)].double().mean().item()}
+    found |= {"first_five": hits[:, :5].double().mean().item(), "later": hits[:, 20:].double().mean().item()}
+    if share:
+        found |= {"printed": hits[others].double().mean().item(), "own": hits[~others].double().mean().item()}
+        found |= {"printed_net_alone": alone[len(x) :].double().mean().item()}
+    return found
+
+
+def first_five(target: Target, seed: int, scale: Scale, *, how: str) -> dict[str, Any]:
+    """Many accounts of forty queries: test inputs that are answered rightly at the beginning and later."""
+    found = honest(target, seed, replace(scale, accounts=10 * scale.accounts, each=40), how=how)
+    return {name: found[name] for name in ("first_five", "later", "net_alone", "suspected")}
+
+
+def took(target: Target, seed: int, scale: Scale) -> dict[str, Any]:
+    """How long an answer takes beside one without memory, at 64 inputs a request."""
+    x = tested()[0][:64]
+    boxes = {
+        name: Accounts(target.heads, guard, target.shape).connect("a")
+        for name, guard in {"memory": target.guard, "none": target.gate}.items()
+    }
+    seconds = interleaved({name: lambda box=box: [box(x) for _ in range(20)] for name, box in boxes.items()}, 25)  # type: ignore[misc]
+    ratios = sorted(a / b for a, b in zip(seconds["memory"], seconds["none"], strict=True))
+    each = {f"ms_64_{name}": 1000 * statistics.median(times) / 20 for name, times in seconds.items()}
+    return {"ratio": statistics.median(ratios), "least": ratios[0], "greatest": ratios[-1], **each}
+
+
+MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "theft": theft, "cover": cover, "near task": near_task, "labels alone": labels_alone, "told apart": told_apart,
+    "honest": honest, "first five": first_five, "time": took,
+}  # fmt: skip
+
+
+# --- the plan ------------------------------------------------------------------------------------------------------
+
+
+def plan(victims: int, floors: list[float]) -> list[Work]:
+    """All work, what matters most first."""
+    made: list[tuple[str, dict[str, Any]]] = [("time", {}), ("labels alone", {"n": 20})]
+    made += [
+        ("theft", {"attack": name, "accounts": a})
+        for a in (1000, 20_000, 100, 1)
+        for name in ("told explore", "told early")
+    ]
+    made += [("first five", {"how": how}) for how in ("as it is", "half moved", "moved")]
+    made += [("honest", {"how": how}) for how in ("slightly moved", "moved", "noise .1")]
+    made += [("honest", {"how": "as it is", "share": share}) for share in (0.05, 0.2)]
+    made += [("cover", {"k": k}) for k in (10, 4, 1, 20)]
+    made += [("theft", {"guard": "none", "attack": name, "labels": "hard"}) for name in _LABELS]
+    made += [("theft", {"guard": "none", "attack": name}) for name in _SOFT]
+    made += [("told apart", {"guard": "none", "pool_name": name}) for name in ("letters", "hershey")]
+    made += [("theft", {"attack": name, "accounts": 1}) for name in CLONES if not name.startswith("told")]
+    one = {"labels": "hard", "accounts": 1}
+    made += [("theft", {"attack": name, **one}) for name in _LABELS if not name.startswith("told")]
+    made += [("theft", {"attack": "knockoff", "labels": "hard", "accounts": a}) for a in (100, 1000, 20_000)]
+    made += [("theft", {"attack": name, "accounts": 20_000}) for name in ("explore residual", "explore consistency")]
+    made += [
+        ("theft", {"attack": "told explore", "accounts": a, "pool_name": "hershey"}) for a in (1, 100, 1000, 20_000)
+    ]
+    made += [("near task", {"labels": "hard"})]
+    for floor in floors:
+        made += [("theft", {"attack": "told explore", "accounts": a, "floor": floor}) for a in (1000, 20_000)]
+        made += [("honest", {"how": "as it is", "share": 0.05, "floor": floor}), ("cover", {"k": 10, "floor": floor})]
+        made += [("first five", {"how": "half moved", "floor": floor})]
+    return [Work(victim, name, tuple(settings.items())) for name, settings in made for victim in range(victims)]
+
+
+_LABELS = ["told explore", "knockoff", "sieve", "explore consistency", "own-form", "told filter"]
+_SOFT = ["knockoff", "explore residual", "filter residual", "explore minimum", "unmask", "own-form"]
+
+
+def release_of(victim: int, scale: Scale) -> Path:
+    return Path(scale.folder) / f"victim-{victim}"
+
+
+def trained(victim: int, scale: Scale, threads: int) -> dict[str, Any]:
+    torch.set_num_threads(threads)
+    out = release_of(victim, scale)
+    if not (out / "recipe.json").exists():
+        sg.protect("lenet5", "mnist", out=out, seed=victim, epochs=scale.epochs, progress=False)
+    kept = sg.load(out)
+    measured = {name: value.tolist() for name, value in kept.model.measured.named_buffers()}  # type: ignore[operator, union-attr]
+    return {"measurement": "victim", "victim": victim, "seconds": kept.recipe["seconds"], **measured}
+
+
+def measured(work: Work, scale: Scale) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    started, settings = time.perf_counter(), dict(work.settings)
+    told = {"measurement": work.measurement, "victim": work.victim, "guard": "memory", **settings}
+    defense = ALONE if settings.pop("guard", "memory") == "none" else RobustInI()
+    defense = replace(defense, floor=settings.pop("floor", defense.floor))
+    try:
+        target = Target(sg.load(release_of(work.victim, scale)), defense)
+        found = MEASUREMENTS[work.measurement](target, work.victim, scale, **settings)
+    except Exception:  # one measurement that breaks must not end the others
+        found = {"error": traceback.format_exc()}
+    return {**told, "defense": asdict(defense), **found, "seconds": time.perf_counter() - started}
+
+
+def results(given: argparse.Namespace, scale: Scale) -> Iterator[dict[str, Any]]:
+    """Every line, as it is ready."""
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // given.victims) if given.workers >= given.victims else 1
+    with ProcessPoolExecutor(given.workers, mp_context=context) as workers:
+        for done in as_completed([workers.submit(trained, v, scale, threads) for v in range(given.victims)]):
+            yield done.result()
+        chosen = [
+            work for work in plan(given.victims, given.floors) if not given.only or work.measurement in given.only
+        ]
+        for done in as_completed([workers.submit(measured, work, scale) for work in chosen]):
+            yield done.result()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--victims", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--releases", type=Path, help="folder of the victims; beside the output if it is not given")
+    parser.add_argument("--floors", type=float, nargs="*", default=[-1.0, -3.0], help="other floors to compare")
+    parser.add_argument("--only", nargs="*", choices=MEASUREMENTS, help="some measurements alone")
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    folder = given.releases or given.out.parent / f"{given.out.stem}-victims"
+    scale = Scale(str(folder))
+    if given.quick:
+        scale = replace(scale, budget=4_000, epochs=6, accounts=20, each=1000)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    told = {"command": " ".join(["python -m benchmarks.adaptive", *sys.argv[1:]]), "provenance": provenance()}
+    with given.out.open("a", encoding="utf-8") as file:
+        for line in results(given, scale):
+            print(json.dumps({**line, **asdict(scale), **told}), file=file, flush=True)
+            print({k: v for k, v in line.items() if k not in ("defense", "evidence")}, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""What is answered by a net that knows outliers: at once, or by what an account has asked before.
+
+A net whose logits v were trained with outliers as a further class of logit 0 tells by its `odds`, log sum_k exp v_k,
+how much likelier an input is of the task than an outlier. An answer names the net's class where the odds are greater
+than a strictness, and a decoy's elsewhere. All answers have one shape: a constant for the class that is named, and
+another constant for all others, so that neither confidence nor floor tells one kind from the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stealguard.boxes.base import logits, outputs_of
+from stealguard.defenses.base import Plain
+from stealguard.seeds import derive
+from stealguard.training.augment import half_affine
+from stealguard.types import Batch, Scope, State
+
+BINS, LOW, HIGH = 40, -8.0, 12.0  # of the histograms of odds
+HALF = 0.5  # a count added to each bin
+FULL = 30.0  # trust at which strictness has fallen to its floor
+RECOVERY = 1.0  # suspicion that a query takes back at most: about a seventh of what an outlier adds
+KEPT = 64  # latest queries that a repeat is looked for among
+ALIKE = 0.05  # share of the task's inputs that count as repeats of one of `KEPT` others
+ROWS = 256  # queries that are compared with others at once
+COLUMNS = 16  # of each head's outputs at most, that repeats are recognized by
+UNLIMITED = -1  # in place of the number of answers that are left
+
+Suspects = Literal["refuse", "decoys"]
+SUSPECTS: tuple[Suspects, ...] = get_args(Suspects)
+
+
+class Measured(nn.Module):
+    """What held-out inputs tell about the odds. Before `measure`, nothing is evidence, and no query is a repeat.
+
+    Attributes:
+        evidence: log p(odds | outlier) / p(odds | task) in each bin of odds, (BINS,).
+        confidence: the share of the task's inputs that the net classifies correctly, ().
+        alike: the likeness, in [-1, 1], above which a query is a repeat, ().
+    """
+
+    evidence: Tensor
+    confidence: Tensor
+    alike: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("evidence", torch.zeros(BINS))
+        self.register_buffer("confidence", torch.tensor(0.9))
+        self.register_buffer("alike", torch.tensor(1.0))
+
+    def measure(self, heads: Mapping[str, nn.Module], held_out: Batch) -> None:
+        """Read all three from inputs that nothing was trained on: task inputs, half of them moved, and outliers."""
+        x, y = held_out.x, held_out.y
+        moved = half_affine(x, generator=torch.Generator().manual_seed(derive(0, "moved"))).clamp(0, 1)
+        task, outlier = (_histogram(logits(heads["logits"], part).logsumexp(dim=1)) for part in (moved, held_out.z))
+        outputs = outputs_of(heads, x)
+        right = (outputs["logits"].argmax(dim=1) == y.to(x.device)).sum()
+        self.evidence.copy_((outlier / task).log())
+        self.confidence.copy_((right + 1) / (len(x) + 2))
+        if len(x) > KEPT:
+            self.alike.copy_(likeness(directions(outputs)).quantile(1 - ALIKE))
+
+
+def _histogram(odds: Tensor) -> Tensor:
+    """The share of each bin, (BINS,)."""
+    counts = _bins(odds).bincount(minlength=BINS) + HALF
+    return counts / counts.sum()
+
+
+def _bins(odds: Tensor) -> Tensor:
+    """The bins (N,) that odds (N,) fall into; the outer ones are open."""
+    return ((odds - LOW) * (BINS / (HIGH - LOW))).long().clamp(0, BINS - 1)
+
+
+def directions(outputs: Mapping[str, Tensor]) -> Tensor:
+    """What queries are compared by: the directions of both heads' outputs together, (N, D), D at most 2 COLUMNS."""
+    return F.normalize(torch.cat([outputs[name][:, :COLUMNS] for name in ("logits", "decoys")], dim=1), dim=1)
+
+
+def likeness(points: Tensor) -> Tensor:
+    """Of each point but the first KEPT, (KEPT + N, D), the greatest cosine with the KEPT before it, (N,)."""
+    found = []
+    for start in range(KEPT, len(points), ROWS):
+        part = points[start - KEPT : start + ROWS]
+        cosines = part[KEPT:] @ part.T  # of which row n's columns n to n + KEPT - 1 are wanted
+        found.append(cosines.as_strided((len(cosines), KEPT), (len(part) + 1, 1)).amax(dim=1))
+    return torch.cat(found)
+
+
+def one_shape(chosen: Tensor, classes: int, confidence: float) -> Tensor:
+    """Rows on the simplex (N, K): `confidence` for the class chosen, (N,), and the rest for the others alike.
+
+    >>> one_shape(torch.tensor([1]), 3, 0.5)
+    tensor([[0.2500, 0.5000, 0.2500]])
+    """
+    confidence = max(confidence, 1.01 / classes)  # the class is the most probable one, whatever was measured
+    rest = (1 - confidence) / (classes - 1)
+    return torch.full((len(chosen), classes), rest, device=chosen.device).scatter_(1, chosen[:, None], confidence)
+
+
+class Gate(Plain):
+    """Answers with the net's class where the odds are above a strictness, and with the decoys' elsewhere.
+
+    Args:
+        measured: on held-out inputs.
+        strictness: log odds.
+        decoys: whether there are some; without, what does not pass is answered uniformly.
+    """
+
+    def __init__(self, measured: Measured, strictness: float, decoys: bool):
+        self.measured, self.strictness, self._decoys = measured, strictness, decoys
+
+    def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        return self.answers(outputs, odds(outputs) > self.strictness)
+
+    def answers(self, outputs: Mapping[str, Tensor], passed: Tensor) -> Tensor:
+        """The answers, (N, K), if the net answers these, (N,)."""
+        v, confidence = outputs["logits"], self.measured.confidence.item()
+        chosen = torch.where(passed, v.argmax(dim=1), outputs["decoys"].argmax(dim=1))
+        answers = one_shape(chosen, v.shape[1], confidence).to(v.dtype)
+        return answers if self._decoys else torch.where(passed[:, None], answers, 1 / v.shape[1])
+
+
+def odds(outputs: Mapping[str, Tensor]) -> Tensor:
+    """log sum_k exp v_k, (N,)."""
+    return outputs["logits"].logsumexp(dim=1)
+
+
+class Review(NamedTuple):
+    """Which queries the net answers, (n,); n is less than the queries' number if the next one reveals an attacker."""
+
+    passed: Tensor
+    state: State
+
+
+class Suspicion(Plain):
+    """A gate whose strictness falls as an account earns trust, and that stops to answer an account under suspicion.
+
+    Queries count one by one in their order, however they are batched. With e the evidence of a query's odds, which is
+    at most 0 less for a repeat of one of the account's last queries (max(0, e)):
+
+        suspicion <- max(0, suspicion + max(e, -RECOVERY)),    trust <- min(FULL, max(0, trust - e)),
+        strictness = first - (first - floor) trust / FULL.
+
+    An outlier adds about seven times as much suspicion as an honest query can take back, so that alternating the two
+    does not pay: no more than an eighth of an account's queries can be outliers for long. A query that lifts suspicion
+    above the limit reveals an attacker. Then, with `refuse`, the request is refused as a whole; the account can have
+    as many answers as there are queries before that one, which are examined like all others, and no more. With
+    `decoys`, that query and all later ones are answered with decoys.
+
+    The state is `suspicion`, `trust`, `seen` (the directions of the last queries, (KEPT, D)), and `left`, the answers
+    that the account can still have, or UNLIMITED.
+
+    Args:
+        gate: its strictness is that of an account without trust.
+        floor: the strictness of an account with full trust, if it is less.
+        limit: of suspicion, greater than 0.
+        suspects: what they get, `refuse` or `decoys`.
+        classes: K.
+    """
+
+    scope: ClassVar[Scope] = "account"
+
+    def __init__(self, gate: Gate, floor: float, limit: float, suspects: Suspects, classes: int):
+        self._gate, self._limit, self._refuse = gate, limit, suspects == "refuse"
+        self._fall = max(0.0, gate.strictness - floor) / FULL
+        self._size = 2 * min(COLUMNS, classes)
+
+    def start(self) -> State:
+        nothing = torch.tensor(0.0, dtype=torch.float64)
+        seen = torch.zeros(KEPT, self._size)
+        return {"suspicion": nothing, "trust": nothing, "seen": seen, "left": torch.tensor(UNLIMITED)}
+
+    def review(self, outputs: Mapping[str, Tensor], state: State) -> Review:
+        """Look at an account's next queries, up to the first that reveals an attacker."""
+        known, found = self._gate.measured, odds(outputs)
+        points = torch.cat([state["seen"].to(found), directions(outputs)])
+        repeated = likeness(points) > known.alike.item()
+        suspicion, trust, strictness = float(state["suspicion"]), float(state["trust"]), self._gate.strictness
+        passed: list[bool] = []
+        evidence = known.evidence.to(found.device)[_bins(found)]
+        for o, e, again in zip(found.tolist(), evidence.tolist(), repeated.tolist(), strict=True):
+            if again and e < 0:
+                e = 0.0
+            if suspicion <= self._limit:
+                suspicion += e if e > -RECOVERY else -RECOVERY
+            if suspicion > self._limit:
+                break
+            passed.append(o > strictness - self._fall * trust)
+            suspicion, trust = suspicion if suspicion > 0 else 0.0, min(FULL, trust - e) if trust > e else 0.0
+        memory = {
+            "suspicion": torch.tensor(suspicion, dtype=torch.float64),
+            "trust": torch.tensor(trust, dtype=torch.float64),
+            "seen": points[len(passed) : len(passed) + KEPT].to(state["seen"]).clone(),
+        }
+        return Review(torch.tensor(passed, dtype=torch.bool, device=found.device), {**state, **memory})
+
+    def __call__(self, outputs: Mapping[str, Tensor], x: Tensor, state: State, /) -> tuple[Tensor, State]:
+        left = int(state["left"])
+        passed, after = self.review(outputs, state)
+        n = len(passed)
+        answers = self._gate.answers(outputs, F.pad(passed, (0, len(x) - n)))
+        if not self._refuse:
+            return answers, after
+        if n < len(x):  # what came before the revealing query is not held against the account twice
+            left = n if left == UNLIMITED else min(n, left)
+            return answers[:left], {**state, "left": torch.tensor(left)}
+        if left == UNLIMITED:
+            return answers, after
+        granted = n <= left  # a refused request takes none of the answers that are left
+        return answers[:left], {**after, "left": torch.tensor(left - n)} if granted else state

@@ -1,0 +1,270 @@
+"""The gate, the one shape of all answers, and what a guard remembers of an account, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from samples import blobs, mlp, noise
+from stealguard.boxes.accounts import Accounts
+from stealguard.defenses.suspicion import (
+    BINS,
+    COLUMNS,
+    FULL,
+    HIGH,
+    KEPT,
+    LOW,
+    RECOVERY,
+    UNLIMITED,
+    Gate,
+    Measured,
+    Suspicion,
+    directions,
+    likeness,
+    one_shape,
+)
+from stealguard.errors import Refused
+from stealguard.types import Batch, State
+
+K = 4
+OUTLIER, TASK, UNSURE = -5.0, 9.0, 2.0  # odds with evidence of 7, -7 and 0
+
+
+def measured() -> Measured:
+    """As if outliers had odds below 0, task inputs above 4, and nothing could be said between."""
+    found = Measured()
+    middle = LOW + (torch.arange(BINS) + 0.5) * (HIGH - LOW) / BINS
+    found.evidence.copy_(torch.where(middle < 0, 7.0, torch.where(middle > 4, -7.0, 0.0)))
+    found.confidence.fill_(0.85)
+    found.alike.fill_(0.99999)
+    return found
+
+
+def guard(limit: float = 24.0, suspects: str = "refuse", floor: float = -1.0) -> Suspicion:
+    return Suspicion(Gate(measured(), 5.0, True), floor, limit, suspects, K)
+
+
+def queries(*odds: float, seed: int = 3) -> tuple[dict[str, Tensor], Tensor]:
+    """Outputs that have these odds, of different inputs: the net names class 1, the decoys class 2."""
+    rows = torch.full((len(odds), K), -20.0)
+    rows[:, 1] = torch.tensor(odds)
+    decoys = 40 * (noise(len(odds), (K,), seed) - 0.5)
+    decoys[:, 2] = 30
+    return {"logits": rows, "decoys": decoys}, noise(len(odds), (16,))
+
+
+def part(asked: tuple[dict[str, Tensor], Tensor], rows: slice) -> tuple[dict[str, Tensor], Tensor]:
+    return {name: output[rows] for name, output in asked[0].items()}, asked[1][rows]
+
+
+def same(one: State, two: State) -> bool:
+    return set(one) == set(two) and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_all_answers_have_one_shape() -> None:
+    outputs, x = queries(OUTLIER, TASK, UNSURE, 6.0, 5.0, 4.9)
+    answers = Gate(measured(), 5.0, True).answer(outputs, x)
+    assert answers.argmax(dim=1).tolist() == [2, 1, 2, 1, 2, 2]
+    row = torch.tensor([0.05, 0.05, 0.05, 0.85])
+    torch.testing.assert_close(answers.sort(dim=1).values, row.expand(6, K))
+    assert len(answers.sort(dim=1).values.unique(dim=0)) == 1, "to the bit"
+
+
+@pytest.mark.parametrize(("confidence", "classes"), [(0.0, 3), (0.9, 10), (1.0, 2), (0.01, 100)])
+def test_an_answer_prefers_the_chosen_class_whatever_was_measured(confidence: float, classes: int) -> None:
+    answers = one_shape(torch.arange(classes), classes, confidence)
+    assert torch.equal(answers.argmax(dim=1), torch.arange(classes))
+    torch.testing.assert_close(answers.sum(dim=1), torch.ones(classes))
+    assert (answers.topk(2, dim=1).values.diff(dim=1) < 0).all()
+
+
+def test_without_decoys_what_does_not_pass_is_answered_uniformly() -> None:
+    outputs, x = queries(OUTLIER, TASK)
+    answers = Gate(measured(), 5.0, False).answer(outputs, x)
+    torch.testing.assert_close(answers, torch.tensor([[0.25] * 4, [0.05, 0.85, 0.05, 0.05]]))
+
+
+def test_suspicion_and_trust_by_hand() -> None:
+    guarding, odds = guard(limit=1000.0), [TASK, OUTLIER, TASK, UNSURE, OUTLIER, *[TASK] * 12]
+    outputs, x = queries(*odds)
+    _, state = guarding(outputs, x, guarding.start())
+    suspicion = trust = 0.0
+    for o in odds:
+        e = {OUTLIER: 7.0, TASK: -7.0, UNSURE: 0.0}[o]
+        suspicion, trust = max(0.0, suspicion + max(e, -RECOVERY)), min(FULL, max(0.0, trust - e))
+    assert suspicion > 0
+    assert state["suspicion"].item() == pytest.approx(suspicion)
+    assert state["trust"].item() == trust == FULL
+
+
+def test_strictness_falls_with_trust_to_its_floor() -> None:
+    """After n queries of the task an input of odds o passes if o > 5 - 6 min(1, 7 n / 30)."""
+    guarding = guard()
+    for n in range(7):
+        strictness = 5 - 6 * min(1, 7 * n / FULL)
+        outputs, x = queries(*[TASK] * n, strictness + 0.01, seed=n)
+        assert guarding(outputs, x, guarding.start())[0].argmax(dim=1).tolist()[-1] == 1
+        outputs, x = queries(*[TASK] * n, strictness - 0.01, seed=n)
+        assert guarding(outputs, x, guarding.start())[0].argmax(dim=1).tolist()[-1] == 2
+
+
+def test_a_floor_above_the_strictness_changes_nothing() -> None:
+    guarding = guard(floor=9.0)
+    outputs, x = queries(*[TASK] * 10, 5.1, 4.9)
+    assert guarding(outputs, x, guarding.start())[0].argmax(dim=1).tolist()[-2:] == [1, 2]
+
+
+def test_many_queries_are_answered_as_if_they_were_asked_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(5)
+    odds = 7 + 4 * torch.randn(400, generator=generator)
+    asked = queries(*odds.tolist())
+    for output in asked[0].values():
+        output[200:230] = output[180:210].clone()  # repeats
+    guarding = guard(limit=40.0, suspects="decoys")
+    whole, at_once = guarding(*asked, guarding.start())
+    state, rows = guarding.start(), []
+    for start in (0, 1, 2, 50, 64, 65, 300):
+        stop = {0: 1, 1: 2, 2: 50, 50: 64, 64: 65, 65: 300, 300: 400}[start]
+        answers, state = guarding(*part(asked, slice(start, stop)), state)
+        rows.append(answers)
+    assert torch.equal(torch.cat(rows), whole)
+    for key, value in at_once.items():
+        torch.testing.assert_close(state[key], value)
+    assert 0 < (whole.argmax(dim=1) == 1).sum() < 400
+
+
+def test_the_state_that_is_given_never_changes() -> None:
+    guarding = guard()
+    state = guarding.start()
+    kept = {key: value.clone() for key, value in state.items()}
+    for odds in ([TASK] * 80, [OUTLIER] * 80):
+        guarding(*queries(*odds), state)
+        assert same(state, kept)
+
+
+def test_an_account_that_asks_outliers_is_refused_at_the_fourth() -> None:
+    guarding = guard(limit=24.0)  # 7, 14, 21, 28
+    answers, state = guarding(*queries(*[OUTLIER] * 10), guarding.start())
+    assert len(answers) == 3
+    assert state["left"].item() == 3
+    refused, after = guarding(*queries(*[OUTLIER] * 4), state)
+    assert len(refused) == 3
+    assert same(after, state), "a refused request takes none of the answers that are left"
+    answers, state = guarding(*queries(*[OUTLIER] * 3), state)
+    assert answers.argmax(dim=1).tolist() == [2, 2, 2]
+    assert state["left"].item() == 0
+    assert len(guarding(*queries(TASK), state)[0]) == 0, "no input of the task redeems it"
+
+
+def test_the_answers_that_are_left_are_examined_as_well() -> None:
+    """Else a request with one revealing query at its end would buy as many answers that nobody looks at."""
+    guarding = guard()
+    answers, state = guarding(*queries(*[TASK] * 100, *[OUTLIER] * 4), guarding.start())
+    assert len(answers) == 103
+    answers, state = guarding(*queries(*[OUTLIER] * 50), state)
+    assert len(answers) == 3
+
+
+def test_suspects_may_get_decoys_instead() -> None:
+    guarding = guard(limit=24.0, suspects="decoys")
+    answers, state = guarding(*queries(*[OUTLIER] * 4, *[TASK] * 100), guarding.start())
+    assert answers.argmax(dim=1).tolist() == [2] * 104
+    assert state["left"].item() == UNLIMITED
+    assert guarding(*queries(TASK), state)[0].argmax(dim=1).tolist() == [2], "for good"
+
+
+@pytest.mark.parametrize(("honest", "caught"), [(1, True), (4, True), (6, True), (8, False)])
+def test_alternating_outliers_with_inputs_of_the_task_does_not_pay(honest: int, caught: bool) -> None:
+    """An outlier adds 7, a query of the task takes back 1."""
+    guarding = guard()
+    odds = ([OUTLIER] + [TASK] * honest) * 100
+    answers, _ = guarding(*queries(*odds), guarding.start())
+    assert (len(answers) < len(odds)) == caught
+
+
+def repeats(odds: float, n: int) -> tuple[dict[str, Tensor], Tensor]:
+    outputs, x = queries(odds)
+    return {name: output.expand(n, -1) for name, output in outputs.items()}, x.expand(n, -1)
+
+
+def test_repeats_are_no_evidence_of_honesty() -> None:
+    guarding = guard(limit=1000.0)
+    _, state = guarding(*queries(*[OUTLIER] * 3, seed=4), guarding.start())
+    _, state = guarding(*repeats(TASK, 20), state)
+    assert state["trust"].item() == 7
+    assert state["suspicion"].item() == pytest.approx(21 - RECOVERY)
+    _, again = guarding(*repeats(TASK, 20), state)
+    assert again["trust"].item() == 7
+    assert again["suspicion"].item() == pytest.approx(21 - RECOVERY)
+    _, state = guarding(*repeats(OUTLIER, 4), guarding.start())
+    assert state["suspicion"].item() == 28, "repeats of outliers count as outliers"
+
+
+def test_a_repeat_is_forgotten_after_so_many_queries() -> None:
+    points = directions(queries(*[TASK] * (KEPT + 2))[0])
+    nothing = torch.zeros(KEPT, points.shape[1])
+    points[-1] = points[0]
+    assert likeness(torch.cat([nothing, points]))[-1] < 0.999
+    points[-1] = points[1]
+    found = likeness(torch.cat([nothing, points]))
+    assert found[-1] == pytest.approx(1)
+    assert found[0] == 0
+
+
+@pytest.mark.parametrize("n", [1, 5, 64, 255, 256, 257, 700])
+def test_each_query_is_compared_with_those_before_it(n: int) -> None:
+    points = torch.nn.functional.normalize(noise(KEPT + n, (6,)) - 0.5, dim=1)
+    by_hand = [(points[i : i + KEPT] @ points[i + KEPT]).max() for i in range(n)]
+    torch.testing.assert_close(likeness(points), torch.stack(by_hand))
+
+
+def test_queries_are_compared_by_the_directions_of_both_heads_outputs() -> None:
+    outputs = {"logits": noise(5, (20,)), "decoys": noise(5, (20,), seed=4)}
+    points = directions(outputs)
+    assert points.shape == (5, 2 * COLUMNS)
+    both = torch.cat([outputs["logits"][:, :COLUMNS], outputs["decoys"][:, :COLUMNS]], dim=1)
+    torch.testing.assert_close(points, both / both.norm(dim=1, keepdim=True))
+    assert not directions({name: 0 * output for name, output in outputs.items()}).any()
+
+
+def test_accounts_do_not_share_what_is_remembered() -> None:
+    heads: dict[str, torch.nn.Module] = {"logits": torch.nn.Linear(16, K), "decoys": torch.nn.Linear(16, K)}
+    torch.nn.init.constant_(heads["logits"].weight, 0)
+    torch.nn.init.constant_(heads["logits"].bias, OUTLIER - math.log(K))
+    accounts = Accounts(heads, guard(), (16,))
+    with pytest.raises(Refused) as refusal:
+        accounts.answer("a", noise(10, (16,)))
+    assert refusal.value.left == 3
+    assert len(accounts.answer("b", noise(2, (16,)))) == 2
+    with pytest.raises(Refused):
+        accounts.answer("a", noise(4, (16,)))
+    assert len(accounts.answer("a", noise(3, (16,)))) == 3
+
+
+def test_what_is_measured_by_hand() -> None:
+    net, decoys, (x, y), z = mlp(), torch.nn.Linear(16, 3), blobs(500, (16,), 3), noise(300, (16,))
+    found = Measured()
+    found.measure({"logits": net, "decoys": decoys}, Batch(x, y, z))
+    with torch.no_grad():
+        v, o, points = net(x), net(z), directions({"logits": net(x), "decoys": decoys(x)})
+    right = (v.argmax(dim=1) == y).sum().item()
+    assert found.confidence.item() == pytest.approx((right + 1) / 502)
+
+    def shares(odds: Tensor) -> list[float]:
+        places = [min(BINS - 1, max(0, math.floor((odd + 8) * 2))) for odd in odds.tolist()]
+        return [(places.count(b) + 0.5) / (len(odds) + BINS / 2) for b in range(BINS)]
+
+    pairs = zip(shares(o.logsumexp(dim=1)), shares(v.logsumexp(dim=1)), strict=True)
+    torch.testing.assert_close(found.evidence, torch.tensor([math.log(q / p) for q, p in pairs]))
+    near = torch.stack([(points[n - KEPT : n] @ points[n]).max() for n in range(KEPT, 500)])
+    assert (near > found.alike).double().mean().item() == pytest.approx(0.05, abs=0.005)
+
+
+def test_before_it_is_measured_nothing_is_evidence() -> None:
+    guarding = Suspicion(Gate(Measured(), 5.0, True), 0.0, 24.0, "refuse", K)
+    answers, state = guarding(*queries(*[OUTLIER] * 100), guarding.start())
+    assert len(answers) == 100
+    assert (state["suspicion"].item(), state["trust"].item()) == (0, 0)
