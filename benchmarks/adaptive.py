@@ -52,6 +52,7 @@ from stealguard.training import Training, fit
 from stealguard.training.augment import affine, half_affine
 from stealguard.types import State
 
+VARIED = "strictness", "floor", "suspicion"  # settings of the defense that `--variants` may change
 EARNED = 6  # answers that an account gives before it is refused, about: attackers plan with as many
 FEW = StealguardError, ValueError, RuntimeError, IndexError  # what attacks raise on a handful of answers or none
 ALONE = RobustInI(strictness=1.25, memory=False)
@@ -218,7 +219,7 @@ def theft(
 ) -> dict[str, Any]:  # fmt: skip
     """A clone by one of `CLONES`, whose budget is divided over the accounts; without a number, nobody counts them."""
     size = min(scale.budget, len(pool(pool_name)), max(200, EARNED * accounts))
-    how: Attack = replace(CLONES[attack], budget=size)  # type: ignore[type-var]
+    how: Attack = replace(CLONES[attack], budget=size)  # type: ignore[assignment, type-var]
     many = ManyAccounts(target, accounts, -(-scale.budget // accounts))
     box, stolen = Metered(many if labels == "soft" else Labels(many), size), clone(seed)
     told: dict[str, Any] = {"honest": many.honest} if attack.startswith("told") else {}
@@ -399,8 +400,8 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
 # --- the plan ------------------------------------------------------------------------------------------------------
 
 
-def plan(victims: int, floors: list[float]) -> list[Work]:
-    """All work, what matters most first."""
+def plan(victims: int, variants: list[str]) -> list[Work]:
+    """All work, what matters most first; `variants` are other settings of the defense, NAME=VALUE."""
     made: list[tuple[str, dict[str, Any]]] = [("time", {}), ("labels alone", {"n": 20})]
     made += [
         ("theft", {"attack": name, "accounts": a})
@@ -423,10 +424,11 @@ def plan(victims: int, floors: list[float]) -> list[Work]:
         ("theft", {"attack": "told explore", "accounts": a, "pool_name": "hershey"}) for a in (1, 100, 1000, 20_000)
     ]
     made += [("near task", {"labels": "hard"})]
-    for floor in floors:
-        made += [("theft", {"attack": "told explore", "accounts": a, "floor": floor}) for a in (1000, 20_000)]
-        made += [("honest", {"how": "as it is", "share": 0.05, "floor": floor}), ("cover", {"k": 10, "floor": floor})]
-        made += [("first five", {"how": "half moved", "floor": floor})]
+    for name, value in (variant.split("=") for variant in variants):
+        other = {name: float(value)}
+        made += [("theft", {"attack": "told explore", "accounts": a, **other}) for a in (1000, 20_000)]
+        made += [("honest", {"how": "as it is", "share": 0.05, **other}), ("cover", {"k": 10, **other})]
+        made += [("honest", {"how": "moved", **other}), ("first five", {"how": "as it is", **other})]
     return [Work(victim, name, tuple(settings.items())) for name, settings in made for victim in range(victims)]
 
 
@@ -449,17 +451,28 @@ def trained(victim: int, scale: Scale, threads: int) -> dict[str, Any]:
 
 
 def measured(work: Work, scale: Scale) -> dict[str, Any]:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # many small nets are trained at once, each on a processor of its own
     torch.set_num_threads(1)
     started, settings = time.perf_counter(), dict(work.settings)
     told = {"measurement": work.measurement, "victim": work.victim, "guard": "memory", **settings}
     defense = ALONE if settings.pop("guard", "memory") == "none" else RobustInI()
-    defense = replace(defense, floor=settings.pop("floor", defense.floor))
+    defense = replace(defense, **{name: settings.pop(name) for name in VARIED if name in settings})
     try:
         target = Target(sg.load(release_of(work.victim, scale)), defense)
         found = MEASUREMENTS[work.measurement](target, work.victim, scale, **settings)
     except Exception:  # one measurement that breaks must not end the others
         found = {"error": traceback.format_exc()}
-    return {**told, "defense": asdict(defense), **found, "seconds": time.perf_counter() - started}
+    return {**told, "key": key(work), "defense": asdict(defense), **found, "seconds": time.perf_counter() - started}
+
+
+def key(work: Work) -> str:
+    return json.dumps([work.measurement, work.victim, work.settings])
+
+
+def finished(path: Path) -> set[str]:
+    """The keys of what a file has already."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {line["key"] for line in map(json.loads, lines) if "key" in line and "error" not in line}
 
 
 def results(given: argparse.Namespace, scale: Scale) -> Iterator[dict[str, Any]]:
@@ -467,22 +480,23 @@ def results(given: argparse.Namespace, scale: Scale) -> Iterator[dict[str, Any]]
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // given.victims) if given.workers >= given.victims else 1
     with ProcessPoolExecutor(given.workers, mp_context=context) as workers:
-        for done in as_completed([workers.submit(trained, v, scale, threads) for v in range(given.victims)]):
-            yield done.result()
-        chosen = [
-            work for work in plan(given.victims, given.floors) if not given.only or work.measurement in given.only
-        ]
-        for done in as_completed([workers.submit(measured, work, scale) for work in chosen]):
-            yield done.result()
+        for ended in as_completed([workers.submit(trained, v, scale, threads) for v in range(given.victims)]):
+            yield ended.result()
+        only, done = given.only or MEASUREMENTS, finished(given.out)
+        planned = [work for work in plan(given.victims, given.variants) if work.measurement in only]
+        chosen = [work for work in planned if key(work) not in done]
+        for ended in as_completed([workers.submit(measured, work, scale) for work in chosen]):
+            yield ended.result()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--victims", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="lines are added; what it has is not measured again")
     parser.add_argument("--releases", type=Path, help="folder of the victims; beside the output if it is not given")
-    parser.add_argument("--floors", type=float, nargs="*", default=[-1.0, -3.0], help="other floors to compare")
+    usual = ["floor=-1", "strictness=6", "suspicion=14"]
+    parser.add_argument("--variants", nargs="*", default=usual, help="other settings to compare")
     parser.add_argument("--only", nargs="*", choices=MEASUREMENTS, help="some measurements alone")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
@@ -495,7 +509,7 @@ def main() -> None:
     with given.out.open("a", encoding="utf-8") as file:
         for line in results(given, scale):
             print(json.dumps({**line, **asdict(scale), **told}), file=file, flush=True)
-            print({k: v for k, v in line.items() if k not in ("defense", "evidence")}, flush=True)
+            print({k: v for k, v in line.items() if k not in ("defense", "evidence", "key")}, flush=True)
 
 
 if __name__ == "__main__":

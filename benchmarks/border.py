@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -20,11 +21,12 @@ import torch
 from torch import Tensor
 
 from stealguard import data
-from stealguard.boxes.base import logits
-from stealguard.data import rendered
+from stealguard.boxes.base import logits, outputs_of
+from stealguard.data.generated import rendered
 from stealguard.data.roles import divide
 from stealguard.defenses import RobustInI
 from stealguard.defenses.decoys import Decoyed
+from stealguard.defenses.suspicion import Gate
 from stealguard.nets import Normalized
 from stealguard.nets.lenet import lenet5
 from stealguard.progress import silent
@@ -71,17 +73,14 @@ def drawn(kept: bool, n: int) -> Tensor:
 
 
 def trained(setting: Setting, x: Tensor, y: Tensor, outliers: Tensor, seed: int) -> Decoyed:
-    defense = RobustInI()
     with seeded(derive(seed, "net")):
         net = Normalized(lenet5(1, 28, 10, setting.width), x.mean().view(1), x.std().view(1))
-    model = defense.build(net, x[:2])
+    model = RobustInI().build(net, x[:2])
     assert isinstance(model, Decoyed)
-    learn = defense.objective(model, x[:2], seed=seed)
 
-    def objective(model: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
-        assert batch.outliers is not None
-        others = half_affine(batch.outliers) if setting.moved == "both" else batch.outliers
-        return learn(model, Batch(half_affine(batch.x), batch.y, others))
+    def objective(_: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        others = half_affine(batch.z) if setting.moved == "both" else batch.z
+        return model.losses(Batch(half_affine(batch.x), batch.y, others))
 
     training = replace(RECIPE, epochs=setting.epochs, weight_decay=setting.weight_decay, augment="none")
     fit(model, x, y, training, seed=derive(seed, "training"), objective=objective, outliers=outliers, title="border")
@@ -90,7 +89,7 @@ def trained(setting: Setting, x: Tensor, y: Tensor, outliers: Tensor, seed: int)
 
 def answered(model: Decoyed, strictness: float, x: Tensor) -> Tensor:
     """The classes (N,) that inputs are answered with."""
-    return logits(Decoyed(model.net, model.decoys, strictness), x).argmax(dim=1)
+    return Gate(model.measured, strictness, decoys=True).answer(outputs_of(model.heads(), x), x).argmax(dim=1)
 
 
 def border(model: Decoyed, validation: tuple[Tensor, Tensor], pools: dict[str, Tensor]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from stealguard import data, load
 from stealguard.attacks import Knockoff
 from stealguard.boxes import Metered, logits, top_1
-from stealguard.defenses.decoys import Decoyed, Decoys, derangement
+from stealguard.defenses.decoys import Decoyed, Decoys, wrong_names
 from stealguard.nets import reinitialized
 from stealguard.releases.protection import validation_split
 from stealguard.releases.release import Release
@@ -40,7 +40,7 @@ class Bench:
         self.model, self.net, self.strictness = release.model, release.model.net, release.defense.strictness
         self.fitting, self.validation = validation_split(task.train, release.recipe["seed"])
         self.classes, self.seed = task.classes, derive(release.recipe["seed"], "labelling")
-        self.wrong = derangement(self.classes, self.seed)
+        self.wrong = wrong_names(self.classes, 1, self.seed)[:, 0]
 
     def standardized(self, module: nn.Module) -> Labelling:
         """The classes of a random module, its scores standardized over task inputs."""

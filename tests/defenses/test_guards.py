@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from samples import mlp, noise
-from stealguard.boxes.base import check_answers, outputs_of
+from stealguard.boxes.base import outputs_of
+from stealguard.boxes.metered import check_answers
 from stealguard.defenses import DCP, DEFENSES, GRAD2, MAD, ModelGuardS, TopK
 from stealguard.defenses.base import Defended, Defense, Plain
 
