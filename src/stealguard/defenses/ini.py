@@ -197,6 +197,10 @@ class RobustInI(Defense):
         return True
 
     @property
+    def distortion_limit(self) -> float:
+        return 2.0
+
+    @property
     def cost(self) -> Cost:
         state = f"3 numbers and outputs for {KEPT} queries an account" if self.memory else ""
         return Cost(state=state, trained="a linear classifier")
