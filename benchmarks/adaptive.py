@@ -508,7 +508,7 @@ def main() -> None:
     told = {"command": " ".join(["python -m benchmarks.adaptive", *sys.argv[1:]]), "provenance": provenance()}
     with given.out.open("a", encoding="utf-8") as file:
         for line in results(given, scale):
-            print(json.dumps({**line, **asdict(scale), **told}), file=file, flush=True)
+            print(json.dumps({**line, "scale": asdict(scale), **told}), file=file, flush=True)
             print({k: v for k, v in line.items() if k not in ("defense", "evidence", "key")}, flush=True)
 
 

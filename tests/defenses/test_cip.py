@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import stealguard as sg
 from samples import blobs, boxed, mlp, noise, trained
-from stealguard.boxes.base import Boxed, check_answers, logits
+from stealguard.boxes import Boxed, check_answers, logits
 from stealguard.defenses import CIP
 from stealguard.defenses.cip import Scored, energy, strong_poison
 from stealguard.errors import Invalid
