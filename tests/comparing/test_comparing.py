@@ -168,7 +168,8 @@ def test_a_failure_is_marked_and_done_again_when_its_cause_is_gone(
         ("faulty:raising", "failed"), ("faulty:raising", "failed"),
     ]  # fmt: skip
     assert rows[2].reason == "no victim: its process died: killed, or out of memory"
-    assert rows[4].reason.startswith("no victim: RuntimeError: cannot be built (faulty.py, line ")
+    assert rows[4].reason.startswith("no victim: ")
+    assert rows[4].reason.endswith("Found `faulty:raising` (RuntimeError: cannot be built).")
     assert [(row.own, row.budget, row.queries) for row in rows[4:]] == [(0, 100, 0), (20, 100, 0)]
     assert set(Store(tmp_path / "audit.sqlite")) == set(rows)
     monkeypatch.setenv("MENDED", "1")
@@ -183,7 +184,7 @@ def test_a_theft_that_fails_does_not_stop_the_others_of_its_victim(sets: Path, t
     grid = tiny(sets, defenses=["none"], seeds=[0], labels=["soft"], budgets=[100, 121])  # the pool has 120
     rows = sg.compare(grid, tmp_path, workers=1, threads=1, progress=False)
     assert [row.status for row in rows] == ["ok", "failed"]
-    assert "`budget` should be at most the pool's size, 120" in rows[1].reason
+    assert "`budget` should be at most the pool's size: pass a budget of 120" in rows[1].reason
     assert rows[1].victim.key == rows[0].victim.key
     assert rows[1].victim.setting == rows[0].victim.setting, "it belongs to the same victim"
 
