@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from report.made_up import make_row
-from results.test_store import read_only, write_together
+from results.test_row_store import read_only, write_together
 from stealguard.errors import Invalid, StealguardError
 from stealguard.results import Row, Store, read
 from stealguard.results.migrations import FORMAT, upgraded

@@ -163,12 +163,13 @@ def test_a_store_where_no_file_can_be_is_one_clear_line(tmp_path: Path, name: st
 
 
 def test_the_draft_of_a_killed_process_is_removed(tmp_path: Path) -> None:
-    old, new, other = (tmp_path / name for name in (f".audit.sqlite.{'0' * 32}", f".audit.sqlite.{'1' * 32}", "mine"))
-    for path in (old, new, other):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine, old = (tmp_path / f".rows.sqlite.{number}.{'a' * 32}" for number in (os.getpid(), ended.pid))
+    for path in (mine, old, old.with_name(f"{old.name}-wal"), tmp_path / "other"):
         path.touch()
-        os.utime(path, (0, 0) if path != new else None)
-    Store(tmp_path / "audit.sqlite")
-    assert [path.exists() for path in (old, new, other)] == [False, True, True]
+    Store(tmp_path / "rows.sqlite")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [mine.name, "other", "rows.sqlite"]
 
 
 # Permissions and disks

@@ -126,6 +126,7 @@ def audit(
     with bar(f"audit {victim.name}", len(planned), show=progress) as tick:
         for number, (key, theft) in enumerate(zip(keys, planned, strict=True)):
             if _done(kept, key):
+                work.forget(key)
                 continue
             how = f"{theft.labels} {theft.treatment} accounts {theft.accounts:,} seed {theft.seed}"
             tick(number, f"{theft.name} {theft.pool.name} {how}")

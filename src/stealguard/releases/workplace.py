@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stealguard.errors import StealguardError, require
-from stealguard.releases.release import RECIPE, WEIGHTS
+from stealguard.releases.release import CHECKPOINT, RECIPE, WEIGHTS
 
 LOCK = "lock"
 
@@ -29,6 +29,8 @@ def free(out: str | Path, overwrite: bool) -> Path:
     if not others:
         return folder
     release = RECIPE in others and WEIGHTS in others
+    for litter in (CHECKPOINT, LOCK) if release else ():  # of a process that was killed when the release was whole
+        (folder / litter).unlink(missing_ok=True)
     remedy = " (or pass `overwrite`)" if release else "; only a release is replaced"
     require(release and overwrite, "out", f"a folder that does not exist yet{remedy}", f"`{out}`")
     return folder

@@ -24,7 +24,6 @@ from stealguard.results.row import Row
 
 STORE = "audit.sqlite"  # in a release folder
 BUSY = 60.0  # seconds that a process waits for another's write; one takes milliseconds
-STALE = 3600.0  # seconds after which the draft of a store was left by a process that was killed
 COPIES = 20  # times that a store that is being written to is copied before the reader gives up
 
 
@@ -56,6 +55,7 @@ class Store:
         with _told(self.path, "made"):
             if not self.path.exists():
                 _create(self.path)
+            _sweep(self.path)
         with self._reading():
             pass  # a file that is no store is found out now, and not after an hour's work
 
@@ -178,8 +178,7 @@ def _told(path: Path, how: str = "used") -> Iterator[None]:
 def _create(path: Path) -> None:
     """Make an empty store aside and link it into place: no process meets half of one, and the first one made stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}")
     try:
         with closing(sqlite3.connect(draft, isolation_level=None)) as db:
             db.execute("PRAGMA journal_mode = WAL")
@@ -193,11 +192,23 @@ def _create(path: Path) -> None:
 
 
 def _sweep(path: Path) -> None:
-    """Remove the drafts of stores whose processes were killed."""
-    for draft in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 32}*"):
-        with suppress(OSError):
-            if time.time() - draft.stat().st_mtime > STALE:
+    """Remove the drafts of stores whose processes were killed; the process is named by its number."""
+    prefix = f".{path.name}."
+    for draft in path.parent.glob(f"{prefix}*.{'[0-9a-f]' * 32}*"):
+        number = draft.name.removeprefix(prefix).partition(".")[0]
+        if number.isdecimal() and not _runs(int(number)):
+            with suppress(OSError):  # a reader may not write here
                 draft.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
 
 
 def _connect(path: Path) -> sqlite3.Connection:
