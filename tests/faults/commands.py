@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from grids import environment
 
-
 # Every step is tried with STEALGUARD_ALL_KILLS set, which takes minutes; else one in so many.
 STRIDE = 1 if os.environ.get("STEALGUARD_ALL_KILLS") else 7
 
