@@ -49,8 +49,23 @@ def test_the_notebooks_other_tables_are_means_of_committed_rows(rows: str, by: l
     assert means.table(HOME / f"docs/results/{rows}.jsonl", by, of) in NOTEBOOK
 
 
-def test_the_readme_shows_the_notebooks_first_table() -> None:
-    assert worst.tables(read(HOME / "docs/results/robust.jsonl")) in README
+MEMORY = {"measurement": "theft", "guard": "memory", "variant": ""}
+
+
+@pytest.mark.parametrize(
+    ("by", "where"),
+    [
+        (["pool_name", "accounts"], MEMORY | {"attack": "told explore"}),
+        (["pool_name", "accounts"], MEMORY | {"attack": "told early"}),
+        (["attack", "labels"], MEMORY | {"accounts": "1", "pool_name": "letters"}),
+        (["attack", "labels"], {"measurement": "theft", "guard": "none"}),
+    ],
+)
+def test_the_tables_of_adaptive_attackers_are_means_of_committed_rows(by: list[str], where: dict[str, str]) -> None:
+    rows = HOME / "docs/results/adaptive.jsonl"
+    table = means.table(rows, by, ["clone_accuracy", "renamed_accuracy_20"], where)
+    assert table in NOTEBOOK
+    assert (table in README) == (where.get("attack") == "told explore")
 
 
 def test_whatever_it_points_to_is_there() -> None:

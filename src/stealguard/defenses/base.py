@@ -106,7 +106,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Defense:
-    """What is trained, what is minimized and what is answered; itself the undefended baseline.
+    """No defense: the undefended baseline, and the base class of every defense.
 
     A defense that only changes answers overrides `guard`. One that is trained overrides `build`, and returns a
     `Defended` of its own with `losses` and, where the guard reads more than the logits, `heads`.

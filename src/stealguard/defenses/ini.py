@@ -87,7 +87,7 @@ def _classes(net: nn.Module, like: Tensor) -> int:
 
 @dataclass(frozen=True)
 class InI(Defense):
-    """L = L_task + gamma L_ind + delta L_iso + epsilon L_mag, with the authors' weights.
+    """Isolation and Induction: L = L_task + gamma L_ind + delta L_iso + epsilon L_mag, with the authors' weights.
 
     Args:
         gamma: weight of induction: on outliers, answer as the surrogate itself does.
