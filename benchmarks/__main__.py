@@ -24,10 +24,11 @@ from benchmarks.report import report
 from torch import nn
 
 from stealguard import data
-from stealguard.boxes.base import Boxed
+from stealguard.boxes import Accounts
 from stealguard.defenses import InI
-from stealguard.nets import build, reinitialized
+from stealguard.nets import build
 from stealguard.releases.presets import PRESETS
+from stealguard.releases.protection import losses_of
 from stealguard.training.combine import pcgrad, total
 from stealguard.training.loop import fit
 from stealguard.training.losses import task_loss
@@ -54,16 +55,17 @@ def _steps(name: str, shape: tuple[int, ...], size: int) -> dict[str, Contender]
     x, z = torch.rand(2, size, *shape, generator=generator)
     batch = Batch(x, torch.randint(10, (size,), generator=generator), z)
     victim = build(name, x, 10, seed=0)
-    surrogate = reinitialized(victim, seed=1).eval()
+    defended = InI().build(victim, x)
+    (surrogate,) = defended.surrogates(x)
     parameters = list(victim.parameters())
     orders = [[0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0], [1, 0, 3, 2]]
     weights = (InI.gamma, InI.delta, InI.epsilon)
 
     def ini() -> None:
-        pcgrad(list(InI()._losses(victim, batch, [surrogate]).values()), parameters, orders)
+        pcgrad(list(defended.losses(batch).values()), parameters, orders)
 
     def reference() -> None:
-        losses = double_backward.losses(victim, surrogate, *batch, InI.reading, weights)
+        losses = double_backward.losses(victim, surrogate, batch.x, batch.y, batch.z, InI.reading, weights)
         double_backward.pcgrad(losses, parameters, orders)
 
     def plain(net: nn.Module) -> Contender:
@@ -82,13 +84,12 @@ def protect(rounds: int) -> None:
 
 def _epoch(preset: str) -> Contender:
     """MNIST and glyphs, not noise: what a net can learn keeps its activations as they are in a real training."""
-    x, y = (tensor[:12_800] for tensor in data.task("mnist").train)
+    x, y = (part[:12_800] for part in data.task("mnist").train)
     defense, training = PRESETS[preset]
-    model = defense.build(build("lenet5", x, 10, seed=0), x[:2])
-    objective = defense.objective(model, x[:2], seed=0)
+    model = defense.build(build("lenet5", x, 10, seed=0), x[:1000])
     outliers = data.images("glyphs")[:12_800] if defense.needs_outliers else None
     one = replace(training, epochs=1)
-    return lambda: fit(model, x, y, one, seed=0, objective=objective, outliers=outliers, progress=False)
+    return lambda: fit(model, x, y, one, seed=0, objective=losses_of, outliers=outliers, progress=False)
 
 
 def inference(rounds: int) -> None:
@@ -102,7 +103,7 @@ def _answers(preset: str, size: int, repeats: int) -> Contender:
     x = torch.rand(size, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     defense = PRESETS[preset].defense
     model = defense.build(build("lenet5", torch.rand(9, 1, 28, 28), 10, seed=0), torch.rand(2, 1, 28, 28))
-    box = defense.guard(Boxed(model, (1, 28, 28)), model)
+    box = Accounts(model.heads(), model.guard, (1, 28, 28)).connect("benchmark")
     return lambda: [box(x) for _ in range(repeats)]
 
 

@@ -1,9 +1,9 @@
-"""Which classes a thief gets of robust InI: those of which his pool has look-alikes.
+"""Which classes an attacker gets of robust InI: those of which the pool has look-alikes.
 
     python -m benchmarks.classes RELEASE ... --pool letters
 
 One JSON line a release and class: `honest`, the share of the queries that are answered honestly and with this class;
-`clone_accuracy`, that of a thief who takes whole answers, on the validation split's inputs of the class. The test set
+`clone_accuracy`, of an attacker that takes whole answers, on the validation split's inputs of the class. The test set
 is not read.
 """
 
@@ -37,7 +37,7 @@ def by_class(release: Release, pool: Tensor) -> Iterator[dict[str, float]]:
     answered, believed = release.box(asked).argmax(dim=1), logits(model.net, asked).argmax(dim=1)
     clone = reinitialized(model.net, seed=seed)
     Knockoff(budget=BUDGET)(Metered(release.box, BUDGET, "classes"), asked, clone, seed=seed)
-    task = data.task(release.recipe["data"])
+    task = data.task(release.recipe["data"]["name"])
     _, (x, y) = validation_split(task.train, release.recipe["seed"])
     for k in range(task.classes):
         honest = ((answered == k) & (believed == k)).float().mean().item()
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    pool = data.images(given.pool)
+    pool = data.images(given.pool)[:]
     for folder in given.releases:
         for row in by_class(load(folder), pool):
             print(json.dumps({"release": str(folder), "pool": given.pool, **row}), flush=True)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
+from itertools import count
 
 import numpy as np
 import torch
 from benchmarks import mad_jacobian, modelguard_lp
 from benchmarks.measure import Contender, interleaved, ratio
-from torch import Tensor, nn
+from torch import Tensor
 
-from stealguard.boxes.accounts import forgetful
-from stealguard.boxes.base import Boxed
+from stealguard.boxes import Accounts, Boxed
 from stealguard.defenses import DEFENSES, MAD, InI
-from stealguard.defenses.base import Defense
+from stealguard.defenses.base import Defended, Defense, surrogate_of
 from stealguard.defenses.modelguard import SMALLEST, least_likely
-from stealguard.nets import build, reinitialized
+from stealguard.nets import build
 from stealguard.seeds import derive
 
 SHAPE, CLASSES, EPS = (1, 28, 28), 10, 1.0
@@ -47,7 +47,7 @@ def _published_mad(name: str, defense: MAD, rounds: int) -> None:
     """A Jacobian a sample, a backward pass a class, every vertex in turn: against InI, and against the closed form."""
     x, model = _inputs(32), _model(Defense())
     plain = Boxed(model, SHAPE)
-    surrogate = reinitialized(model, seed=derive(defense.seed, "mad", "surrogate")).eval()
+    surrogate = surrogate_of(model.net, derive(defense.seed, "mad", "surrogate"))
 
     def published() -> Tensor:
         return mad_jacobian.perturbed(surrogate, x, plain(x), defense.eps, defense.keep_top, defense.objmax)
@@ -58,7 +58,7 @@ def _published_mad(name: str, defense: MAD, rounds: int) -> None:
         seconds[contender] = [s / 40 for s in seconds[contender]]
     for above, below in (("published", "ini"), ("exact", "ini"), ("published", "exact")):
         print(f"{f'MAD, {name}, batch 32':30}  {f'{above} / {below}':30} {ratio(seconds, above, below)}")
-    differ = (defense.guard(plain, model)(x) - published()).abs().amax(dim=1)
+    differ = (_answers(defense, 32)() - published()).abs().amax(dim=1)
     print(f"{'':30}  {'rows more than 1e-5 apart':30} {int((differ > 1e-5).sum()):3} of {len(x)}")
 
 
@@ -81,15 +81,15 @@ def _inputs(size: int) -> Tensor:
     return torch.rand(size, *SHAPE, generator=torch.Generator().manual_seed(0))
 
 
-def _model(defense: Defense) -> nn.Module:
+def _model(defense: Defense) -> Defended:
     return defense.build(build("lenet5", _inputs(9), CLASSES, seed=0), _inputs(2))
 
 
 def _answers(defense: Defense, size: int) -> Contender:
-    """One question, as a client's first: what a guard remembers is forgotten before each."""
-    x, model = _inputs(size), _model(defense)
-    box = forgetful(defense.guard(Boxed(model, SHAPE), model))
-    return lambda: box(x)
+    """One request, as the first of an account: each call has an account of its own."""
+    x, model, numbers = _inputs(size), _model(defense), count()
+    accounts = Accounts(model.heads(), model.guard, SHAPE)
+    return lambda: accounts.connect(f"account {next(numbers)}")(x)
 
 
 def _repeats(call: Contender, seconds: float = 0.05) -> int:

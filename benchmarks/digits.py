@@ -50,10 +50,8 @@ def printed(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """`n` digits rendered from fonts, (n, 1, 28, 28) in [0, 1], and their labels."""
     rng = np.random.default_rng(derive(seed, "printed"))
     fonts = [*LETTER_FONTS, *GLYPH_FONTS]
-    parts = [render([[Glyph(font, digit) for font in fonts]], n // 10 + 1, rng, silent) for digit in string.digits]
-    order = rng.permutation(10 * (n // 10 + 1))[:n]
-    x = np.concatenate(parts)[order]
-    return torch.from_numpy(x).float() / 255, torch.from_numpy(order // (n // 10 + 1))
+    x, y = render([[Glyph(font, digit) for font in fonts] for digit in string.digits], n, rng, silent)
+    return torch.from_numpy(x).float() / 255, torch.from_numpy(y)
 
 
 def _drawing(strokes: list[list[tuple[float, float]]], rng: Generator) -> Array:

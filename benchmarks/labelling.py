@@ -1,10 +1,10 @@
-"""How a thief fares, by what the outliers are answered with, all else being equal.
+"""What an attacker gets, by what the outliers are answered with, all else being equal.
 
     python -m benchmarks.labelling RELEASE ... --pool letters
 
 Each release is one of robust InI; its net and its border stand for all. An input that the net holds to be the task's is
-answered by the net, every other one with the class that a labelling gives it; the thief takes labels. One JSON line a
-release and labelling, with the share of the pool that is answered honestly and the clone's accuracy on the validation
+answered by the net, every other one with the class that a labelling gives it; the attacker takes labels. One JSON line
+a release and labelling, with the share of the pool that is answered honestly and the clone's accuracy on the validation
 split: the test set is not read. Labellings that are learned are learned from the task's fitting split.
 """
 
@@ -31,12 +31,12 @@ from stealguard.training.loop import Training, correct, fit
 BUDGET = 20_000
 
 
-class Bench:
+class Setting:
     """A release's net, its border and its task; what labellings are made from."""
 
     def __init__(self, release: Release):
         assert isinstance(release.model, Decoyed), "a release of robust InI"
-        task = data.task(release.recipe["data"])
+        task = data.task(release.recipe["data"]["name"])
         self.model, self.net, self.strictness = release.model, release.model.net, release.defense.strictness
         self.fitting, self.validation = validation_split(task.train, release.recipe["seed"])
         self.classes, self.seed = task.classes, derive(release.recipe["seed"], "labelling")
@@ -60,55 +60,55 @@ Labelling = Callable[[Tensor], Tensor]
 """Inputs (N, ...) -> scores of classes (N, K); the greatest one of a wrong class is answered."""
 
 
-def _random_classes(bench: Bench) -> Labelling:
-    rng = torch.Generator().manual_seed(bench.seed)
-    return lambda x: torch.rand(len(x), bench.classes, generator=rng)
+def _random_classes(setting: Setting) -> Labelling:
+    rng = torch.Generator().manual_seed(setting.seed)
+    return lambda x: torch.rand(len(x), setting.classes, generator=rng)
 
 
-def _one_class(bench: Bench) -> Labelling:
-    return lambda x: torch.eye(bench.classes)[:1].expand(len(x), -1)
+def _one_class(setting: Setting) -> Labelling:
+    return lambda x: torch.eye(setting.classes)[:1].expand(len(x), -1)
 
 
-def _next_class(bench: Bench) -> Labelling:
-    return lambda x: top_1(logits(bench.net, x)).roll(1, dims=1)
+def _next_class(setting: Setting) -> Labelling:
+    return lambda x: top_1(logits(setting.net, x)).roll(1, dims=1)
 
 
-def _least_likely(bench: Bench) -> Labelling:
-    return lambda x: -logits(bench.net, x)
+def _least_likely(setting: Setting) -> Labelling:
+    return lambda x: -logits(setting.net, x)
 
 
-def _random_net(bench: Bench) -> Labelling:
-    return bench.standardized(reinitialized(bench.net, seed=bench.seed))
+def _random_net(setting: Setting) -> Labelling:
+    return setting.standardized(reinitialized(setting.net, seed=setting.seed))
 
 
-def _random_linear(bench: Bench) -> Labelling:
-    with seeded(bench.seed):
-        decoys = Decoys(bench.fitting[0][:2], bench.classes, bench.seed)
+def _random_linear(setting: Setting) -> Labelling:
+    with seeded(setting.seed):
+        decoys = Decoys(setting.fitting[0][:2], setting.classes, setting.seed)
         nn.init.normal_(decoys.linear.weight)
-    return bench.standardized(decoys)
+    return setting.standardized(decoys)
 
 
-def _early_net(bench: Bench) -> Labelling:
-    return bench.learned(reinitialized(bench.net, seed=bench.seed), epochs=1, rows=150 * 128)
+def _early_net(setting: Setting) -> Labelling:
+    return setting.learned(reinitialized(setting.net, seed=setting.seed), epochs=1, rows=150 * 128)
 
 
-def _late_net(bench: Bench) -> Labelling:
-    return bench.learned(reinitialized(bench.net, seed=bench.seed), epochs=3)
+def _late_net(setting: Setting) -> Labelling:
+    return setting.learned(reinitialized(setting.net, seed=setting.seed), epochs=3)
 
 
-def _perceptron(bench: Bench) -> Labelling:
-    with seeded(bench.seed):
-        pixels = bench.fitting[0][0].numel()
-        module = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 80), nn.ReLU(), nn.Linear(80, bench.classes))
-    return bench.learned(module, epochs=3)
+def _perceptron(setting: Setting) -> Labelling:
+    with seeded(setting.seed):
+        pixels = setting.fitting[0][0].numel()
+        module = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 80), nn.ReLU(), nn.Linear(80, setting.classes))
+    return setting.learned(module, epochs=3)
 
 
-def _decoys(bench: Bench) -> Labelling:
-    decoys = bench.model.decoys
+def _decoys(setting: Setting) -> Labelling:
+    decoys = setting.model.decoys
     return lambda x: logits(decoys, x)
 
 
-LABELLINGS: dict[str, Callable[[Bench], Labelling]] = {
+LABELLINGS: dict[str, Callable[[Setting], Labelling]] = {
     "random classes": _random_classes,
     "one class": _one_class,
     "the next class": _next_class,
@@ -122,22 +122,22 @@ LABELLINGS: dict[str, Callable[[Bench], Labelling]] = {
 }
 
 
-def stolen(bench: Bench, labelling: Labelling | None, pool: Tensor) -> dict[str, float]:
-    """What a thief gets from labels where the border lets outliers of the pool be answered like that."""
+def stolen(setting: Setting, labelling: Labelling | None, pool: Tensor) -> dict[str, float]:
+    """What an attacker gets from labels where the border lets outliers of the pool be answered like that."""
 
     def box(x: Tensor) -> Tensor:
-        v = logits(bench.net, x)
+        v = logits(setting.net, x)
         honest = top_1(v)
         if labelling is None:
             return honest
         wrong = top_1(labelling(x).masked_fill(honest.bool(), -torch.inf))
-        return torch.where((v.logsumexp(dim=1) >= bench.strictness)[:, None], honest, wrong)
+        return torch.where((v.logsumexp(dim=1) >= setting.strictness)[:, None], honest, wrong)
 
-    asked = pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(bench.seed))[:BUDGET]]
-    honest = (box(asked) == top_1(logits(bench.net, asked))).all(dim=1).float().mean().item()
-    clone = reinitialized(bench.net, seed=derive(bench.seed, "clone"))
-    Knockoff(budget=BUDGET)(Metered(box, BUDGET, "labelling"), asked, clone, seed=bench.seed)
-    return {"honest": honest, "clone_accuracy": correct(clone, *bench.validation)}
+    asked = pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(setting.seed))[:BUDGET]]
+    honest = (box(asked) == top_1(logits(setting.net, asked))).all(dim=1).float().mean().item()
+    clone = reinitialized(setting.net, seed=derive(setting.seed, "clone"))
+    Knockoff(budget=BUDGET)(Metered(box, BUDGET, "labelling"), asked, clone, seed=setting.seed)
+    return {"honest": honest, "clone_accuracy": correct(clone, *setting.validation)}
 
 
 def main() -> None:
@@ -147,11 +147,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    pool = data.images(given.pool)
+    pool = data.images(given.pool)[:]
     for folder in given.releases:
-        bench = Bench(load(folder))
+        setting = Setting(load(folder))
         for name, make in {"honest answers": None, **LABELLINGS}.items():
-            row = stolen(bench, make and make(bench), pool)
+            row = stolen(setting, make and make(setting), pool)
             print(json.dumps({"release": str(folder), "pool": given.pool, "labelling": name, **row}), flush=True)
 
 

@@ -27,15 +27,20 @@ def main() -> None:
     for folder in parser.parse_args().releases:
         release = load(folder)
         recipe = release.recipe
-        task = data.task(recipe["data"])
+        task = data.task(recipe["data"]["name"])
         _, validation = validation_split(task.train, recipe["seed"])
-        x, y = task.test
+        x, y = task.test.x[:], task.test.y
         with seeded(derive(0, "shifted")), torch.no_grad():
             inputs = {"plain": x, "shifted": affine(x), "twice": affine(x, angle=0.52, scale=0.3, shift=0.2)}
-        found = {name: accuracy(release.box(z.clamp(0, 1)), y) for name, z in inputs.items()}
+        found = {name: accuracy(release.connect(name)(z.clamp(0, 1)), y) for name, z in inputs.items()}
         start = "scratch" if recipe["start"] is None else "trained"
-        told = {"data": recipe["data"], "defense": recipe["defense"]["name"], "start": start, **recipe["training"]}
-        found["validation"] = accuracy(release.box(validation[0]), validation[1])
+        told = {
+            "data": recipe["data"]["name"],
+            "defense": recipe["defense"]["name"],
+            "start": start,
+            **recipe["training"],
+        }
+        found["validation"] = accuracy(release.box(validation.x[:]), validation.y)
         print(json.dumps({"release": str(folder), **told, "seed": recipe["seed"], **found}), flush=True)
 
 

@@ -10,13 +10,14 @@ set is not read. Of HODA it tells the greatest distance of honest clients, of a 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from stealguard import data, load
-from stealguard.boxes.base import Boxed
+from stealguard.boxes import Boxed, outputs_of
 from stealguard.defenses import (
     CIP,
     DCP,
@@ -29,8 +30,8 @@ from stealguard.defenses import (
     ReverseSigmoid,
 )  # fmt: skip
 from stealguard.defenses.base import Defense
-from stealguard.defenses.hoda import Staged, pearson_distance
-from stealguard.releases.protection import validation_split
+from stealguard.defenses.hoda import hardness, pearson_distance
+from stealguard.releases.protection import guarded, validation_split
 from stealguard.releases.release import Release
 from stealguard.results.metrics import accuracy
 
@@ -51,21 +52,22 @@ STRENGTHS: dict[str, Sequence[Defense]] = {  # from the weakest to the strongest
 
 def losses(release: Release, settings: Sequence[Defense]) -> Iterator[float]:
     """Points of validation accuracy that each guard costs, against the release's own net without one."""
-    _, (x, y) = validation_split(data.task(release.recipe["data"]).train, release.recipe["seed"])
-    plain = Boxed(release.model, release.shape)
-    unguarded = accuracy(plain(x), y)
-    for defense in settings:
-        yield 100 * (unguarded - accuracy(defense.guard(plain, release.model)(x), y))
+    _, (x, y) = validation_split(data.task(release.recipe["data"]["name"]).train, release.recipe["seed"])
+    unguarded = accuracy(Boxed(release.model, release.shape)(x[:]), y)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, defense in enumerate(settings):
+            box = guarded(release, defense, Path(folder, str(number))).box
+            yield 100 * (unguarded - accuracy(box(x[:]), y))
 
 
 def greatest_distance(release: Release, defense: HODA, clients: int = 1_000) -> float:
     """Of the histograms of honest clients, each of validation inputs that are drawn at random, from the normal one."""
-    assert isinstance(release.model, Staged)
-    _, (x, _) = validation_split(data.task(release.recipe["data"]).train, release.recipe["seed"])
-    hardness = release.model.hardness(x, release.model(x).argmax(dim=1))
+    _, (x, _) = validation_split(data.task(release.recipe["data"]["name"]).train, release.recipe["seed"])
+    outputs = outputs_of(release.model.heads(), x[:])
+    degrees = hardness(outputs["past"], outputs["logits"].argmax(dim=1))
     rng = torch.Generator().manual_seed(0)
-    draws = [hardness[torch.randperm(len(x), generator=rng)[: defense.queries]] for _ in range(clients)]
-    normal = release.model.histogram
+    draws = [degrees[torch.randperm(len(x), generator=rng)[: defense.queries]] for _ in range(clients)]
+    normal = release.model.stages.histogram
     return max(pearson_distance(draw.bincount(minlength=len(normal)), normal) for draw in draws)
 
 
@@ -86,8 +88,9 @@ def main() -> None:
         print(f"{name}: {within[-1] if within else 'none'}; points lost at worst: {told}", flush=True)
     for release in releases:
         if isinstance(release.defense, HODA):
-            print(f"hoda, {release.recipe['data']}, seed {release.recipe['seed']}: greatest distance of honest clients",
-                  f"{greatest_distance(release, release.defense):.4f}", flush=True)  # fmt: skip
+            distance, recipe = greatest_distance(release, release.defense), release.recipe
+            told = f"hoda, {recipe['data']['name']}, seed {recipe['seed']}"
+            print(f"{told}: greatest distance of honest accounts {distance:.4f}", flush=True)
 
 
 if __name__ == "__main__":

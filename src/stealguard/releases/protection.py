@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,7 +129,7 @@ def protect(
         history = fit(
             model, fitting.x, fitting.y, preset.training,
             seed=derive(seed, "training"),
-            objective=lambda model, batch: model.losses(batch),  # type: ignore[operator]
+            objective=losses_of,
             combine=COMBINES[preset.defense.combine],
             outliers=Joined([known for known, _ in families.values()]) if families else None,
             validation=validation,
@@ -153,6 +153,11 @@ def protect(
         _compare(kept.model, model, validation[0])
         releases.publish(partial, folder)
     return replace(kept, folder=Path(out))
+
+
+def losses_of(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+    """What a defended module minimizes: an objective for `fit`."""
+    return model.losses(batch)  # type: ignore[operator, no-any-return]
 
 
 def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: bool = False) -> Release:
