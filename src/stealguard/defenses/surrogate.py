@@ -26,6 +26,7 @@ from torch.fx.node import map_arg
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from stealguard.defenses.base import evaluating
 from stealguard.errors import Invalid, require
 from stealguard.seeds import seeded
 from stealguard.training.losses import inner, mean_abs, norm
@@ -133,7 +134,7 @@ class Linearization:
     """
 
     def __init__(self, module: nn.Module, x: Tensor):
-        with _exactly(x), _evaluating(module):
+        with _exactly(x), evaluating(module):
             self._products = _products(module, x.detach().clone())  # a module may change its input in place
         self._like = x
         self.logits = self._products.logits.detach()
@@ -162,18 +163,6 @@ def _exactly(x: Tensor) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode, and each part in its own mode again afterwards."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-
-
 class _Products:
     """Logits (B, K) that autograd can differentiate by the weights, and a rule for Jacobian-vector products."""
 
@@ -199,7 +188,7 @@ class _Direct(_Products):
             self.logits = self._run(*self._weights)
 
     def _run(self, *weights: Tensor) -> Tensor:
-        with _evaluating(self._module):
+        with evaluating(self._module):
             return self._forward(*weights, *(b.clone() for b in self._buffers), self._x.clone())
 
     def jvp(self, u: Sequence[Tensor]) -> Tensor:
