@@ -182,7 +182,7 @@ def test_gray_and_color_are_read_as_color(tmp_path: Path) -> None:
     assert task.train.x.shape[1] == 3
     assert "Pictures are read as color: 1 in mode CMYK, 1 in mode L were converted." in task.notes
     both = torch.cat([task.train.x[:], task.test.x[:]])
-    gray = torch.from_numpy(np.asarray(Image.fromarray(pixels(4)).convert("L"))).float() / 255
+    gray = torch.from_numpy(np.array(Image.fromarray(pixels(4)).convert("L"))).float() / 255
     assert any(torch.equal(row, gray.expand(3, -1, -1)) for row in both)
 
 

@@ -20,7 +20,7 @@ from stealguard.comparing.layout import done, release_folder, rows_left
 from stealguard.comparing.work import work
 from stealguard.errors import StealguardError, pick, require
 from stealguard.progress import Tick, bar
-from stealguard.releases.release import RECIPE, read_recipe, setting_of
+from stealguard.releases.release import RECIPE, identity_of, read_recipe, setting_of
 from stealguard.results import STORE, Row, Store, VictimFacts, key_of
 
 UNSEEN = "it is said to have ended well, but its rows are not here: its worker writes to another folder"
@@ -160,7 +160,7 @@ def _facts(home: Path, victim: PlannedVictim) -> VictimFacts:
             recipe = recipe or read_recipe(candidate)
     its_own = recipe.get("seed") == victim.seed
     return VictimFacts(
-        key=recipe["sha256"] if its_own else "", name=victim.name, setting=setting_of(recipe) if recipe else "",
+        key=identity_of(recipe) if its_own else "", name=victim.name, setting=setting_of(recipe) if recipe else "",
         seed=victim.seed, data=victim.data, net=victim.net, defense=victim.defense,
         defense_settings=json.dumps(victim.settings, sort_keys=True), outliers=tuple(victim.outliers),
         training=json.dumps(victim.training, sort_keys=True), classes=recipe.get("classes"),
