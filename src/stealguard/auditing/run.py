@@ -258,8 +258,8 @@ class _Audit:
         name, settings = describe(ATTACKS, theft.attack)
         train = self._task.train.hash if theft.own else ""
         return fingerprint([
-            self._identity, self._victim.facts().setting, self._task.test.hash, train, name, settings, code_of(type(theft.attack)), theft.pool.x.hash,
-            theft.labels, theft.treatment, theft.own, theft.tunes, theft.accounts, theft.seed, theft.clone.hash,
+            self._identity, self._victim.facts().setting, self._task.test.hash, train, name, settings,
+            code_of(type(theft.attack)), theft.pool.x.hash, theft.labels, theft.treatment, theft.own, theft.tunes, theft.accounts, theft.seed, theft.clone.hash,
             self._device.type,
         ])  # fmt: skip
 
