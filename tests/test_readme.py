@@ -68,6 +68,11 @@ def test_the_tables_of_adaptive_attackers_are_means_of_committed_rows(by: list[s
     assert (table in README) == (where.get("attack") == "told explore")
 
 
+def test_the_table_of_honest_accounts_is_means_of_committed_rows() -> None:
+    rows = HOME / "docs/results/adaptive-honest.jsonl"
+    assert means.table(rows, ["how"], ["first_five", "later", "net_alone"], {"measurement": "first five"}) in NOTEBOOK
+
+
 def test_whatever_it_points_to_is_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r"`(src/[^`]+)`", README):
         assert target.startswith("http") or (HOME / target).exists(), target

@@ -259,8 +259,8 @@ class _Audit:
         train = self._task.train.hash if theft.own else ""
         return fingerprint([
             self._identity, self._victim.facts().setting, self._task.test.hash, train, name, settings,
-            code_of(type(theft.attack)), theft.pool.x.hash, theft.labels, theft.treatment, theft.own, theft.tunes, theft.accounts, theft.seed, theft.clone.hash,
-            self._device.type,
+            code_of(type(theft.attack)), theft.pool.x.hash, theft.labels, theft.treatment, theft.own, theft.tunes,
+            theft.accounts, theft.seed, theft.clone.hash, self._device.type,
         ])  # fmt: skip
 
     def row(self, key: str, theft: Theft) -> Row:
