@@ -20,7 +20,8 @@ from stealguard.results import Row, Store, read
 from stealguard.results.migrations import FORMAT, upgraded
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
-OTHER = {"border", "classes", "labelling", "milder", "shifted"}  # files of other measurements, not of thefts
+# Files of other measurements, not of thefts.
+OTHER = {"adaptive", "adaptive-honest", "border", "classes", "labelling", "milder", "shifted"}
 FILES = sorted(path for path in PUBLISHED.glob("*.jsonl") if path.stem not in OTHER)
 
 COLUMNS = """key TEXT, release TEXT, release_hash TEXT, data TEXT, net TEXT, defense TEXT, defense_settings TEXT,
