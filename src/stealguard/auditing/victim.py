@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from stealguard.errors import BoxFault, Invalid, StealguardError, require
 from stealguard.files import sha256
 from stealguard.identity import fingerprint
 from stealguard.nets import structure
+from stealguard.registry import imported
 from stealguard.releases import Release, load
 from stealguard.releases.release import RECIPE, hash_of
 from stealguard.results import VictimFacts
@@ -143,16 +142,13 @@ def _opened(model: Any, device: str | torch.device | None) -> tuple[str, nn.Modu
 
 def _imported(path: str) -> Any:
     """What `module:callable` names; a function without parameters is called, and gives the model."""
-    module, colon, name = path.partition(":")
     rule = "a release folder, `module:callable` or an .onnx file"
-    require(bool(colon), "victim", rule, f"`{path}`")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
+    require(":" in path, "victim", rule, f"`{path}`")
+    found = imported(path, "victim")
     try:
-        found = getattr(importlib.import_module(module), name)
         makes = inspect.isclass(found) or (inspect.isroutine(found) and not inspect.signature(found).parameters)
         return found() if makes else found
-    except Exception as e:  # whatever the user's own code raises
+    except (Exception, SystemExit) as e:  # whatever the user's own code raises
         found_text = f"`{path}` ({type(e).__name__}: {(str(e).splitlines() or [''])[0]})"
         raise Invalid("victim", f"{rule} that can be imported", found_text) from e
 
