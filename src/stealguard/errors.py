@@ -27,7 +27,14 @@ class Invalid(StealguardError, ValueError):
 
 
 class BudgetExhausted(StealguardError):
-    """The attacker asked for more answers than the budget allows."""
+    """More answers were asked for than the budget allows; `left` further inputs can still be answered."""
+
+    def __init__(self, message: str, left: int = 0):
+        super().__init__(message)
+        self.left = left
+
+    def __reduce__(self) -> tuple[type[BudgetExhausted], tuple[str, int]]:
+        return type(self), (str(self), self.left)
 
 
 class Refused(StealguardError):

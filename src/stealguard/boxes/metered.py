@@ -37,7 +37,7 @@ class Metered:
         """
         if len(x) > self.left:
             message = f"{len(x)} queries asked with {self.left} of {self.budget} left."
-            raise Refused(message, self.left) if self._refused else BudgetExhausted(message)
+            raise Refused(message, self.left) if self._refused else BudgetExhausted(message, self.left)
         self.left, self.spent = self.left - len(x), self.spent + len(x)
         try:
             answers = self._box(x)

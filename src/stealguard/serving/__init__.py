@@ -1,0 +1,3 @@
+"""The server: it answers over HTTP with exactly what was audited."""
+
+from __future__ import annotations
