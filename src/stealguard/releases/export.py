@@ -9,11 +9,12 @@ tier B if it has `heads` alone, and of tier C if it has neither.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -381,7 +382,9 @@ def _written(
     try:
         with _quiet():
             tool.write(module, like, outputs, notes, path)
-        return tool.read(path)
+        run = tool.read(path)
+        run(torch.cat([like, like[:1]]))  # as many rows as it was not traced with
+        return run
     except Exception as e:  # tracing runs anybody's code, and raises anything
         raise _NotKept(f"it cannot be written as a graph ({_cause(e)})") from e
 
@@ -440,18 +443,15 @@ def _cause(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' own notes."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    """Without the exporters' own notes, of which there are pages."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 # The report ---------------------------------------------------------------------------------------------------
