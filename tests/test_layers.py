@@ -88,7 +88,9 @@ def test_public_names_of_a_package_all_exist(package: str) -> None:
         assert not name.startswith("_")
 
 
-TWICE = {"Augmentation", "Split"}  # a kind of attack and of training; a part of a task and of one defense's own data
+# A kind of attack and of training; what runs a comparison and what computes a release's heads; a part of a task and of
+# one defense's own data.
+TWICE = {"Augmentation", "Engine", "Split"}
 
 
 def test_no_two_public_classes_have_the_same_name() -> None:
