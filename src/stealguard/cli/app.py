@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError
 
 from stealguard import __version__
 from stealguard.cli.audit import audit
+from stealguard.cli.card import card
 from stealguard.cli.compare import compare
 from stealguard.cli.data import app as data_app
 from stealguard.cli.demo import demo
@@ -28,7 +29,7 @@ app = App(
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-for command in (protect, audit, guard, compare, report, export, verify, demo):
+for command in (protect, audit, guard, compare, report, export, card, verify, demo):
     app.command(command)
 app.command(list_, name="list")
 app.command(data_app)
