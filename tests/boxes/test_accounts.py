@@ -220,7 +220,7 @@ def test_the_limit_is_at_least_one() -> None:
 def numbered(dtype: torch.dtype, shape: list[int], reverses: bool) -> Tensor:
     """A tensor of these sizes, in the reverse order of axes where told so, which is not contiguous then."""
     x = torch.arange(math.prod(shape)).reshape(shape).to(dtype)
-    return x.permute(*reversed(range(len(shape)))) if reverses else x
+    return x.permute(tuple(reversed(range(len(shape))))) if reverses else x
 
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.int64, torch.int32, torch.uint8, torch.bool]
