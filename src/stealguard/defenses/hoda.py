@@ -26,7 +26,7 @@ class PastLabels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         labels = [net(x).argmax(dim=1) for net in self.nets]
-        return torch.stack(labels, dim=1) if labels else torch.zeros(len(x), 0, dtype=torch.long, device=x.device)
+        return torch.stack(labels, dim=1) if labels else torch.zeros(x.shape[0], 0, dtype=torch.long, device=x.device)
 
 
 def hardness(past: Tensor, labels: Tensor) -> Tensor:
