@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from samples import noise
 from stealguard.attacks import ATTACKS, Knockoff
 from stealguard.attacks.base import Attack
-from stealguard.attacks.jacobian import Augmentation
+from stealguard.attacks.jacobian import JacobianAttack
 from stealguard.attacks.treatments import Treatment
 from stealguard.boxes import Labels, Metered
 from stealguard.data.inputs import Stored
@@ -154,7 +154,7 @@ def test_no_attack_reads_the_whole_pool_at_once(name: str) -> None:
 
 def test_an_attack_without_its_own_step_cannot_be_made() -> None:
     with pytest.raises(TypeError, match="abstract"):
-        Augmentation()  # type: ignore[abstract]
+        JacobianAttack()  # type: ignore[abstract]
     with pytest.raises(TypeError, match="abstract"):
         Treatment(Metered(Stub((16,), 3), 1))  # type: ignore[abstract]
 
