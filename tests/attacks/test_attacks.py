@@ -24,11 +24,14 @@ SHAPES = [((1, 8, 8), 2), ((3, 8, 8), 100), ((16,), 5)]
 
 
 def quick(name: str, budget: int) -> Attack:
-    """The attack with a small budget and one epoch wherever it trains."""
+    """The attack with a small budget, and one epoch wherever it trains."""
     attack: Any = ATTACKS[name]()
-    short = {
-        f.name: Training(epochs=1, batch=16) for f in fields(attack) if isinstance(getattr(attack, f.name), Training)
+    names = [f.name for f in fields(attack)]
+    short: dict[str, Any] = {
+        name: Training(epochs=1, batch=16) for name in names if isinstance(getattr(attack, name), Training)
     }
+    if "least" in names:  # steps of a training, however few epochs it has
+        short["least"] = 1
     return replace(attack, budget=budget, **short)  # type: ignore[no-any-return]
 
 
