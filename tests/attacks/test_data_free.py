@@ -376,5 +376,7 @@ def test_images_are_learned_without_a_pool(labels: bool) -> None:
     clone = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10))
     plain = Boxed(victim, (1, 16, 16))
     box = Metered(Labels(plain) if labels else plain, 10_000)
-    DisGUIDE(10_000, replay_steps=1, training=Alternating(batch=128, width=8))(box, torch.zeros(1, 1, 16, 16), clone, seed=0)
+    DisGUIDE(10_000, replay_steps=1, training=Alternating(batch=128, width=8))(
+        box, torch.zeros(1, 1, 16, 16), clone, seed=0
+    )
     assert same(victim, clone, x) > (0.6 if labels else 0.8)
