@@ -9,9 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from stealguard.defenses import RobustInI
 from stealguard.defenses.base import Defense
 from stealguard.errors import Invalid, StealguardError
 from stealguard.results import Row, Store
+from waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -61,13 +61,6 @@ def count(out: Path, event: str) -> Counter[str]:
 
 def results(rows: Iterable[Row]) -> list[tuple[Any, ...]]:
     return [(r.victim.name, r.seed, r.labels, r.status, r.benign_accuracy, r.clone_accuracy, r.agreement) for r in rows]
-
-
-def until(true: Callable[[], Any], process: subprocess.Popen[Any] | None = None) -> Any:
-    while not (found := true()):
-        assert process is None or process.poll() is None
-        time.sleep(0.01)
-    return found
 
 
 def alive(pid: int) -> bool:
@@ -328,11 +321,12 @@ def test_a_wrong_argument_is_named(sets: Path, tmp_path: Path, changes: dict[str
 
 
 ON_A_CLUSTER = """
-import json, os, signal, sys, threading, time
+import json, os, signal, sys, threading
 from pathlib import Path
 from ray.cluster_utils import Cluster
 import stealguard as sg
-from test_comparing import attempts, count, until
+from test_comparing import attempts, count
+from waiting import until
 
 grid, out = json.loads(sys.argv[1]), Path(sys.argv[2])
 
@@ -357,7 +351,6 @@ def kill():
     told["killed"], worker = until(lambda: held(raylet))
     cluster.remove_node(second, allow_graceful=False)
     os.kill(worker, signal.SIGKILL)
-    told["seconds"] = time.perf_counter()
 
 told = {}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -367,8 +360,7 @@ killer.start()
 rows = sg.compare(grid, out, engine="ray", address=cluster.address, progress=False)
 killer.join()
 cluster.shutdown()
-print(json.dumps({"killed": told["killed"], "after": time.perf_counter() - told["seconds"],
-                  "status": [row.status for row in rows]}))
+print(json.dumps({"killed": told["killed"], "status": [row.status for row in rows]}))
 """
 
 
