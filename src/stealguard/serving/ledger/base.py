@@ -229,12 +229,13 @@ class _Purse:
     Attributes:
         rows: counted in the store, and not handed out.
         budget: they may be handed out under budgets of at least this.
-        counted: rows in the store, when it was asked last.
+        counted: rows in the store when it was asked last, or None.
         used: when the purse was used last.
     """
 
     def __init__(self) -> None:
-        self.rows, self.budget, self.counted, self.used = 0, 0, 0, 0.0
+        self.rows, self.budget, self.used = 0, 0, 0.0
+        self.counted: int | None = None
         self.waiting: deque[_Waiting] = deque()
 
     def put(self, rows: int, budget: int) -> None:
@@ -290,9 +291,14 @@ class Leases:
         purse.used = self._clock()
 
     def counted(self, account: str, weights: str) -> int | None:
-        """Rows that are handed out, or held by other servers, as far as this one knows; None if it knows nothing."""
+        """Rows that the store had counted when it was asked last; None if it was not asked."""
         purse = self._purses.get((account, weights))
-        return purse.counted - purse.rows if purse is not None and purse.counted else None
+        return None if purse is None else purse.counted
+
+    def held(self, account: str, weights: str) -> int:
+        """Rows that are counted in the store, and can still be handed out."""
+        purse = self._purses.get((account, weights))
+        return 0 if purse is None else purse.rows
 
     def tidy(self, idle: float) -> None:
         """Have the rows returned of purses that were not used for so many seconds."""
@@ -470,7 +476,7 @@ class Serving(ABC):
         counted = self._leases.counted(key.account, weights)
         if counted is None:
             counted = await self._counted(key.account, weights)
-        return max(0, key.budget - counted)
+        return max(0, key.budget - counted + self._leases.held(key.account, weights))
 
     def record(self, event: Event) -> None:
         """See `Ledger.record`."""
