@@ -15,7 +15,7 @@ import pytest
 
 
 @contextmanager
-def redis_server(folder: Path, *options: str) -> Iterator[str]:
+def redis_server(folder: Path, *options: str, port: int | None = None) -> Iterator[str]:
     """The address of a server that lasts as long as the block; without the program, the test is skipped.
 
     With STEALGUARD_REQUIRE_REDIS=1 its absence is a failure.
@@ -24,7 +24,7 @@ def redis_server(folder: Path, *options: str) -> Iterator[str]:
     if program is None:
         message = "redis-server is not installed"
         pytest.fail(message) if os.environ.get("STEALGUARD_REQUIRE_REDIS") == "1" else pytest.skip(message)
-    port = free_port()
+    port = port or free_port()
     settings = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "everysec", *options]
     process = subprocess.Popen(
         [program, "--port", str(port), "--dir", str(folder), *settings], stdout=subprocess.DEVNULL

@@ -150,6 +150,7 @@ class SqliteLedger(Serving):
         self._lease, self._kept, self._memories = lease, history_days * 86_400, memories
         self._lock = _locked(self.path)
         self._states: list[LocalStates] = []
+        self._file = _identity(self.path)
         self._reading = Lock()
         try:
             with _told(self.path):
@@ -228,6 +229,8 @@ class SqliteLedger(Serving):
 
     @contextmanager
     def _transaction(self, synchronous: str) -> Iterator[sqlite3.Connection]:
+        if _identity(self.path) != self._file:  # SQLite would count in a file that nobody can open any more
+            raise LedgerUnavailable(f"The ledger `{self.path}` was moved, deleted or replaced while a server used it.")
         with _told(self.path):
             self._db.execute(f"PRAGMA synchronous = {synchronous}")
             with _transaction(self._db):
@@ -347,6 +350,15 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has that name; None for none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _data_version(db: sqlite3.Connection) -> int:
