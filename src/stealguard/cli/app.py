@@ -14,6 +14,7 @@ from stealguard.cli.compare import compare
 from stealguard.cli.data import app as data_app
 from stealguard.cli.demo import demo
 from stealguard.cli.guard import guard
+from stealguard.cli.keys import app as keys_app
 from stealguard.cli.list import list_
 from stealguard.cli.protect import protect
 from stealguard.cli.report import report
@@ -31,6 +32,7 @@ for command in (protect, audit, guard, compare, report, serve, demo):
     app.command(command)
 app.command(list_, name="list")
 app.command(data_app)
+app.command(keys_app)
 
 FIRST_STEPS = """\
 stealguard protects classifiers against model stealing, and measures how well they can be stolen.
