@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stealguard.auditing.remote import Remote
 from stealguard.boxes.base import CHUNK, as_answers, looks_like_logits, on_simplex
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
@@ -244,6 +245,8 @@ def victim_of(
     """
     if isinstance(given, Victim):
         return given
+    if str(given).startswith(("http://", "https://")):
+        raise Invalid("victim", "`stealguard.Remote(url, key)` for a model behind a server that is yours", f"`{given}`")
     if isinstance(given, str | os.PathLike):
         path = Path(given)
         if path.is_dir() or (":" not in str(given) and path.suffix != ".onnx") or (path / RECIPE).exists():
@@ -252,17 +255,23 @@ def victim_of(
 
 
 def renewed(victim: Victim) -> Victim:
-    """The victim as if nobody had asked it yet, where that can be had: a release with its memory blank."""
+    """The victim as if nobody had asked it yet, where that can be had: a release with its memory blank.
+
+    A remote victim gives its keys to accounts anew, and its server remembers what it remembers.
+    """
+    if isinstance(victim, Remote):
+        return victim.renewed()
     return replace(victim) if isinstance(victim, Release) else victim
 
 
 def remembers(victim: Victim) -> bool:
-    """Whether the victim is known to remember queries."""
+    """Whether the victim is known to remember queries, and can be made to forget them."""
     return isinstance(victim, Release) and victim.model.guard.scope != "none"
 
 
 def by_account(victim: Victim) -> bool:
-    """Whether answers may depend on the account that asks: not those of a given model, which is not told accounts."""
+    """Whether answers may depend on the account that asks: not those of a given model, which is not told accounts, and
+    not those of a remote one with a single account."""
     if isinstance(victim, Release):
         return victim.model.guard.scope == "account"
-    return not isinstance(victim, Given)
+    return victim.accounts > 1 if isinstance(victim, Remote) else not isinstance(victim, Given)

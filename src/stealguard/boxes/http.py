@@ -91,9 +91,8 @@ class Server:
                 found = f"status {found.status}{said(found, key)}"
             if self._clock() + wait >= end:
                 times = "once" if tries == 1 else f"{tries} times"
-                raise StealguardError(
-                    f"`{self.base}` was asked {times} and did not answer ({found}); the next try would be in {wait:g} s."
-                )
+                next_try = f"the next try would be in {wait:g} s"
+                raise StealguardError(f"`{self.base}` was asked {times} and did not answer ({found}); {next_try}.")
             self._sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -109,9 +108,8 @@ class Server:
                 return Reply(response.status_code, dict(response.headers), self._read(response, end))
         except (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError) as e:
             if "CERTIFICATE_VERIFY_FAILED" in str(e):
-                raise StealguardError(
-                    f"The certificate of `{self.base}` cannot be trusted: {e}. SSL_CERT_FILE names further certificates."
-                ) from e
+                hint = "SSL_CERT_FILE names further certificates"
+                raise StealguardError(f"The certificate of `{self.base}` cannot be trusted: {e}. {hint}.") from e
             return f"{str(e) or type(e).__name__}".rstrip(".")
         except httpx.HTTPError as e:
             raise BoxFault(f"`{self.base}` should answer in HTTP. Found {type(e).__name__}: {e}") from e

@@ -15,7 +15,8 @@ class ManyAccounts:
     """A box that asks one account after another, each for its share of the budget: ceil(budget / accounts) inputs.
 
     The attacker moves on to the next account when a share is spent, or when an account refuses or has spent the budget
-    that the victim gave it; what is left of such an account's share is lost. A request that is larger than what is left of an account is split over accounts.
+    that the victim gave it; what is left of such an account's share is lost. A request that is larger than what is left
+    of an account is split over accounts.
     Where the last account refuses too, the answers that the request had until then are kept for its repetition.
 
     Args:

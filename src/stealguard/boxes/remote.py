@@ -25,6 +25,7 @@ from stealguard.checks import check_numbers
 from stealguard.errors import BoxFault, BudgetExhausted, Invalid, Refused, StealguardError, require
 
 ROWS = 64  # in a request, where neither the server nor the user says how many
+ROUNDED_SUM = 1.5  # the largest sum of probabilities that were rounded, each for itself; logits are soon beyond it
 QUICK = 5.0  # seconds of patience for what is read before anything is asked
 BINARY = "inference-header-content-length"
 _DTYPES = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
@@ -140,10 +141,10 @@ class Endpoint:
         )
         if reply.status in (401, 403):
             raise _error(reply, 0, self._server.base, key)
-        entries = _parsed(reply.body) if reply.status == 200 else None
-        require(isinstance(entries, list), "model", rule, "a server that does not list its models")
+        entries = _list(_parsed(reply.body)) if reply.status == 200 else []
         names = sorted({str(entry["name"]) for entry in entries if isinstance(entry, dict) and "name" in entry})
-        require(len(names) == 1, "model", rule, f"{len(names)} models on the server: {', '.join(names)}"[:500])
+        found = f"several models on the server: {', '.join(names)}"[:500] if names else "a server that lists no models"
+        require(len(names) == 1, "model", rule, found)
         return names[0]
 
 
@@ -387,8 +388,8 @@ def _whole(rows: Tensor) -> Tensor:
     """
     if rows.dim() != 2:
         return rows
-    sums, slack = rows.sum(dim=1, keepdim=True), min(0.25, 0.005 * rows.shape[1])  # two digits may be all there are
-    if not bool((rows >= 0).all() and (sums > 0).all() and (sums <= 1 + slack).all()):
+    sums = rows.sum(dim=1, keepdim=True)
+    if not bool(((rows >= 0) & (rows <= 1)).all() and ((sums > 0) & (sums <= ROUNDED_SUM)).all()):
         return rows
     return torch.where((sums - 1).abs() > SUM_OFF, rows / sums, rows)
 
@@ -400,7 +401,7 @@ def _error(reply: Reply, n: int, url: str, key: str) -> StealguardError:
         if left >= max(n, 1):
             return BoxFault(f"`{url}` should answer {n} inputs, or fewer than it refuses. Found {left} left{words}.")
         if reply.status == 429:
-            return BudgetExhausted(f"`{url}`: the account's budget is spent; {left} inputs are left{words}.", left)
+            return BudgetExhausted(f"`{url}` has a budget for this account: {left} of {n} inputs are left{words}.", left)
         return Refused(f"`{url}` answers this account only {left} of {n} inputs{words}.", left)
     if reply.status in (401, 403):
         what = "does not accept the key" if key else "needs a key"
