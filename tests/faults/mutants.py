@@ -196,7 +196,7 @@ def pictures(draw: Random, base: Path, work: Path) -> list[str]:
                 damage.replaced(draw, path)
             case 8:
                 with suppress(OSError):
-                    path.rename(path.with_name(f"{draw.choice(NAMES)}{draw.choice([path.suffix, '', '.PNG', '.npz'])}"))
+                    path.rename(path.parent / f"{draw.choice(NAMES)}{draw.choice([path.suffix, '', '.PNG', '.npz'])}")
             case _:
                 with suppress(OSError):
                     path.parent.rename(home / draw.choice([*NAMES, "train", "test", "VAL", "__MACOSX", "train/x"]))
@@ -338,8 +338,8 @@ def settings(draw: Random, base: Path, work: Path) -> list[str]:
             name = draw.choice([*DEFENSES])
             return given(PROTECT, "--defense", name, "--outliers", "npz:outliers.npz", "--set", pair(vars(DEFENSES[name]())))
         case _:
-            given = pair([key for key in vars(Training()) if key != "epochs"])
-            return [*PROTECT[:-2], "--train", given, *draw.choice([[], ["batch=16"]])]
+            chosen = pair([key for key in vars(Training()) if key != "epochs"])
+            return [*PROTECT[:-2], "--train", chosen, *draw.choice([[], ["batch=16"]])]
 
 
 # Grids -------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from stealguard.auditing.suites import SUITES, Block, suite
 from stealguard.auditing.utility import boxed, everything, utility
 from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
 from stealguard.boxes import Boxed, Labels, Ledger, LedgerError, ManyAccounts, Metered
+from stealguard.boxes.metered import check_answers
 from stealguard.data.roles import several, unseen
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
@@ -235,7 +236,8 @@ class _Audit:
 
     def __init__(self, victim: Victim, task: sets.Task, answers: Path, device: torch.device):
         self._victim, self._task, self._folder, self._device = victim, task, answers, device
-        self._answers = everything(boxed(renewed(victim), "honest", task.scaling), task.test.x)
+        honest = everything(boxed(renewed(victim), "honest", task.scaling), task.test.x)
+        self._answers = check_answers(honest, len(honest), victim.name, task.classes)
         self._line, self._near_line = cache(self._no_theft), cache(self._no_theft_near)
 
     @cached_property

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stealguard.boxes.base import outputs_of
 from stealguard.checks import check_inputs
 from stealguard.errors import Refused, StealguardError, require
-from stealguard.files import replacing
+from stealguard.files import check_regular, replacing
 from stealguard.types import Guard, State
 
 SHARED = ""  # the name of the memory that all accounts share
@@ -132,6 +132,7 @@ class Accounts:
         if path is None or not path.exists():
             return self._guard.start()
         try:
+            check_regular(path)
             return load_file(path)
         except SafetensorError as e:
             raise StealguardError(f"`{path}` is not a safetensors file ({e}).") from e
