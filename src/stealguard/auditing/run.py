@@ -27,6 +27,7 @@ from stealguard.auditing.suites import SUITES, Block, suite
 from stealguard.auditing.utility import boxed, everything, utility
 from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
 from stealguard.boxes import Boxed, Labels, Ledger, LedgerError, ManyAccounts, Metered
+from stealguard.boxes.metered import check_answers
 from stealguard.data.roles import several, unseen
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
@@ -249,7 +250,7 @@ class _Audit:
         """The victim's answers to the test inputs, as its users get them."""
         box, x = boxed(renewed(self._victim), HONEST, self._task.scaling), self._task.test.x
         if not isinstance(self._victim, Remote):
-            return everything(box, x)
+            return check_answers(everything(box, x), len(x), self._victim.name, self._task.classes)
         with self.alone(self._honest):
             ledger = Ledger(box, self._folder / self._honest, self._victim.name, self._victim.rows)
             try:

@@ -159,8 +159,8 @@ def load(root: Path, progress: bool) -> Any:
     return lambda name: store.read(get(name, root=root, progress=progress))
 
 
-TROUBLE = (StealguardError, OSError, ValueError, LookupError, AttributeError, RuntimeError, EOFError)
-BROKEN = (tarfile.TarError, zlib.error, pickle.UnpicklingError)
+TROUBLE = (StealguardError, OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError, EOFError)
+BROKEN = (tarfile.TarError, zlib.error, pickle.UnpicklingError, MemoryError)
 
 
 def obtain(name: str, spec: SetSpec, site: Site) -> tuple[Arrays, store.Note]:

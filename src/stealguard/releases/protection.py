@@ -180,9 +180,13 @@ def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: b
     recipe = {key: value for key, value in release.recipe.items() if key not in sealed}
     recipe["defense"] = {"name": name, "settings": settings}
     with working(folder) as partial:
-        releases.write_into(partial, release.model, recipe)
-        net, device = release.model.net, device_of(release.model)
-        kept = releases.load(partial, net=net, defense=type(defense), device=device)
+        try:
+            releases.write_into(partial, release.model, recipe)
+            net, device = release.model.net, device_of(release.model)
+            kept = releases.load(partial, net=net, defense=type(defense), device=device)
+        except BaseException:
+            releases.discard(partial)
+            raise
         releases.publish(partial, folder)
     return replace(kept, folder=Path(out))
 

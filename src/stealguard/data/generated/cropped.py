@@ -13,7 +13,8 @@ import numpy as np
 from numpy.random import Generator
 
 from stealguard.data.formats import Array, Arrays
-from stealguard.data.sources import Site, Source, Unavailable, debian_files, find
+from stealguard.data.sources import Site, Source, Unavailable, content, debian_files, find
+from stealguard.files import read_text
 from stealguard.progress import Tick, bar
 from stealguard.seeds import derive
 
@@ -71,7 +72,7 @@ def painted(name: str, n: int, working: int, smallest: float, packages: dict[str
 def matching(package: str, pattern: str, site: Site) -> list[bytes]:
     """The package's pictures whose path matches and whose size is `handy`."""
     found = debian_files(package, site, lambda name: re.search(pattern, name) is not None)
-    return [content for _, content in found if handy(content)]
+    return [picture for _, picture in found if handy(picture)]
 
 
 def handy(content: bytes) -> bool:
@@ -99,10 +100,10 @@ def cut(files: Sequence[bytes], n: int, working: int, smallest: float, rng: Gene
     crops = np.empty((n, SIZE, SIZE, 4), np.uint8)
     order = rng.permutation(n)
     done = 0
-    for number, content in enumerate(files):
+    for number, file in enumerate(files):
         rows = order[number :: len(files)]
         if len(rows):
-            picture = reduced(header(content), working)
+            picture = reduced(header(file), working)
             crops[rows] = [crop(picture, smallest, rng) for _ in rows]
         done += len(rows)
         tick(done)
@@ -163,7 +164,7 @@ def tiny_imagenet(site: Site) -> Arrays:
     folder = find("tiny-imagenet-200", site)
     numbers = {name: number for number, name in enumerate(sorted(path.name for path in (folder / "train").iterdir()))}
     train = [(path, numbers[path.parts[-3]]) for path in sorted(folder.glob("train/*/images/*"))]
-    lines = [line.split("\t") for line in (folder / "val" / "val_annotations.txt").read_text().splitlines()]
+    lines = [line.split("\t") for line in read_text(folder / "val" / "val_annotations.txt").splitlines()]
     test = [(folder / "val" / "images" / line[0], numbers[line[1]]) for line in lines]
     arrays: Arrays = {}
     for split, listed in ("train", train), ("test", test):
@@ -177,6 +178,6 @@ def decoded(paths: Sequence[Path], tick: Tick) -> Array:
     """Pictures of 64 x 64, some of them gray, as (N, 3, 64, 64)."""
     pixels = np.empty((len(paths), 3, 64, 64), np.uint8)
     for number, path in enumerate(paths):
-        pixels[number] = np.asarray(header(path.read_bytes()).convert("RGB")).transpose(2, 0, 1)
+        pixels[number] = np.asarray(header(content(path)).convert("RGB")).transpose(2, 0, 1)
         tick(number + 1)
     return pixels
