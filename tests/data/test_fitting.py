@@ -58,7 +58,7 @@ def test_a_folder_of_mixed_sizes_is_a_task(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[pictures.ORIENTATION] = 6
     picture(tmp_path / "b" / "turned.jpg", seed=53, size=(18, 22), exif=exif)
-    with pytest.raises(Invalid, match="of one size .or say with `size` to which size they are brought"):
+    with pytest.raises(Invalid, match=r"of one size .or say with `size` to which size they are brought"):
         data.task(f"folder:{tmp_path}")
     task = data.task(f"folder:{tmp_path}", reading=Fit(16))
     assert task.train.x.shape[1:] == task.test.x.shape[1:] == (3, 16, 16)

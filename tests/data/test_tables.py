@@ -49,7 +49,7 @@ def test_another_target_and_another_order_of_classes(tmp_path: Path) -> None:
     assert task.names == ("pilot", "cook")
     assert task.reading.names == ("age", "height", "pay=high", "pay=low")
     assert task.notes[0] == "The target is the column `job`: 2 classes, cook, pilot."
-    with pytest.raises(Invalid, match="with the target column `wage`. Found age, job, height, pay"):
+    with pytest.raises(Invalid, match=r"with the target column `wage`. Found age, job, height, pay"):
         data.task(f"csv:{path}:wage")
 
 
@@ -105,7 +105,7 @@ def test_what_is_wrong_is_told_by_row_and_column(tmp_path: Path, rows: list[str]
 
 
 def test_paths_and_encodings_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(Invalid, match="`csv:` and the path of a file. Found .*nowhere"):
+    with pytest.raises(Invalid, match=r"`csv:` and the path of a file. Found .*nowhere"):
         data.task(f"csv:{tmp_path}/nowhere.csv")
     with pytest.raises(Invalid, match="`csv:` and a path"):
         data.task("csv:")
@@ -132,7 +132,7 @@ def test_parquet_is_read_as_csv_is(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="Found nothing in row 2 of the column `x`"):
         tables.read("parquet", f"{tmp_path}/b.parquet")
     parquet.write_table(pa.table({"x": [[1], [2]], "y": [0, 1]}), tmp_path / "c.parquet")
-    with pytest.raises(Invalid, match="numbers or words. Found list in `x`"):
+    with pytest.raises(Invalid, match=r"numbers or words. Found list in `x`"):
         tables.read("parquet", f"{tmp_path}/c.parquet")
     (tmp_path / "d.parquet").write_bytes(b"no table")
     with pytest.raises(Invalid, match="a Parquet file"):
