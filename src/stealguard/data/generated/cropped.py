@@ -228,6 +228,8 @@ def one(picture: Array, height: int, width: int, smallest: float, rng: Generator
         part = picture[max(0, high - height) // 2 :, max(0, wide - width) // 2 :][:height, :width]
         top, left = (int(rng.integers(room + 1)) for room in (height - part.shape[0], width - part.shape[1]))
         found[top : top + part.shape[0], left : left + part.shape[1]] = part
+    if found[..., 3].min() == 255:
+        return found[..., :3].transpose(2, 0, 1)
     pixels: Array = composed(found[None], rng)[0]
     return pixels
 
