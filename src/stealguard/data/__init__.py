@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stealguard.data import store
 from stealguard.data.formats import Arrays
+from stealguard.data.reading import Columns, Fit, Reading
 from stealguard.data.sets import SETS, SetSpec
 from stealguard.data.sources import Site, first_line
 from stealguard.errors import FetchError, StealguardError, pick, require
@@ -26,7 +27,21 @@ if TYPE_CHECKING:
     from stealguard.data.inputs import Inputs
     from stealguard.data.scaling import Scaling
 
-__all__ = ["SETS", "SetSpec", "Split", "Status", "Task", "get", "images", "label", "listing", "task", "verify"]
+__all__ = [
+    "SETS",
+    "Columns",
+    "Fit",
+    "SetSpec",
+    "Split",
+    "Status",
+    "Task",
+    "get",
+    "images",
+    "label",
+    "listing",
+    "task",
+    "verify",
+]
 
 
 class Split(NamedTuple):
@@ -47,7 +62,8 @@ class Task(NamedTuple):
     """A classification task with K `classes`.
 
     `names` are the classes' names in order, or empty; `scaling` maps the users' units to [0, 1], and is None where the
-    data are in [0, 1] as they are; `notes` are lines to print: what was split, ignored and converted, with counts.
+    data are in [0, 1] as they are; `notes` are lines to print: what was split, ignored and converted, with counts;
+    `reading` says to which size pictures were brought, or which columns a table has.
     """
 
     name: str
@@ -57,6 +73,7 @@ class Task(NamedTuple):
     names: tuple[str, ...] = ()
     scaling: Scaling | None = None
     notes: tuple[str, ...] = ()
+    reading: Reading | None = None
 
     @property
     def hash(self) -> str:
@@ -93,14 +110,17 @@ def task(
     classes: int | Sequence[Any] | None = None,
     seed: int = 0,
     scaling: Scaling | None = None,
+    reading: Reading | None = None,
     root: Path | None = None,
 ) -> Task:
     """The labelled set `data` stands for.
 
     Args:
         data: a name of a labelled set in `SETS`; "folder:PATH" (class folders, with or without a test folder);
-            "npz:PATH" (train_x, train_y, test_x, test_y); a `Task`; arrays or tensors (x, y), (train_x, train_y,
-            test_x, test_y) or ((train_x, train_y), (test_x, test_y)); a torch Dataset of (x, y), or a pair of them.
+            "csv:PATH" or "parquet:PATH" (a table whose last column holds the classes, or the column that a further
+            `:COLUMN` names); "npz:PATH" (train_x, train_y, test_x, test_y); a `Task`; arrays or tensors (x, y),
+            (train_x, train_y, test_x, test_y) or ((train_x, train_y), (test_x, test_y)); a torch Dataset of (x, y), or
+            a pair of them.
             Inputs may have any shape: floats, bool, or uint8, of which 255 stands for 1 (unless all are below 32:
             those are flags or grades). Other integers are refused.
         classes: the classes in order, by name or by the values of their labels, or their number. Without it, labels
@@ -108,6 +128,7 @@ def task(
         seed: what data without a test split are split by, 4 to 1 within each class. (Folders are split by content.)
         scaling: from the data's units to [0, 1]. Without one, it is fitted on the training split (by column for tables,
             inputs of one dimension) if values leave [0, 1].
+        reading: `Fit(224)` brings the pictures of a folder to one size; `Columns` read a table as an earlier one was.
         root: the folder of the store of named sets.
 
     Raises:
@@ -116,14 +137,14 @@ def task(
     """
     from stealguard.data import own
 
-    return own.task(data, classes, seed, scaling, root)
+    return own.task(data, classes, seed, scaling, root, reading)
 
 
-def images(data: Any, *, seed: int = 0, root: Path | None = None) -> Inputs:
+def images(data: Any, *, seed: int = 0, reading: Reading | None = None, root: Path | None = None) -> Inputs:
     """The inputs `data` stands for, without labels: N inputs of any shape whose rows are float32 in [0, 1].
 
     Of a labelled set that is split for training and testing, these are the training inputs alone, so that a query pool
-    never holds test inputs; `seed` is that of `task`.
+    never holds test inputs; `seed` and `reading` are those of `task`.
 
     Args:
         data: whatever `task` takes; a name of an unlabelled set; an array or a tensor; a torch Dataset of x or (x, y),
@@ -134,7 +155,7 @@ def images(data: Any, *, seed: int = 0, root: Path | None = None) -> Inputs:
     """
     from stealguard.data import own
 
-    return own.in_unit(own.unlabelled(data, seed, root), "x")
+    return own.in_unit(own.unlabelled(data, seed, root, reading), "x")
 
 
 def label(data: Any) -> str:
