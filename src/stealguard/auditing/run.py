@@ -28,7 +28,7 @@ from stealguard.auditing.utility import boxed, everything, utility
 from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
 from stealguard.boxes import Boxed, Labels, Ledger, LedgerError, ManyAccounts, Metered
 from stealguard.boxes.metered import check_answers
-from stealguard.data.roles import several, unseen
+from stealguard.data.roles import chosen, several, unseen
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
 from stealguard.errors import NotApplicable, StealguardError, pick, require
@@ -108,7 +108,10 @@ def audit(
     task = _task(victim, data)
     if isinstance(victim, Given | Remote):
         victim = victim.fitted(tuple(task.train.x.shape[1:]), task.classes, task.names)
-    families = unseen(tuple(task.train.x.shape[1:])) if pools is None else several(pools)
+    shape = tuple(task.train.x.shape[1:])
+    families = unseen(shape) if pools is None else several(pools)
+    if pools is None and progress:
+        print(f"pools: {chosen(families, shape)}", file=sys.stderr)
     if isinstance(attacks, str) and attacks in SUITES:
         blocks = suite(attacks, families, victim)
     else:
