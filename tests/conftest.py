@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 import stealguard as sg
+from browsing import Browser, find_chromium
 from samples import noise, task
 
 # No test depends on time: a slow machine is not a failure.
@@ -66,3 +67,10 @@ def ini_release(once: Callable[[str, Callable[[Path], object]], Path]) -> sg.Rel
 def folder(tmp_path: Path, ini_release: sg.Release) -> Path:
     """A copy of the release's folder, for tests that write into it."""
     return Path(shutil.copytree(ini_release.folder, tmp_path / "ini"))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    opened = Browser(find_chromium(), tmp_path_factory.mktemp("chromium"))
+    yield opened
+    opened.close()

@@ -97,7 +97,9 @@ FAULTS = {
 
 
 def _outputs(shape: list[int], data: list[Any], kind: str = "FP32") -> Response:
-    return Response(json.dumps({"outputs": [{"name": "probabilities", "datatype": kind, "shape": shape, "data": data}]}))
+    return Response(
+        json.dumps({"outputs": [{"name": "probabilities", "datatype": kind, "shape": shape, "data": data}]})
+    )
 
 
 def application(model: Model) -> Starlette:

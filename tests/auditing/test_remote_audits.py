@@ -93,9 +93,7 @@ def test_a_server_without_an_identity_is_known_by_its_answers(url: str, model: M
 
 
 @pytest.mark.parametrize("labels", ["soft", "hard"])
-def test_an_audit_that_was_interrupted_asks_nothing_twice(
-    url: str, model: Model, tmp_path: Path, labels: str
-) -> None:
+def test_an_audit_that_was_interrupted_asks_nothing_twice(url: str, model: Model, tmp_path: Path, labels: str) -> None:
     """It breaks in the sixth request of the attack; five times 16 answers are in the ledger."""
     model.faults.extend([*[""] * 10, "internal"])
     (row,) = audit(sg.Remote(url, rows=16), tmp_path, labels=labels)
@@ -115,9 +113,7 @@ def test_an_audit_that_breaks_in_the_test_inputs_goes_on_there(url: str, model: 
 
 
 @pytest.mark.parametrize("refuses", [False, True])
-def test_a_row_says_what_was_had_where_the_server_stops(
-    url: str, model: Model, tmp_path: Path, refuses: bool
-) -> None:
+def test_a_row_says_what_was_had_where_the_server_stops(url: str, model: Model, tmp_path: Path, refuses: bool) -> None:
     model.budgets["a"], model.refuses = len(TEST_X) + 90, refuses
     row, none = audit(sg.Remote(url, "a", rows=16), tmp_path, seeds=[0, 1])
     assert (row.status, row.budget, row.queries) == ("ok", 200, 90)
@@ -127,9 +123,7 @@ def test_a_row_says_what_was_had_where_the_server_stops(
     assert model.answered["a"] == len(TEST_X) + 90
 
 
-def test_a_budget_that_is_too_small_for_the_test_inputs_ends_the_audit(
-    url: str, model: Model, tmp_path: Path
-) -> None:
+def test_a_budget_that_is_too_small_for_the_test_inputs_ends_the_audit(url: str, model: Model, tmp_path: Path) -> None:
     model.budgets["a"] = 10
     with pytest.raises(BudgetExhausted, match="has a budget for this account: 10 of 80 inputs are left"):
         audit(sg.Remote(url, "a"), tmp_path)
@@ -203,7 +197,9 @@ def test_data_that_do_not_fit_are_named_before_anything_is_asked(url: str, model
 
 
 def test_a_url_is_no_victim_by_itself(url: str, model: Model, tmp_path: Path) -> None:
-    with pytest.raises(Invalid, match=r"`victim` should be `stealguard.Remote\(url, key\)` for a model behind a server"):
+    with pytest.raises(
+        Invalid, match=r"`victim` should be `stealguard.Remote\(url, key\)` for a model behind a server"
+    ):
         audit(url, tmp_path)
 
 

@@ -254,7 +254,9 @@ def test_any_body_is_an_answer_or_a_fault(body: bytes, length: int | None) -> No
 
 def test_a_spent_budget_and_a_refusal_say_what_is_left(url: str, model: Model) -> None:
     model.budgets["a"] = 20
-    with pytest.raises(BudgetExhausted, match="has a budget for this account: 20 of 50 inputs are left: spent") as spent:
+    with pytest.raises(
+        BudgetExhausted, match="has a budget for this account: 20 of 50 inputs are left: spent"
+    ) as spent:
         box(url, "a")(X)
     assert spent.value.left == 20
     model.refuses = True
@@ -302,7 +304,9 @@ def test_accounts_are_told_apart_and_a_budget_is_divided_over_them(url: str, mod
     model.keys, model.budgets = frozenset({"a", "b"}), {"a": 10, "b": 10**6}
     endpoint = Endpoint(url, "a")
     many = Metered(ManyAccounts(lambda number: endpoint.box("ab"[number - 1]), 2, 50), 50)
-    with pytest.raises(Refused, match="has a budget for this account: 10 of 25 inputs .* no account answers") as refused:
+    with pytest.raises(
+        Refused, match="has a budget for this account: 10 of 25 inputs .* no account answers"
+    ) as refused:
         many(X)
     assert refused.value.left == many.left == 35
     assert torch.equal(many(X[:35]), expected(X[:35]))
@@ -313,7 +317,9 @@ def test_the_key_is_never_shown(url: str, model: Model) -> None:
     model.keys = frozenset({"right"})
     with pytest.raises(StealguardError, match=r"needs a key \(status 401") as caught:
         Endpoint(url)
-    with pytest.raises(StealguardError, match=r"does not accept the key \(status 401: no account has the key") as caught:
+    with pytest.raises(
+        StealguardError, match=r"does not accept the key \(status 401: no account has the key"
+    ) as caught:
         Endpoint(url, "sg_secret")
     assert "sg_secret" not in str(caught.value)
     assert "right" not in repr(Endpoint(url, "right").box("right"))
@@ -374,5 +380,7 @@ def test_parallel_requests_never_have_more_than_the_budget(url: str, model: Mode
 
 
 def test_boxes_load_without_httpx() -> None:
-    code = "import sys, stealguard.boxes, stealguard.auditing; sys.exit('httpx' in sys.modules or 'orjson' in sys.modules)"
+    code = (
+        "import sys, stealguard.boxes, stealguard.auditing; sys.exit('httpx' in sys.modules or 'orjson' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

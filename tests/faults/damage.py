@@ -102,7 +102,9 @@ def spoiled(draw: Random, data: bytes) -> bytes:
         case 2 | 3 | 4:
             changed = bytearray(data or b"\0")
             for _ in range(draw.choice([1, 1, 2, 8])):
-                place = min(len(changed) - 1, draw.randrange(near + 1) if draw.random() < 0.7 else draw.randrange(n + 1))
+                place = min(
+                    len(changed) - 1, draw.randrange(near + 1) if draw.random() < 0.7 else draw.randrange(n + 1)
+                )
                 changed[place] = draw.choice([0, 255, changed[place] ^ 1 << draw.randrange(8), draw.randrange(256)])
             return bytes(changed)
         case 5:
@@ -140,7 +142,9 @@ def replaced(draw: Random, path: Path) -> None:
         case 3:
             os.mkfifo(path)
         case 4 | 5 | 6:
-            path.symlink_to(draw.choice(["/dev/zero", "/dev/urandom", "/dev/full", "/dev/null", "/dev/tty", "/proc/self/mem"]))
+            path.symlink_to(
+                draw.choice(["/dev/zero", "/dev/urandom", "/dev/full", "/dev/null", "/dev/tty", "/proc/self/mem"])
+            )
         case 7:
             path.symlink_to(path.name)
         case 8:

@@ -142,7 +142,9 @@ def feed(kind: str, number: int, folder: Path, engines: dict[str, Any]) -> dict[
     before = states(work)
     status, seconds = fork(lambda: command(arguments, work, base, engines))
     after = states(work)
-    errors = (work.parent / "stderr").read_bytes().decode("utf-8", "replace") if (work.parent / "stderr").exists() else ""
+    errors = (
+        (work.parent / "stderr").read_bytes().decode("utf-8", "replace") if (work.parent / "stderr").exists() else ""
+    )
     return {
         "kind": kind, "number": number, "arguments": arguments, "status": status, "seconds": round(seconds, 2),
         "errors": errors[-20_000:], "added": sorted(after.keys() - before.keys()),

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-NOTE = re.compile(r"(data|pools): |(protect|audit|compare|accounts|rendering) .*: |wrote |failed: |\d+ of \d+ thefts failed")
+NOTE = re.compile(
+    r"(data|pools): |(protect|audit|compare|accounts|rendering) .*: |wrote |failed: |\d+ of \d+ thefts failed"
+)
 # The names of files that are being written, and of the place where a release is made.
-DRAFT = re.compile(r"(^|/)\.[^/]*\.[a-z0-9_]{8}$|\.try$|\.[0-9]+\.[0-9a-f]{32}|(^|/)store/\.work/[^/]*/|-(wal|shm|journal)$")
+DRAFT = re.compile(
+    r"(^|/)\.[^/]*\.[a-z0-9_]{8}$|\.try$|\.[0-9]+\.[0-9a-f]{32}|(^|/)store/\.work/[^/]*/|-(wal|shm|journal)$"
+)
 # What a command that ends with status 2 may have written for good: rows, answers that were paid for, a journal.
 KEPT = re.compile(r"audit\.sqlite|rows\.sqlite|attempts\.jsonl|store|compared|out/(cells|locks|releases)|\.damaged$")
 

@@ -30,8 +30,31 @@ Mutant = Callable[[Random, Path, Path], list[str]]
 KINDS: dict[str, Mutant] = {}
 
 SHAPE = (1, 6, 6)
-PROTECT = ["protect", "mlp", "npz:task.npz", "--out", "out", "--defense", "none", "--epochs", "1", "--train", "batch=16"]
-AUDIT = ["audit", "release", "--pools", "npz:pool.npz", "--budget", "20", "--labels", "hard", "--set", "training.epochs=1"]
+PROTECT = [
+    "protect",
+    "mlp",
+    "npz:task.npz",
+    "--out",
+    "out",
+    "--defense",
+    "none",
+    "--epochs",
+    "1",
+    "--train",
+    "batch=16",
+]
+AUDIT = [
+    "audit",
+    "release",
+    "--pools",
+    "npz:pool.npz",
+    "--budget",
+    "20",
+    "--labels",
+    "hard",
+    "--set",
+    "training.epochs=1",
+]
 COMPARE = ["compare", "grid.yaml", "--out", "out"]
 GRID: dict[str, Any] = {
     "data": ["npz:task.npz"], "nets": ["mlp"], "outliers": {"npz:task.npz": ["npz:outliers.npz"]}, "defenses": ["none"],
@@ -81,7 +104,9 @@ def write_data(base: Path) -> None:
         pixels = (arrays(number)[0][number, 0] * 255).astype(np.uint8)
         Image.fromarray(pixels).resize((8, 8)).save(folder / f"{number:02}.{suffix}")
     (base / "grid.yaml").write_text(yaml.safe_dump(GRID))
-    (base / "own.py").write_text("from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 3))\n")
+    (base / "own.py").write_text(
+        "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 3))\n"
+    )
     write_onnx(base / "model.onnx")
 
 
@@ -128,7 +153,9 @@ def spoil_archive(draw: Random, path: Path) -> None:
     with np.load(path) as archive:
         parts = dict(archive)
     chosen = draw.choice(list(parts))
-    method = draw.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    method = draw.choice(
+        [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+    )
     members = {f"{name}.npy": damage.npy(part) for name, part in parts.items()}
     match draw.randrange(9):
         case 0 | 1 | 2:
@@ -306,7 +333,9 @@ def checkpoints(draw: Random, base: Path, work: Path) -> list[str]:
                 inside, inside_key = inside[key], key
             key = draw.choice(list(inside)) if isinstance(inside, dict) and inside else None
             if key is not None:
-                inside[key] = draw.choice([None, 3, [], {}, "x", torch.zeros(3), torch.full((3, 128), torch.nan), 10**30])
+                inside[key] = draw.choice(
+                    [None, 3, [], {}, "x", torch.zeros(3), torch.full((3, 128), torch.nan), 10**30]
+                )
             torch.save(state, path)
         case 4:
             path.write_bytes(pickle.dumps(draw.choice([print, {"identity": print}, [Path("x")]])))
@@ -336,7 +365,9 @@ def settings(draw: Random, base: Path, work: Path) -> list[str]:
             return [*AUDIT[:-2], "--attack", name, "--set", pair(vars(ATTACKS[name]())), pair(vars(ATTACKS[name]()))]
         case 1:
             name = draw.choice([*DEFENSES])
-            return given(PROTECT, "--defense", name, "--outliers", "npz:outliers.npz", "--set", pair(vars(DEFENSES[name]())))
+            return given(
+                PROTECT, "--defense", name, "--outliers", "npz:outliers.npz", "--set", pair(vars(DEFENSES[name]()))
+            )
         case _:
             chosen = pair([key for key in vars(Training()) if key != "epochs"])
             return [*PROTECT[:-2], "--train", chosen, *draw.choice([[], ["batch=16"]])]
@@ -398,7 +429,9 @@ def compare_folders(draw: Random, base: Path, work: Path) -> list[str]:
                 path.write_text(text, encoding="utf-8", errors="surrogatepass")
                 break
             case 2:
-                more = home / draw.choice(["cells", "locks", "releases", "attempts.jsonl", "report.html", "audit.sqlite"])
+                more = home / draw.choice(
+                    ["cells", "locks", "releases", "attempts.jsonl", "report.html", "audit.sqlite"]
+                )
                 shutil.rmtree(more) if more.is_dir() else more.unlink(missing_ok=True)
                 more.write_bytes(b"x")
                 if draw.random() < 0.7:
@@ -425,7 +458,9 @@ def json_lines(draw: Random, base: Path, work: Path) -> list[str]:
         record = json.loads(lines[place])
         lines[place] = damage.written(draw, damage.respoiled(draw, record, [*VALUES, "ok", "failed", "skip", 0.0, 1.0]))
         if draw.random() < 0.2:
-            lines[place] = lines[place][:-1] + f', "{draw.choice(list(record))}": {draw.choice(["1", "null", "NaN", "-"])}}}'
+            lines[place] = (
+                lines[place][:-1] + f', "{draw.choice(list(record))}": {draw.choice(["1", "null", "NaN", "-"])}}}'
+            )
         (work / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8", errors="surrogatepass")
     elif draw.random() < 0.8:
         (work / "rows.jsonl").write_bytes(damage.spoiled(draw, "\n".join(lines).encode()))
@@ -472,9 +507,12 @@ def statements(draw: Random) -> Iterator[tuple[str, tuple[Any, ...]]]:
             yield f"CREATE VIEW {table} AS {ENDLESS} {body}", ()
         case 12:
             yield (
-                "CREATE TRIGGER endless AFTER INSERT ON thefts BEGIN INSERT OR REPLACE INTO metrics "
-                f"SELECT i, 'x', 0.5 FROM ({ENDLESS} SELECT i FROM n); END"
-            ), ()
+                (
+                    "CREATE TRIGGER endless AFTER INSERT ON thefts BEGIN INSERT OR REPLACE INTO metrics "
+                    f"SELECT i, 'x', 0.5 FROM ({ENDLESS} SELECT i FROM n); END"
+                ),
+                (),
+            )
         case _:
             yield f"DROP TABLE {table}", ()
             yield f"CREATE TABLE {table} (id, key, victim, owner, name, value, x GENERATED ALWAYS AS (id) VIRTUAL)", ()
@@ -490,7 +528,9 @@ def stores(draw: Random, base: Path, work: Path) -> list[str]:
         case 3:
             damage.replaced(draw, path)
         case 4:
-            (work / "rows.sqlite-wal").write_bytes(draw.choice([b"", b"x", draw.randbytes(5_000), b"7\x7f\x06\x82" * 20]))
+            (work / "rows.sqlite-wal").write_bytes(
+                draw.choice([b"", b"x", draw.randbytes(5_000), b"7\x7f\x06\x82" * 20])
+            )
         case _:
             with closing(sqlite3.connect(path, isolation_level=None)) as db:
                 db.execute("PRAGMA journal_mode = WAL")
@@ -557,9 +597,13 @@ def strange_onnx(draw: Random, path: Path) -> None:
     graph, entry = model.graph, model.graph.input[0].type.tensor_type
     match draw.randrange(8):
         case 0:
-            entry.elem_type = draw.choice([TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.STRING, 99])
+            entry.elem_type = draw.choice(
+                [TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.STRING, 99]
+            )
         case 1:
-            for dim, size in zip(entry.shape.dim, draw.choice([(1, 1, 6, 6), (60, 3, 8, 8), (0, 0, 0, 0)]), strict=True):
+            for dim, size in zip(
+                entry.shape.dim, draw.choice([(1, 1, 6, 6), (60, 3, 8, 8), (0, 0, 0, 0)]), strict=True
+            ):
                 dim.dim_value = size
         case 2:
             weight = graph.initializer[0]
@@ -570,7 +614,9 @@ def strange_onnx(draw: Random, path: Path) -> None:
             weight = graph.initializer[0]
             weight.dims[:] = draw.choice([[2**40, 3], [36, 2**30], [-1, 3], [], [36, 1], [36, 0]])
         case 4:
-            last = draw.choice(["Softmax", "Sigmoid", "Exp", "ArgMax", "Identity", "Nothing", "NonZero", "Neg", "Flatten"])
+            last = draw.choice(
+                ["Softmax", "Sigmoid", "Exp", "ArgMax", "Identity", "Nothing", "NonZero", "Neg", "Flatten"]
+            )
             graph.node.append(helper.make_node(last, ["y"], ["z"]))
             graph.output[0].name = "z"
             graph.output[0].type.Clear()
@@ -615,7 +661,9 @@ def code(draw: Random, base: Path, work: Path) -> list[str]:
         "class net(Defense):\n    def build(self, net, like):\n        raise OSError(28, 'No space left')",
     ])  # fmt: skip
     (work / "strange.py").write_bytes(f"import torch\nfrom torch import nn\n\n{body}\n".encode())
-    name = draw.choice(["strange:net"] * 12 + ["strange:nothing", "strange", "strange:", "strange:net.x", "..strange:net"])
+    name = draw.choice(
+        ["strange:net"] * 12 + ["strange:nothing", "strange", "strange:", "strange:net.x", "..strange:net"]
+    )
     return draw.choice([
         [*PROTECT[:1], name, *PROTECT[2:]], [*PROTECT[:1], name, *PROTECT[2:]], given(PROTECT, "--defense", name),
         given(AUDIT, "--attack", name), given(AUDIT, "--clone", name), given(AUDIT, "--net", name),
@@ -677,7 +725,9 @@ def published(draw: Random, base: Path, work: Path) -> list[str]:
                 sound = struct.pack("<Q", len(header)) + header + bytes(4)
                 kept.write_bytes(draw.choice([sound, damage.spoiled(draw, sound)]))
     task = [word.replace("npz:task.npz", name) for word in PROTECT]
-    return draw.choice([["data", "get", name], ["data", "get", name], ["data", "verify"], ["data", "list", "--json"], task])
+    return draw.choice(
+        [["data", "get", name], ["data", "get", name], ["data", "verify"], ["data", "list", "--json"], task]
+    )
 
 
 # Options -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from stealguard.cli.options import Many
 
@@ -95,7 +96,7 @@ def serve(
             Served(path, name, labels=labels, top_k=top_k, digits=digits) for path in releases
         ))  # fmt: skip
     require(bool(chosen.releases), "releases", "one release folder at least", "none")
-    given = {
+    given: dict[str, Any] = {
         "ledger": ledger, "open": open_, "host": host, "port": port, "metrics_port": metrics_port, "page": page,
         "backend": backend, "device": device, "threads": threads, "merge": merge,
         "allow_same_weights": allow_same_weights, "keep_hashes": keep_hashes,

@@ -71,10 +71,11 @@ def check(config: Config, *, net: str | nn.Module | None = None, defense: str | 
         return "\n".join([*lines, "open: requests need no key, and nothing is counted"])
     known = open_keys(config.ledger, create=False)
     try:
-        valid = [key for key in known.keys() if key.revoked is None]
+        keys = known.keys()
     finally:
         known.close()
-    return "\n".join([*lines, f"ledger {config.ledger}: {len(valid):,} keys in force"])
+    valid = sum(key.revoked is None for key in keys)
+    return "\n".join([*lines, f"ledger {config.ledger}: {valid:,} keys in force"])
 
 
 def services_of(
