@@ -39,6 +39,11 @@ def mlp(inputs: int = 16, classes: int = 3) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, 24), nn.ReLU(), nn.Linear(24, classes))
 
 
+def linear(inputs: int = 784, classes: int = 10) -> nn.Module:
+    """Learns blobs, in little time."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
+
+
 def boxed(model: Defended, shape: tuple[int, ...] = (16,)) -> Account:
     """The box of one account that has asked nothing yet."""
     return Accounts(model.heads(), model.guard, shape).connect("a")
