@@ -133,7 +133,7 @@ def test_audit_tells_what_failed(stealguard: Run, protect: Run, sets: Path, tmp_
     assert protect(tmp_path / "a").returncode == 0
     done = stealguard(
         "audit", tmp_path / "a", "--attack", "own_methods:Failing", "--budget", 100, "--labels", "hard",
-        "--pools", f"npz:{sets}/pool.npz", "--json",
+        "--pools", f"npz:{sets}/pool.npz", "--clone", "mlp", "--json",
     )  # fmt: skip
     assert done.returncode == 1
     assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["failed"]
@@ -150,7 +150,7 @@ def test_audit_with_accounts(stealguard: Run, sets: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     attack = (
         "--pools", f"npz:{sets}/pool.npz", "--budget", 110, "--labels", "hard", "--set", "training.epochs=1",
-        "training.batch=32", "--json",
+        "training.batch=32", "--clone", "mlp", "--json",
     )  # fmt: skip
     done = stealguard("audit", tmp_path / "a", "--accounts", 1, 2, *attack)
     assert done.returncode == 0, done.stderr
