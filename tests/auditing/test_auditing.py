@@ -37,7 +37,7 @@ def audit(release: Any, **changes: Any) -> list[Row]:
 def test_a_row_says_what_happened(folder: Path) -> None:
     soft, hard = audit(folder, clone=None)
     release = sg.load(folder)
-    assert soft.clone == "lenet5"
+    assert soft.clone == "given:Normalized", "of the architecture of the release"
     assert (soft.labels, hard.labels) == ("soft", "hard")
     assert soft.queries == soft.budget == 100
     _, _, x, y = task()

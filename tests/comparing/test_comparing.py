@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,16 +37,28 @@ HERE: dict[str, Any] = {"engine": "slurm", "address": "debug", "progress": False
 UNCLOSED = pytest.mark.filterwarnings("ignore::ResourceWarning")  # logs that submitit's debug executor leaves open
 
 
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sets(tmp_path_factory.mktemp("sets"))
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="module")
-def whole(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
-    """The tiny grid, never interrupted, and its folder."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    return out, sg.compare(tiny(sets), out, workers=2, progress=False)
+def sets(once: Once) -> Path:
+    def make(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        write_sets(folder)
+
+    return once("sets of comparisons", make)
+
+
+@pytest.fixture(scope="module")
+def whole(sets: Path, once: Once) -> tuple[Path, list[Row]]:
+    """The tiny grid, never interrupted: its folder and its rows."""
+
+    def make(folder: Path) -> None:
+        rows = sg.compare(tiny(sets), folder / "out", workers=2, progress=False)
+        (folder / "rows.json").write_text(json.dumps([row.record() for row in rows]))
+
+    folder = once("whole comparison", make)
+    return folder / "out", [Row.of(record) for record in json.loads((folder / "rows.json").read_text())]
 
 
 def attempts(out: Path, event: str) -> list[dict[str, Any]]:
