@@ -76,6 +76,7 @@ def test_a_knockoff_of_an_undefended_net_works(tmp_path: Path) -> None:
     assert (row.agreement or 0) > 0.9
 
 
+@pytest.mark.slow
 def test_a_tabular_classifier_is_protected_and_audited(tmp_path: Path) -> None:
     from sklearn.datasets import load_breast_cancer
 
