@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.measure import heading
 
 import stealguard as sg
-from stealguard.data import load as load_data
+from stealguard.data import task
 
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -215,7 +215,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         release = given.release or small_release(folder / "model")
-        x = np.ascontiguousarray(load_data("mnist").test.x[:64].numpy(), "<f4")
+        x = np.ascontiguousarray(task("mnist").test.x[:64].numpy(), "<f4")
         with servers(release, folder) as (running, key):
             for kind, wanted in loads(x).items():
                 costs: dict[str, list[Cost]] = {server: [] for server in wanted}
@@ -242,8 +242,8 @@ def tell(kind: str, costs: Mapping[str, Sequence[Cost]]) -> None:
 
 def small_release(folder: Path) -> Path:
     """A release of the default defense, trained for a moment, and exported."""
-    task = load_data("mnist")
-    data = (task.train.x[:3000], task.train.y[:3000], task.test.x[:500], task.test.y[:500])
+    mnist = task("mnist")
+    data = (mnist.train.x[:3000], mnist.train.y[:3000], mnist.test.x[:500], mnist.test.y[:500])
     sg.protect("lenet5", data=data, outliers=["letters"], defense="ini-robust", epochs=1, out=folder)
     subprocess.run([sys.executable, "-m", "stealguard", "export", str(folder)], check=True, stdout=subprocess.DEVNULL)
     return folder
