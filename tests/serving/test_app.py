@@ -132,7 +132,8 @@ def aliases(path: str) -> set[str]:
 
 OTHERS = ["/", "/metrics", "/docs", "/v1", "/v2x", "/v2/models", "/v2/models/stats", "/v2/models/none/infer",
           "/v2/health", "/v2/models/linear/stats", "/v2/models/linear/config", "/v2/logging", "/v2/trace/setting",
-          "/favicon.ico", "/v2/systemsharedmemory/status", "/v2/models/linear/versions/3", "*", "//", "/v2/health/live/x"]  # fmt: skip
+          "/favicon.ico", "/v2/systemsharedmemory/status", "/v2/models/linear/versions/3", "*", "//",
+          "/v2/health/live/x"]  # fmt: skip
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
 PUBLIC = {"/v2/health/live", "/v2/health/ready"}
 
