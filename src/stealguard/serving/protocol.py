@@ -211,6 +211,7 @@ def _shape(given: object, spec: Spec) -> tuple[int, ...]:
     if (
         type(given) is not list
         or any(type(n) is not int for n in given)  # a boolean is an int to isinstance
+        or len(given) != 1 + len(spec.shape)
         or tuple(given[1:]) != spec.shape
         or given[0] < 1
     ):
