@@ -401,7 +401,9 @@ def _error(reply: Reply, n: int, url: str, key: str) -> StealguardError:
         if left >= max(n, 1):
             return BoxFault(f"`{url}` should answer {n} inputs, or fewer than it refuses. Found {left} left{words}.")
         if reply.status == 429:
-            return BudgetExhausted(f"`{url}` has a budget for this account: {left} of {n} inputs are left{words}.", left)
+            return BudgetExhausted(
+                f"`{url}` has a budget for this account: {left} of {n} inputs are left{words}.", left
+            )
         return Refused(f"`{url}` answers this account only {left} of {n} inputs{words}.", left)
     if reply.status in (401, 403):
         what = "does not accept the key" if key else "needs a key"
