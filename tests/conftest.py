@@ -21,6 +21,9 @@ settings.register_profile("ci", settings.get_profile("stealguard"), derandomize=
 settings.load_profile("ci" if os.environ.get("CI") or os.environ.get("STEALGUARD_CI") else "stealguard")
 
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

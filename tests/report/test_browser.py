@@ -22,6 +22,7 @@ import pytest
 
 from report.made_up import RELEASES, UNMEASURED, audited, failed_row, grid
 from stealguard import report
+from waiting import CAP
 
 pytestmark = pytest.mark.browser
 
@@ -67,7 +68,7 @@ class Browser:
         assert "result" in answer, answer
         return answer["result"]
 
-    def _next(self, patience: float = 60) -> dict[str, Any]:
+    def _next(self, patience: float = CAP) -> dict[str, Any]:
         until = time.monotonic() + patience
         while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._in], [], [], max(0, until - time.monotonic()))

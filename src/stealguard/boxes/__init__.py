@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stealguard.boxes.accounts import Account, Accounts
+from stealguard.boxes.accounts import Account, Accounts, LocalStates, States
 from stealguard.boxes.base import Boxed, Labels, Rewritten, ask, logits, outputs_of, top_1
 from stealguard.boxes.ledger import Ledger, LedgerError, read_records
 from stealguard.boxes.many import ManyAccounts
@@ -18,11 +18,13 @@ __all__ = [
     "Labels",
     "Ledger",
     "LedgerError",
+    "LocalStates",
     "ManyAccounts",
     "Metered",
     "RemoteBox",
     "Rewritten",
     "Scaled",
+    "States",
     "Unscaled",
     "ask",
     "check_answers",

@@ -14,9 +14,11 @@ from stealguard.cli.compare import compare
 from stealguard.cli.data import app as data_app
 from stealguard.cli.demo import demo
 from stealguard.cli.guard import guard
+from stealguard.cli.keys import app as keys_app
 from stealguard.cli.list import list_
 from stealguard.cli.protect import protect
 from stealguard.cli.report import report
+from stealguard.cli.serve import serve
 from stealguard.errors import StealguardError, disk_error, one_line
 
 app = App(
@@ -26,10 +28,11 @@ app = App(
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-for command in (protect, audit, guard, compare, report, demo):
+for command in (protect, audit, guard, compare, report, serve, demo):
     app.command(command)
 app.command(list_, name="list")
 app.command(data_app)
+app.command(keys_app)
 
 FIRST_STEPS = """\
 stealguard protects classifiers against model stealing, and measures how well they can be stolen.
@@ -38,6 +41,7 @@ stealguard protects classifiers against model stealing, and measures how well th
   stealguard protect lenet5 mnist --out runs/mine              # train a defended classifier
   stealguard audit runs/mine --suite quick                     # steal it in several ways
   stealguard report runs/mine --out report.html                # tables, and a page to open
+  stealguard serve runs/mine --open --page                     # answer over HTTP, with a page to try it
   stealguard compare grid.yaml --out runs/compare              # many defenses against many attacks
 
 `stealguard list attacks` and so on shows every name; `stealguard COMMAND --help` shows every option."""

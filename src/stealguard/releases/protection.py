@@ -100,8 +100,7 @@ def protect(
     check(own, like)
     made_of = structure(own)
     model = preset.defense.build(own, like)
-    if start is not None:
-        _warm(model, start, net, like, task.classes)
+    begun = None if start is None else _warm(model, start, net, like, task.classes)
     if outliers is None:
         outliers = stand_ins(shape) if preset.defense.needs_outliers else []
     families = _families(outliers, shape, resize, task.scaling)
@@ -135,7 +134,7 @@ def protect(
             validation=validation,
             checkpoint=partial / CHECKPOINT,
             resume=resume,
-            identity={key: value for key, value in made.items() if key != "training"} | {"start": _hash(start, net)},
+            identity={key: value for key, value in made.items() if key != "training"} | {"start": begun},
             title=f"protect {folder.name}",
             progress=progress,
         )  # fmt: skip
@@ -244,9 +243,9 @@ def _rows(split: sets.Split, rows: Tensor) -> sets.Split:
     return sets.Split(Subset(split.x, rows), split.y[rows])
 
 
-def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, like: Tensor, classes: int) -> None:
-    """Copy the weights of an already trained model: of all that is trained, or of the user's net in it."""
-    trained = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
+def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, like: Tensor, classes: int) -> str:
+    """Copy the weights of a trained model, of all that is trained or of the user's net in it; their SHA-256."""
+    given = trained = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
     rule = "of the architecture that is protected"
     try:
         if not isinstance(trained, Defended):
@@ -257,14 +256,7 @@ def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, 
         into.load_state_dict(trained.state_dict())
     except (Invalid, RuntimeError) as e:
         raise Invalid("start", rule, f"`{_word(start)}` ({str(e).splitlines()[-1].strip()})") from e
-
-
-def _hash(start: str | Path | nn.Module | None, net: str | nn.Module) -> str | None:
-    """SHA-256 of the weights that a training starts from."""
-    if start is None:
-        return None
-    model = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
-    return releases.hash_of(model)
+    return releases.hash_of(given)
 
 
 def _compare(kept: nn.Module, trained: nn.Module, x: Inputs) -> None:

@@ -1,0 +1,116 @@
+"""Merging of requests without a timer: while one batch is computed, the next one collects."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, NamedTuple, TypeVar
+
+from stealguard.errors import StealguardError, require
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class Overloaded(StealguardError):
+    """The queue is full, or the server is closing; the same request may succeed later."""
+
+
+class _Waiting(NamedTuple, Generic[Job, Result]):
+    job: Job
+    rows: int
+    future: asyncio.Future[Result]
+
+
+class Batcher(Generic[Job, Result]):
+    """Computes jobs in batches, on one thread of its own, so that the event loop is never blocked.
+
+    A job that arrives while nothing is computed starts at once, together with the others of the same turn of the event
+    loop. Jobs are computed in the order of their arrival. A batch is filled up to `rows`, and holds one job at least.
+
+    Args:
+        compute: from a batch of jobs to one result for each, in their order; an exception as a result is that job's.
+        rows: of a batch, at most, at least 1.
+        queue: rows that may wait, at least 1.
+        merge: whether several jobs may share a batch.
+    """
+
+    def __init__(
+        self, compute: Callable[[Sequence[Job]], Sequence[Result | Exception]], rows: int, queue: int,
+        *, merge: bool = True,
+    ):  # fmt: skip
+        require(rows >= 1, "rows", "at least 1", rows)
+        require(queue >= 1, "queue", "at least 1", queue)
+        self._compute, self._rows, self._queue, self._merge = compute, rows, queue, merge
+        self._waiting: deque[_Waiting[Job, Result]] = deque()
+        self._waiting_rows, self._busy, self._closed = 0, False, False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stealguard-batches")
+
+    @property
+    def waiting(self) -> int:
+        """How many rows wait."""
+        return self._waiting_rows
+
+    async def __call__(self, job: Job, rows: int) -> Result:
+        """The result of a job of that many rows.
+
+        Raises:
+            Overloaded: too many rows wait already.
+        """
+        if self._closed or (self._waiting and self._waiting_rows + rows > self._queue):
+            raise Overloaded("The server is closing." if self._closed else "Too many inputs wait for their answers.")
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting[Job, Result](job, rows, loop.create_future())
+        if not self._waiting and not self._busy:
+            loop.call_soon(self._start, loop)
+        self._waiting.append(waiting)
+        self._waiting_rows += rows
+        return await waiting.future
+
+    def close(self) -> None:
+        """Take no further jobs; those that wait are still computed."""
+        self._closed = True
+        if not self._busy and not self._waiting:
+            self._thread.shutdown(wait=False)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin with what waits, unless a batch is being computed."""
+        if self._busy or not self._waiting:
+            return
+        batch = self._next()
+        self._busy = True
+        self._thread.submit(self._run, batch, loop)
+
+    def _next(self) -> list[_Waiting[Job, Result]]:
+        batch, rows = [self._waiting.popleft()], 0
+        rows = batch[0].rows
+        while self._merge and self._waiting and rows + self._waiting[0].rows <= self._rows:
+            batch.append(self._waiting.popleft())
+            rows += batch[-1].rows
+        self._waiting_rows -= rows
+        return batch
+
+    def _run(self, batch: list[_Waiting[Job, Result]], loop: asyncio.AbstractEventLoop) -> None:
+        results: Sequence[Result | Exception]
+        try:
+            results = self._compute([waiting.job for waiting in batch])
+        except Exception as e:
+            results = [e] * len(batch)
+        loop.call_soon_threadsafe(self._done, batch, results, loop)
+
+    def _done(
+        self, batch: list[_Waiting[Job, Result]], results: Sequence[Result | Exception], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._busy = False
+        self._start(loop)
+        for waiting, result in zip(batch, results, strict=True):
+            if waiting.future.done():  # its client has gone
+                continue
+            if isinstance(result, Exception):
+                waiting.future.set_exception(result)
+            else:
+                waiting.future.set_result(result)
+        if self._closed:
+            self.close()

@@ -1,0 +1,130 @@
+"""One release, ready to answer the requests of many accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stealguard.boxes import Accounts
+from stealguard.boxes.accounts import States
+from stealguard.checks import check_inputs
+from stealguard.releases import Release
+from stealguard.serving.batching import Batcher
+from stealguard.serving.engine import Engine
+from stealguard.serving.keys import Restriction
+from stealguard.serving.limits import Limits
+from stealguard.serving.protocol import Spec
+
+
+class _Question(NamedTuple):
+    """What one request asks: inputs (N, *shape) in [0, 1], for an account, and how much its answers may tell."""
+
+    account: str
+    x: Tensor
+    restriction: Restriction
+
+
+class Service:
+    """A release that answers requests: heads on the merged inputs, the guard by account, then the restriction.
+
+    The answers to a request do not depend on the others that share its batch, up to the last bits of a float, which
+    vary with the size of a batch. With `merge` off, each request is a batch of its own, and its answers are those of
+    `release.connect(account)` to the last bit where the engine is torch.
+
+    Args:
+        release: what is served.
+        engine: computes the release's heads.
+        states: where the guard's memory is kept.
+        name: of the model in addresses; the release's own if empty.
+        version: of the model in addresses.
+        restriction: what all answers may tell at most, whatever the key is.
+        limits: of rows a request, a batch and the queue.
+        merge: whether requests share batches.
+    """
+
+    def __init__(
+        self,
+        release: Release,
+        engine: Engine,
+        states: States | None = None,
+        *,
+        name: str = "",
+        version: str = "1",
+        restriction: Restriction | None = None,
+        limits: Limits | None = None,
+        merge: bool = True,
+    ):
+        limits = limits or Limits()
+        names = release.output.names
+        self.spec = Spec(name or release.name, version, release.shape, release.output.classes, names, limits.rows)
+        self.release, self.engine = release, engine
+        self.weights: str = release.recipe["weights_sha256"]
+        self.restriction = restriction or Restriction()
+        self._accounts = Accounts({}, release.model.guard, release.shape, states)
+        self._batcher = Batcher[_Question, NDArray[np.float32]](
+            self._compute, limits.batch_rows, limits.queue_rows, merge=merge
+        )
+
+    @property
+    def waiting(self) -> int:
+        """How many inputs wait for their answers."""
+        return self._batcher.waiting
+
+    async def answers(self, account: str, x: NDArray[np.float32], restriction: Restriction) -> NDArray[np.float32]:
+        """The account's answers (N, K) to inputs (N, *shape), in the units that users have.
+
+        Raises:
+            Invalid: a value is outside of [0, 1], where the release has no units of its own.
+            Refused: the guard answers fewer inputs; none is answered.
+            Overloaded: too many inputs wait.
+        """
+        scaling = self.release.scaling
+        inputs = torch.from_numpy(x)
+        inputs = check_inputs(inputs, "input", self.spec.shape) if scaling is None else scaling.to01(inputs)
+        question = _Question(account, inputs, restriction.stricter(self.restriction))
+        return await self._batcher(question, len(x))
+
+    def suspicion(self, account: str) -> float | None:
+        """What the guard holds against the account now; None for guards that hold nothing against accounts."""
+        if self.suspicion_limit is None:
+            return None
+        return float(self._accounts.state(account)["suspicion"])
+
+    @property
+    def suspicion_limit(self) -> float | None:
+        """From which suspicion on an account is suspected; None for guards without suspicion."""
+        return getattr(self.release.model.guard, "limit", None)
+
+    def card(self) -> dict[str, str]:
+        """The facts of the release, in words, for a reader."""
+        recipe = self.release.recipe
+        return {
+            "Task": recipe["data"]["name"], "Net": recipe["net"], "Defense": recipe["defense"]["name"],
+            "Classes": f"{recipe['classes']:,}", "Right on validation": f"{100 * recipe['history'][-1]['validation']:.1f} %",
+            "Computed by": f"{self.engine.backend}, {self.engine.device}", "Weights": self.weights[:16],
+            "Identity": self.release.identity[:16],
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Take no further requests; those that wait are still answered."""
+        self._batcher.close()
+
+    @torch.no_grad()
+    def _compute(self, questions: Sequence[_Question]) -> list[NDArray[np.float32] | Exception]:
+        x = torch.cat([q.x for q in questions]) if len(questions) > 1 else questions[0].x
+        outputs, end = self.engine(x.numpy()), 0
+        answers: list[NDArray[np.float32] | Exception] = []
+        for question in questions:
+            start, end = end, end + len(question.x)
+            part = {name: output[start:end] for name, output in outputs.items()}
+            try:
+                judged = self._accounts.judged(question.account, part, question.x)
+                answers.append(question.restriction(judged).to(torch.float32).contiguous().numpy())
+            except Exception as e:  # this request's alone, as a refusal is
+                answers.append(e)
+        return answers

@@ -1,0 +1,162 @@
+"""Merging of requests: order, size, faults, and what happens when the queue is full or the server closes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from stealguard.errors import Invalid
+from stealguard.serving.batching import Batcher, Overloaded
+
+
+class Doubling:
+    """Doubles numbers, and remembers its batches; while the gate is closed it computes nothing."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, jobs: Sequence[int]) -> list[int | Exception]:
+        self.batches.append(list(jobs))
+        assert self.gate.wait(60)
+        return [2 * job if job >= 0 else ValueError(f"{job}") for job in jobs]
+
+
+async def until(condition: object) -> None:
+    while not condition():  # type: ignore[operator]
+        await asyncio.sleep(0)
+
+
+def test_each_job_gets_its_own_result() -> None:
+    async def run() -> list[int]:
+        batcher = Batcher[int, int](Doubling(), rows=4, queue=1000)
+        return list(await asyncio.gather(*(batcher(job, 1) for job in range(50))))
+
+    assert asyncio.run(run()) == [2 * job for job in range(50)]
+
+
+def test_jobs_of_one_turn_share_a_batch_up_to_its_rows_in_their_order() -> None:
+    compute = Doubling()
+
+    async def run() -> None:
+        batcher = Batcher[int, int](compute, rows=4, queue=1000)
+        await asyncio.gather(*(batcher(job, rows) for job, rows in enumerate([1, 2, 1, 3, 9, 1])))
+
+    asyncio.run(run())
+    assert compute.batches == [[0, 1, 2], [3], [4], [5]], "a job larger than a batch is one of its own"
+
+
+def test_what_arrives_while_a_batch_is_computed_waits_for_the_next() -> None:
+    compute = Doubling()
+    compute.gate.clear()
+
+    async def run() -> None:
+        batcher = Batcher[int, int](compute, rows=8, queue=1000)
+        first = asyncio.ensure_future(batcher(0, 1))
+        await until(lambda: compute.batches)
+        later = [asyncio.ensure_future(batcher(job, 1)) for job in (1, 2, 3)]
+        await until(lambda: batcher.waiting == 3)
+        compute.gate.set()
+        await asyncio.gather(first, *later)
+
+    asyncio.run(run())
+    assert compute.batches == [[0], [1, 2, 3]]
+
+
+def test_without_merging_each_job_is_a_batch() -> None:
+    compute = Doubling()
+
+    async def run() -> None:
+        batcher = Batcher[int, int](compute, rows=8, queue=1000, merge=False)
+        await asyncio.gather(*(batcher(job, 1) for job in range(3)))
+
+    asyncio.run(run())
+    assert compute.batches == [[0], [1], [2]]
+
+
+def test_the_error_of_one_job_is_that_jobs_alone() -> None:
+    async def run() -> list[object]:
+        batcher = Batcher[int, int](Doubling(), rows=8, queue=1000)
+        return list(await asyncio.gather(*(batcher(job, 1) for job in (1, -1, 2)), return_exceptions=True))
+
+    one, error, two = asyncio.run(run())
+    assert (one, two) == (2, 4)
+    assert isinstance(error, ValueError)
+
+
+def test_an_error_of_the_computation_reaches_all_jobs_of_the_batch_and_no_later_one() -> None:
+    def compute(jobs: Sequence[int]) -> list[int | Exception]:
+        if 13 in jobs:
+            raise RuntimeError("out of memory")
+        return list(jobs)
+
+    async def run() -> tuple[list[object], int]:
+        batcher = Batcher[int, int](compute, rows=8, queue=1000)
+        failed = await asyncio.gather(batcher(13, 1), batcher(1, 1), return_exceptions=True)
+        return list(failed), await batcher(2, 1)
+
+    failed, later = asyncio.run(run())
+    assert [type(error) for error in failed] == [RuntimeError, RuntimeError]
+    assert later == 2
+
+
+def test_a_full_queue_takes_no_more() -> None:
+    compute = Doubling()
+    compute.gate.clear()
+
+    async def run() -> list[int]:
+        batcher = Batcher[int, int](compute, rows=8, queue=3)
+        first = asyncio.ensure_future(batcher(0, 1))
+        await until(lambda: compute.batches)
+        waiting = asyncio.ensure_future(batcher(1, 3))
+        await until(lambda: batcher.waiting == 3)
+        with pytest.raises(Overloaded, match="wait"):
+            await batcher(2, 1)
+        compute.gate.set()
+        return list(await asyncio.gather(first, waiting))
+
+    assert asyncio.run(run()) == [0, 2]
+
+
+def test_a_job_whose_client_has_gone_is_dropped_and_the_others_are_answered() -> None:
+    compute = Doubling()
+    compute.gate.clear()
+
+    async def run() -> int:
+        batcher = Batcher[int, int](compute, rows=8, queue=100)
+        gone = asyncio.ensure_future(batcher(0, 1))
+        stays = asyncio.ensure_future(batcher(1, 1))
+        await until(lambda: compute.batches)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        compute.gate.set()
+        return await stays
+
+    assert asyncio.run(run()) == 2
+
+
+def test_a_closed_batcher_answers_what_waits_and_takes_nothing_new() -> None:
+    compute = Doubling()
+    compute.gate.clear()
+
+    async def run() -> list[int]:
+        batcher = Batcher[int, int](compute, rows=1, queue=100)
+        jobs = [asyncio.ensure_future(batcher(job, 1)) for job in (1, 2, 3)]
+        await until(lambda: compute.batches)
+        batcher.close()
+        with pytest.raises(Overloaded, match="closing"):
+            await batcher(4, 1)
+        compute.gate.set()
+        return list(await asyncio.gather(*jobs))
+
+    assert asyncio.run(run()) == [2, 4, 6]
+
+
+@pytest.mark.parametrize("name", ["rows", "queue"])
+def test_a_batch_and_a_queue_hold_at_least_one_row(name: str) -> None:
+    with pytest.raises(Invalid, match=f"`{name}` should be at least 1. Found 0"):
+        Batcher[int, int](Doubling(), **{"rows": 1, "queue": 1, name: 0})
