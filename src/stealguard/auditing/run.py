@@ -27,7 +27,8 @@ from stealguard.auditing.suites import SUITES, Block, suite
 from stealguard.auditing.utility import boxed, everything, utility
 from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
 from stealguard.boxes import Boxed, Labels, Ledger, LedgerError, ManyAccounts, Metered
-from stealguard.data.roles import several, unseen
+from stealguard.boxes.metered import check_answers
+from stealguard.data.roles import chosen, several, unseen
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
 from stealguard.errors import NotApplicable, StealguardError, pick, require
@@ -107,7 +108,10 @@ def audit(
     task = _task(victim, data)
     if isinstance(victim, Given | Remote):
         victim = victim.fitted(tuple(task.train.x.shape[1:]), task.classes, task.names)
-    families = unseen(tuple(task.train.x.shape[1:])) if pools is None else several(pools)
+    shape = tuple(task.train.x.shape[1:])
+    families = unseen(shape) if pools is None else several(pools)
+    if pools is None and progress:
+        print(f"pools: {chosen(families, shape)}", file=sys.stderr)
     if isinstance(attacks, str) and attacks in SUITES:
         blocks = suite(attacks, families, victim)
     else:
@@ -249,7 +253,7 @@ class _Audit:
         """The victim's answers to the test inputs, as its users get them."""
         box, x = boxed(renewed(self._victim), HONEST, self._task.scaling), self._task.test.x
         if not isinstance(self._victim, Remote):
-            return everything(box, x)
+            return check_answers(everything(box, x), len(x), self._victim.name, self._task.classes)
         with self.alone(self._honest):
             ledger = Ledger(box, self._folder / self._honest, self._victim.name, self._victim.rows)
             try:

@@ -18,8 +18,8 @@ from stealguard.auditing.remote import Remote
 from stealguard.boxes.base import CHUNK, as_answers, looks_like_logits, on_simplex
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
-from stealguard.errors import BoxFault, Invalid, StealguardError, require
-from stealguard.files import sha256
+from stealguard.errors import BoxFault, Invalid, StealguardError, one_line, require
+from stealguard.files import check_regular, sha256
 from stealguard.identity import fingerprint
 from stealguard.nets import structure
 from stealguard.registry import imported
@@ -27,6 +27,8 @@ from stealguard.releases import Release, load
 from stealguard.releases.release import RECIPE, hash_of
 from stealguard.results import VictimFacts
 from stealguard.types import BlackBox, Probabilities
+
+FATAL = 4  # what ONNX Runtime logs to stderr: errors are told by its exceptions
 
 
 @runtime_checkable
@@ -115,7 +117,12 @@ class Given:
         return other
 
     def _answer(self, x: Tensor, /) -> Tensor:
-        parts = [self._ask(part) for part in x.split(CHUNK)]
+        try:
+            parts = [self._ask(part) for part in x.split(CHUNK)]
+        except (StealguardError, MemoryError):
+            raise
+        except (Exception, SystemExit) as e:  # whatever a stranger's model raises
+            raise BoxFault(f"`{self.name}` should answer. Found {type(e).__name__}: {one_line(e)}") from e
         return torch.cat([_rows(part, self.output.classes, self.name).to(x.device) for part in parts])
 
 
@@ -200,7 +207,10 @@ def _onnx(path: Path) -> tuple[str, None, Ask]:
     except ImportError as e:
         raise StealguardError(f"`{path}` needs ONNX Runtime: pip install 'stealguard[onnx]' ({e}).") from e
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        check_regular(path)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = FATAL
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         entry, identity = session.get_inputs()[0], fingerprint([sha256(part) for part in _parts(path)])
     except Exception as e:  # onnxruntime has no common base of its errors
         raise Invalid("victim", "an .onnx file that can be read", f"`{path}` ({str(e).splitlines()[0]})") from e

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from stealguard.boxes.metered import check_answers
 from stealguard.errors import Refused, StealguardError
+from stealguard.files import appending, opened
 from stealguard.types import BlackBox
 
 Answer = NDArray[np.float32]  # (K,)
@@ -81,7 +82,7 @@ class Ledger:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             known = read_records(path) if path.exists() else []
-            self._file = path.open("ab", buffering=0)
+            self._file = appending(path)
             _sync(path.parent)
         except OSError as e:
             raise _fault(path, e) from e
@@ -158,7 +159,8 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         LedgerError: the file is not a ledger of version 1.
     """
-    data = path.read_bytes()
+    with opened(path) as file:
+        data = file.read()
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
         raise LedgerError(f"`{path}` is not a ledger of answers that this version reads: move it away and start again.")
     return list(_records(data))

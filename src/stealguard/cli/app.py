@@ -19,7 +19,7 @@ from stealguard.cli.list import list_
 from stealguard.cli.protect import protect
 from stealguard.cli.report import report
 from stealguard.cli.serve import serve
-from stealguard.errors import StealguardError, disk_error, one_line
+from stealguard.errors import StealguardError, disk_error, memory_error, one_line
 
 app = App(
     name="stealguard",
@@ -66,8 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(one_line(e) if e.args else "interrupted; nothing that was finished is lost", file=sys.stderr)
         sys.exit(130)
     except Exception as e:
-        if (full := disk_error(e)) is not None:
-            _fail(full)
+        if (cause := disk_error(e) or memory_error(e)) is not None:
+            _fail(cause)
         traceback.print_exc()
         print("This is an error of stealguard itself: please report it, with the lines above.", file=sys.stderr)
         sys.exit(1)

@@ -265,7 +265,9 @@ class _Onnx:
             import onnxruntime
             import onnxscript
         except ImportError as e:
-            raise StealguardError(f"An export to ONNX needs more packages: pip install 'stealguard[export]' ({e}).") from e
+            raise StealguardError(
+                f"An export to ONNX needs more packages: pip install 'stealguard[export]' ({e})."
+            ) from e
         self._set_notes = onnx.helper.set_model_props
 
     def packages(self) -> dict[str, str]:
@@ -355,7 +357,12 @@ class _NotKept(Exception):
 
 
 def _kept(
-    tool: _Tool, release: Release, module: _Heads | _Box, outputs: tuple[str, ...], compared: Sequence[Sample], path: Path
+    tool: _Tool,
+    release: Release,
+    module: _Heads | _Box,
+    outputs: tuple[str, ...],
+    compared: Sequence[Sample],
+    path: Path,
 ) -> Part:
     """The file at `path` if it could be written and answers as `module` does; else the reason why it is not there."""
     try:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +31,10 @@ def samples(release: Release, n: int) -> list[Sample]:
     seed: uniform noise for the task; for outliers noise at a coarse scale, black and white, and constant.
     """
     shape = release.shape
-    return [_task(release, n) or Sample("noise", _noise(n, shape)), _outliers(release, n) or Sample("drawn", _drawn(n, shape))]
+    return [
+        _task(release, n) or Sample("noise", _noise(n, shape)),
+        _outliers(release, n) or Sample("drawn", _drawn(n, shape)),
+    ]
 
 
 def _task(release: Release, n: int) -> Sample | None:
@@ -40,9 +42,7 @@ def _task(release: Release, n: int) -> Sample | None:
     if not _here(made["name"]):
         return None
     try:
-        task = sets.task(
-            made["name"], seed=recipe["seed"], classes=recipe["classes_given"], scaling=release.scaling
-        )
+        task = sets.task(made["name"], seed=recipe["seed"], classes=recipe["classes_given"], scaling=release.scaling)
     except StealguardError:  # a folder that is another one now
         return None
     same = task.test.hash == made["test_sha256"]

@@ -63,17 +63,18 @@ def check(config: Config, *, net: str | nn.Module | None = None, defense: str | 
     """
     services = services_of(config, None, net=net, defense=defense)
     lines = [
-        f"{name} {version}: {s.release.folder}, {s.engine.backend} on {s.engine.device} ({s.engine.why}), {s.restriction}"
-        for (name, version), s in services.items()
+        f"{name} version {version}: {service.release.folder}, {service.engine.backend} on {service.engine.device} "
+        f"({service.engine.why}), {service.restriction}"
+        for (name, version), service in services.items()
     ]
     if config.open:
         return "\n".join([*lines, "open: requests need no key, and nothing is counted"])
-    keys = open_keys(config.ledger, create=False)
+    known = open_keys(config.ledger, create=False)
     try:
-        valid = sum(key.revoked is None for key in keys.keys())
+        valid = [key for key in known.keys() if key.revoked is None]
     finally:
-        keys.close()
-    return "\n".join([*lines, f"ledger {config.ledger}: {valid:,} keys in force"])
+        known.close()
+    return "\n".join([*lines, f"ledger {config.ledger}: {len(valid):,} keys in force"])
 
 
 def services_of(

@@ -103,9 +103,10 @@ class Service:
     def card(self) -> dict[str, str]:
         """The facts of the release, in words, for a reader."""
         recipe = self.release.recipe
+        right = recipe["history"][-1]["validation"]
         return {
             "Task": recipe["data"]["name"], "Net": recipe["net"], "Defense": recipe["defense"]["name"],
-            "Classes": f"{recipe['classes']:,}", "Right on validation": f"{100 * recipe['history'][-1]['validation']:.1f} %",
+            "Classes": f"{recipe['classes']:,}", "Right on validation": f"{100 * right:.1f} %",
             "Computed by": f"{self.engine.backend}, {self.engine.device}", "Weights": self.weights[:16],
             "Identity": self.release.identity[:16],
         }  # fmt: skip
