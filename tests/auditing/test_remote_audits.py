@@ -187,7 +187,7 @@ def test_the_data_tell_what_the_server_does_not(url: str, model: Model, tmp_path
 
 def test_data_that_do_not_fit_are_named_before_anything_is_asked(url: str, model: Model, tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="`data` should be of the victim's 3 classes"):
-        audit(sg.Remote(url), tmp_path, data=(X, DATA[1] + 1, TEST_X, DATA[3] + 1))
+        audit(sg.Remote(url), tmp_path, data=(X, torch.arange(len(X)) % 4, TEST_X, torch.arange(len(TEST_X)) % 4))
     with pytest.raises(Invalid, match="`data` should be given"):
         audit(sg.Remote(url), tmp_path, data=None)
     assert model.requests == []

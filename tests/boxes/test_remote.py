@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from endpoint import CLASSES, SHAPE, Model, application, expected, serving
 from samples import noise
 from stealguard.boxes import Endpoint, Ledger, ManyAccounts, Metered, RemoteBox, ask, http, remote
-from stealguard.boxes.http import Reply, Server
+from stealguard.boxes.http import Client, Response
 from stealguard.errors import BoxFault, BudgetExhausted, Invalid, Refused, StealguardError
 
 X = noise(50, SHAPE)
@@ -98,6 +98,15 @@ def test_open_dimensions_are_told_by_the_answers(url: str, model: Model) -> None
     endpoint = Endpoint(url)
     assert (endpoint.served.shape, endpoint.served.classes) == ((), 0)
     torch.testing.assert_close(endpoint.box()(X), expected(X))
+
+
+def test_requests_of_large_inputs_have_few_rows(url: str, model: Model) -> None:
+    shape = [-1, 3, 1000, 1000]
+    model.metadata = {"parameters": {"rows": 1024}, "inputs": [{"name": "input", "datatype": "FP32", "shape": shape}]}
+    assert Endpoint(url).served.rows == 1
+    assert Endpoint(url, rows=9).served.rows == 9
+    shape[:] = [-1, 3, 32, 32]
+    assert Endpoint(url).served.rows == 1024
 
 
 def test_models_of_one_input_at_a_time_are_asked_so(url: str, model: Model) -> None:
@@ -183,13 +192,15 @@ def test_trying_ends(url: str, model: Model, fault: str) -> None:
 def test_a_wait_that_is_longer_than_patience_is_not_begun(url: str, model: Model) -> None:
     asked = box(url)
     model.every = "wait"
-    with pytest.raises(StealguardError, match=r"was asked once .* too fast.*; the next try would be in 3600 s"):
+    with pytest.raises(
+        StealguardError, match=r"was asked once .* too fast.*; the next try, in 3600 s, would take more"
+    ):
         asked(X)
 
 
 def test_pauses_double_up_to_a_limit_and_retry_after_is_heeded(url: str, model: Model) -> None:
     """The clock here is the sum of the pauses."""
-    server, slept = Server(url, patience=100.0), list[float]()
+    server, slept = Client(url, patience=100.0), list[float]()
     server._sleep, server._clock = slept.append, lambda: sum(slept)
     model.every = "busy"
     with pytest.raises(StealguardError):
@@ -248,7 +259,7 @@ def test_any_body_is_an_answer_or_a_fault(body: bytes, length: int | None) -> No
     served = remote.Served("m", "", "input", "FP32", (2,), "p", 3, (), 64, True, "")
     heads = {} if length is None else {remote.BINARY: str(length)}
     outputs = b'{"outputs":[{"name":"p","datatype":"FP32","shape":[1,3],"parameters":{"binary_data_size":12}}]}'
-    for reply in (Reply(200, heads, body), Reply(200, {remote.BINARY: str(len(outputs))}, outputs + body)):
+    for reply in (Response(200, heads, body), Response(200, {remote.BINARY: str(len(outputs))}, outputs + body)):
         with suppress(BoxFault):
             assert remote._tensor(reply, served, 1, "url").shape == (1, 3)
 
@@ -328,7 +339,7 @@ def test_the_key_is_never_shown(url: str, model: Model) -> None:
 
 def test_a_key_over_an_open_line_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")  # nothing leaves this machine
-    server = Server("http://nowhere.invalid", patience=0.01)
+    server = Client("http://nowhere.invalid", patience=0.01)
     with (
         pytest.warns(UserWarning, match="`http://nowhere.invalid` is not https: the key is sent") as told,
         pytest.raises(StealguardError, match="and did not answer"),
