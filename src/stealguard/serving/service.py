@@ -61,7 +61,9 @@ class Service:
     ):
         limits = limits or Limits()
         names = release.output.names
-        self.spec = Spec(name or release.name, version, release.shape, release.output.classes, names, limits.rows)
+        self.spec = Spec(
+            name or release.name, version, release.shape, release.output.classes, names, limits.rows, release.identity
+        )  # fmt: skip
         self.release, self.engine = release, engine
         self.weights: str = release.recipe["weights_sha256"]
         self.restriction = restriction or Restriction()
