@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from stealguard.devices import choose
 from stealguard.errors import ReleaseError, StealguardError, require
 from stealguard.files import durable_move, read_text, replacing, sha256, write_text
 from stealguard.identity import fingerprint, tensor_hash
-from stealguard.nets import adapted, build, restore, state_of
+from stealguard.nets import NETS, adapted, build, restore, state_of
 from stealguard.releases import recipes
 from stealguard.results import VictimFacts
 from stealguard.settings import changed, create
@@ -213,6 +214,11 @@ def load(
     if net is None and ":" in recipe["net"]:
         raise ReleaseError(
             f"Release `{folder}` was made from your own `{recipe['net']}`: pass it, or one like it, as `net`."
+        )
+    held = sum(tensor.numel() for tensor in state.values())
+    if recipe["net"] in NETS and math.prod(recipe["shape"]) + recipe["classes"] > held:
+        raise ReleaseError(
+            f"`{folder}` has inputs of shape {recipe['shape']}, for which its weights are too few: {held:,}."
         )
     like = torch.rand(2, *recipe["shape"], generator=torch.Generator().manual_seed(0))
     try:
