@@ -36,7 +36,9 @@ def fault(ended: dict[str, Any]) -> str:
         return f"{len(told)} lines"
     left = [name for name in ended["added"] if DRAFT.search(name)]
     if status == 2:
-        trained = any(name.endswith("checkpoint.pt") for name in ended["added"])  # the same command with --resume goes on
+        trained = any(
+            name.endswith("checkpoint.pt") for name in ended["added"]
+        )  # the same command with --resume goes on
         touched = [*ended["added"], *ended["changed"], *ended["removed"]]
         left += [name for name in touched if not (KEPT.search(name) or (trained and ".partial" in name))]
     return f"leaves {', '.join(left)}" if left else ""

@@ -207,7 +207,9 @@ class Suspicion(Plain):
             return outputs
         named = [outputs[name].argmax(dim=1, keepdim=True) for name in ("logits", "decoys")]
         found = odds(outputs)[:, None]
-        return {SIGNALS: torch.cat([found, *(classes.to(found.dtype) for classes in named), directions(outputs)], dim=1)}
+        return {
+            SIGNALS: torch.cat([found, *(classes.to(found.dtype) for classes in named), directions(outputs)], dim=1)
+        }
 
     def review(self, outputs: Mapping[str, Tensor], state: State) -> Review:
         """Look at an account's next queries, up to the first that reveals an attacker."""

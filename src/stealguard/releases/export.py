@@ -129,7 +129,12 @@ class Exported:
 
 
 def _record(part: Part) -> dict[str, Any]:
-    return {**asdict(part), "outputs": list(part.outputs), "read": list(part.read), "parity": [one._asdict() for one in part.parity]}
+    return {
+        **asdict(part),
+        "outputs": list(part.outputs),
+        "read": list(part.read),
+        "parity": [one._asdict() for one in part.parity],
+    }
 
 
 def export(
