@@ -141,9 +141,9 @@ def test_answers_take_as_long_as_they_take(service: Linear) -> None:
         async def slow(*args: Any) -> Any:
             await asyncio.sleep(4 * SHORT.body_seconds)
             waited.set()
-            return service.expected(args[1])
+            return Answered(service.expected(args[1]))
 
-        service.answers = slow  # type: ignore[method-assign]
+        service.answer = slow  # type: ignore[method-assign]
         good(server.port, service)
         assert waited.is_set()
 
@@ -364,6 +364,7 @@ import sys
 from served import Linear
 from stealguard.serving.app import Application
 from stealguard.serving.http import serve
+from stealguard.serving.service import Answered
 async def metrics(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
     await send({"type": "http.response.body", "body": b"some"})

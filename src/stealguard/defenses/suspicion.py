@@ -30,6 +30,7 @@ from stealguard.types import Batch, Scope, State
 
 BINS, LOW, HIGH = 40, -8.0, 12.0  # of the histograms of odds
 HALF = 0.5  # a count added to each bin
+SUSPICION = "suspicion"  # the name, in the state, of what is held against an account
 FULL = 30.0  # trust at which strictness has fallen to its floor
 RECOVERY = 1.0  # suspicion that a query takes back at most: about a seventh of what an outlier adds
 KEPT = 64  # latest queries that a repeat is looked for among
@@ -192,14 +193,14 @@ class Suspicion(Plain):
     scope: ClassVar[Scope] = "account"
 
     def __init__(self, gate: Gate, floor: float, limit: float, suspects: Suspects, classes: int):
-        self._gate, self._limit, self._refuse = gate, limit, suspects == "refuse"
+        self._gate, self.limit, self._refuse = gate, limit, suspects == "refuse"
         self._fall = max(0.0, gate.strictness - floor) / FULL
         self._classes, self._size = classes, 2 * min(COLUMNS, classes)
 
     def start(self) -> State:
         nothing = torch.tensor(0.0, dtype=torch.float64)
         seen = torch.zeros(KEPT, self._size)
-        return {"suspicion": nothing, "trust": nothing, "seen": seen, "left": torch.tensor(UNLIMITED)}
+        return {SUSPICION: nothing, "trust": nothing, "seen": seen, "left": torch.tensor(UNLIMITED)}
 
     def digest(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The `signals`, (N, 3 + D): the odds, the net's class and the decoys', and what queries are compared by."""
@@ -221,7 +222,7 @@ class Suspicion(Plain):
         known, seen = self._gate.measured, state["seen"].numpy(force=True)
         points = np.concatenate((seen, signals[:, 3:]))
         alike, evidence = known.alike.item(), known.evidence.tolist()
-        suspicion, trust, strictness = float(state["suspicion"]), float(state["trust"]), self._gate.strictness
+        suspicion, trust, strictness = float(state[SUSPICION]), float(state["trust"]), self._gate.strictness
         passed: list[bool] = []
         found, nearest = signals[:, 0], _likeness(points)
         places = (found - LOW) * (BINS / (HIGH - LOW))
@@ -229,15 +230,15 @@ class Suspicion(Plain):
             e = evidence[int(place) if 0 < place < BINS else BINS - 1 if place >= BINS else 0]
             if near > alike and e < 0:
                 e = 0.0
-            if suspicion <= self._limit:
+            if suspicion <= self.limit:
                 suspicion += e if e > -RECOVERY else -RECOVERY
-            if suspicion > self._limit:
+            if suspicion > self.limit:
                 break
             passed.append(o > strictness - self._fall * trust)
             suspicion, trust = suspicion if suspicion > 0 else 0.0, min(FULL, trust - e) if trust > e else 0.0
         after = {
             **state,
-            "suspicion": torch.from_numpy(np.array(suspicion)),
+            SUSPICION: torch.from_numpy(np.array(suspicion)),
             "trust": torch.from_numpy(np.array(trust)),
             "seen": torch.from_numpy(points[len(passed) : len(passed) + KEPT].astype(seen.dtype)),
         }
