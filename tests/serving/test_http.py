@@ -26,6 +26,7 @@ from stealguard.errors import StealguardError
 from stealguard.serving.app import Application
 from stealguard.serving.http import Server
 from stealguard.serving.limits import Limits
+from stealguard.serving.service import Answered
 
 X = np.random.default_rng(4).random((2, 1, 4, 4), np.float32)
 BODY = json.dumps(
@@ -364,7 +365,6 @@ import sys
 from served import Linear
 from stealguard.serving.app import Application
 from stealguard.serving.http import serve
-from stealguard.serving.service import Answered
 async def metrics(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
     await send({"type": "http.response.body", "body": b"some"})
