@@ -30,6 +30,7 @@ def protect(out: Path, **changes: Any) -> sg.Release:
     return sg.protect(**(given | changes))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     a, b, c = (protect(tmp_path / str(i), seed=s) for i, s in enumerate([0, 0, 1]))
     assert a.recipe["weights_sha256"] == b.recipe["weights_sha256"] != c.recipe["weights_sha256"]
@@ -47,6 +48,7 @@ def test_torch_datasets_and_modules_are_taken(tmp_path: Path) -> None:
     assert made.recipe["shape"] == [16]
 
 
+@pytest.mark.slow
 def test_an_already_trained_model_is_a_start(tmp_path: Path) -> None:
     plain = protect(tmp_path / "plain", defense="none", epochs=4, data=task(800))
     crawl = sg.Training(lr=1e-9)

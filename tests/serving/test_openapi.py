@@ -27,11 +27,15 @@ def served() -> Iterator[tuple[str, dict[str, str]]]:
 def test_the_document_names_each_path_that_does_something(served: tuple[str, dict[str, str]]) -> None:
     url, headers = served
     document = httpx.get(f"{url}/openapi.json", headers=headers).json()
-    models = {f"/v2/models/linear{version}{rest}" for version in ("", "/versions/1") for rest in ("", "/ready", "/infer")}
+    models = {
+        f"/v2/models/linear{version}{rest}" for version in ("", "/versions/1") for rest in ("", "/ready", "/infer")
+    }
     assert set(document["paths"]) == {
         "/v2", "/v2/", "/v2/health/live", "/v2/health/ready", "/v2/repository/index", *models,
     }  # fmt: skip
-    tensor = document["paths"]["/v2/models/linear/infer"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    tensor = document["paths"]["/v2/models/linear/infer"]["post"]["requestBody"]["content"]["application/json"][
+        "schema"
+    ]
     shape = tensor["properties"]["inputs"]["items"]["properties"]["shape"]["prefixItems"]
     assert shape == [{"type": "integer", "minimum": 1, "maximum": 64}, {"const": 1}, {"const": 4}, {"const": 4}]
     assert all(path["get"]["security"] == [] for name, path in document["paths"].items() if "health" in name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import warnings
 from collections import Counter
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from stealguard.data.formats import Array
 from stealguard.data.inputs import ByRow
+from stealguard.data.reading import Fit
 from stealguard.errors import Invalid, require
 
 if TYPE_CHECKING:
@@ -43,6 +45,13 @@ UPRIGHT = (
 )
 
 
+DONE = {
+    "crop": "the shorter side is resized, and the center cut out",
+    "pad": "the longer side is resized, and the rest is black",
+    "stretch": "both sides are resized",
+}
+
+
 class Head(NamedTuple):
     """What is known of a picture before it is decoded; `width` and `height` are those of the upright picture."""
 
@@ -60,7 +69,7 @@ class Head(NamedTuple):
 
 
 class Pictures(ByRow):
-    """Pictures in files as inputs (N, C, H, W), all of one size; C is 1 for gray and 3 for color.
+    """Pictures in files as inputs (N, C, H, W), of one size or brought to one; C is 1 for gray and 3 for color.
 
     Pixels that take no more than `KEPT` bytes are decoded into memory as uint8 at once, others by row and by a few
     threads whenever they are asked for; the rows are the same.
@@ -69,16 +78,20 @@ class Pictures(ByRow):
         paths, heads: the files, and what `survey` said of them.
         root: the folder that the hash names the files from.
         color: whether all are read as RGB, or all as gray.
+        fit: the size that they are brought to, and how; they have one size where None.
         keep: whether the pixels are decoded at once.
 
     Raises:
         Invalid: a file cannot be decoded; names it.
     """
 
-    def __init__(self, paths: Sequence[Path], heads: Sequence[Head], *, root: Path, color: bool, keep: bool):
-        self._paths, self._root, self._color = list(paths), root, color
+    def __init__(
+        self, paths: Sequence[Path], heads: Sequence[Head], *, root: Path, color: bool, keep: bool,
+        fit: Fit | None = None,
+    ):  # fmt: skip
+        self._paths, self._root, self._color, self._fit = list(paths), root, color, fit
         self._contents = [head.sha256 for head in heads]
-        self.shape = (len(paths), 3 if color else 1, heads[0].height, heads[0].width)
+        self.shape = (len(paths), 3 if color else 1, *size_of(heads, fit))
         self._kept = self._decoded(range(len(paths))) if keep else None
 
     def rows(self, index: Tensor, /) -> Tensor:
@@ -88,7 +101,8 @@ class Pictures(ByRow):
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the files' relative paths and contents, in order, and of how they are decoded."""
-        digest = hashlib.sha256(f"{self.shape} {'RGB' if self._color else 'L'}\n".encode())
+        way = "" if self._fit is None else f" {self._fit.way}"
+        digest = hashlib.sha256(f"{self.shape} {'RGB' if self._color else 'L'}{way}\n".encode())
         for path, content in zip(self._paths, self._contents, strict=True):
             digest.update(f"{path.relative_to(self._root).as_posix()}\0".encode(errors="surrogateescape"))
             digest.update(content)
@@ -98,32 +112,42 @@ class Pictures(ByRow):
         """The pixels (n, C, H, W), uint8."""
         pixels = torch.empty(len(index), *self.shape[1:], dtype=torch.uint8)
         paths = [self._paths[i] for i in index]
-        for number, picture in enumerate(_in_threads(lambda path: decode(path, color=self._color), paths)):
+        for number, picture in enumerate(_in_threads(self._decode, paths)):
             found = torch.from_numpy(picture)
             rule = f"pictures that stay {self.shape[3]}x{self.shape[2]}"
             require(found.shape == pixels.shape[1:], "data", rule, f"{paths[number]} ({tuple(found.shape)})")
             pixels[number] = found
         return pixels
 
+    def _decode(self, path: Path) -> Array:
+        return decode(path, color=self._color, fit=self._fit)
 
-def survey(paths: Sequence[Path]) -> list[Head]:
+
+def size_of(heads: Sequence[Head], fit: Fit | None) -> tuple[int, int]:
+    """Height and width of the pictures as they are read."""
+    return (heads[0].height, heads[0].width) if fit is None else (fit.height, fit.width)
+
+
+def survey(paths: Sequence[Path], fit: Fit | None = None) -> list[Head]:
     """The heads of the files, in order.
 
     Raises:
-        Invalid: a file is no picture, has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels, or is of another size.
+        Invalid: a file is no picture, has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels, or is of another size and
+            there is no size that all are brought to.
     """
     heads = list(_in_threads(head, paths))
     odd = next((i for i, seen in enumerate(heads) if seen[1:3] != heads[0][1:3]), None)
-    if odd is not None:
-        size = f"{heads[0].width}x{heads[0].height}"
-        rule = f"pictures of one size (resize them first, for example with ImageMagick: `mogrify -resize {size}! ...`)"
+    if odd is not None and fit is None:
+        rule = "pictures of one size (or say with `size` to which size they are brought: 224, for example)"
         found = " and ".join(f"{paths[i]} ({heads[i].width}x{heads[i].height})" for i in (0, odd))
         raise Invalid("data", rule, found)
     return heads
 
 
-def changes(heads: Sequence[Head], *, color: bool) -> Iterator[str]:
+def changes(heads: Sequence[Head], *, color: bool, fit: Fit | None = None) -> Iterator[str]:
     """What decoding converts, one line each, with counts."""
+    if fit is not None:
+        yield from _resizing(heads, fit)
     modes = Counter(seen.mode for seen in heads if seen.mode != ("RGB" if color else "L"))
     if modes:
         listed = ", ".join(f"{count} in mode {mode}" for mode, count in sorted(modes.items()))
@@ -135,6 +159,17 @@ def changes(heads: Sequence[Head], *, color: bool) -> Iterator[str]:
     ):
         if count:
             yield f"{count} pictures {what}."
+
+
+def _resizing(heads: Sequence[Head], fit: Fit) -> Iterator[str]:
+    sizes = {(seen.width, seen.height) for seen in heads}
+    if sizes != {(fit.width, fit.height)}:
+        low, high = (f"{w} x {h}" for w, h in (min(sizes, key=math.prod), max(sizes, key=math.prod)))
+        from_ = low if low == high else f"{low} to {high}"
+        yield f"Pictures of {from_} pixels are brought to {fit.width} x {fit.height} ({DONE[fit.way]})."
+    small = sum(seen.width < fit.width or seen.height < fit.height for seen in heads)
+    if small:
+        yield f"{small} pictures are smaller than {fit.width} x {fit.height}, and were enlarged."
 
 
 def head(path: Path) -> Head:
@@ -160,8 +195,8 @@ def head(path: Path) -> Head:
     return _readable(path, read)
 
 
-def decode(path: Path, *, color: bool) -> Array:
-    """The pixels of a picture's first frame, upright, (C, H, W), uint8.
+def decode(path: Path, *, color: bool, fit: Fit | None = None) -> Array:
+    """The pixels of a picture's first frame, upright, (C, H, W), uint8; brought to the size of `fit`, if there is one.
 
     Raises:
         Invalid: the file is no picture that can be read; names it.
@@ -175,9 +210,32 @@ def decode(path: Path, *, color: bool) -> Array:
             from PIL.Image import Transpose
 
             plain = plain.transpose(Transpose[UPRIGHT[turn]])
+        if fit is not None and plain.size != (fit.width, fit.height):
+            plain = _sized(plain, fit)
         return np.ascontiguousarray(np.atleast_3d(np.asarray(plain)).transpose(2, 0, 1))
 
     return _readable(path, read)
+
+
+def _sized(image: Image, fit: Fit) -> Image:
+    """The picture in the size of `fit`, by bilinear resampling with antialiasing, as torchvision's `Resize` does it."""
+    from PIL import Image
+    from PIL.Image import Resampling
+
+    size, width, height = (fit.width, fit.height), image.width, image.height
+    if fit.way == "stretch":
+        return image.resize(size, Resampling.BILINEAR)
+    wide = width * fit.height > height * fit.width  # in relation to the size that is wanted
+    if fit.way == "crop":  # the box is that part of the picture whose resized pixels are the center of all of them
+        w, h = (width * fit.height // height, fit.height) if wide else (fit.width, height * fit.width // width)
+        left, top = round((w - fit.width) / 2), round((h - fit.height) / 2)
+        x, y = width / w, height / h
+        box = (left * x, top * y, (left + fit.width) * x, (top + fit.height) * y)
+        return image.resize(size, Resampling.BILINEAR, box=box)
+    w, h = (fit.width, height * fit.width // width) if wide else (width * fit.height // height, fit.height)
+    whole = Image.new(image.mode, size)
+    whole.paste(image.resize((max(w, 1), max(h, 1)), Resampling.BILINEAR), ((size[0] - w) // 2, (size[1] - h) // 2))
+    return whole
 
 
 @cache

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stealguard import data as sets
 from stealguard.boxes.base import logits
 from stealguard.data.inputs import Inputs, Joined, Subset
-from stealguard.data.roles import divide, named, stand_ins
+from stealguard.data.roles import chosen, divide, named, stand_ins
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defended, Defense
 from stealguard.devices import choose, device_of
@@ -100,11 +100,12 @@ def protect(
     check(own, like)
     made_of = structure(own)
     model = preset.defense.build(own, like)
-    if start is not None:
-        _warm(model, start, net, like, task.classes)
+    begun = None if start is None else _warm(model, start, net, like, task.classes)
     if outliers is None:
         outliers = stand_ins(shape) if preset.defense.needs_outliers else []
-    families = _families(outliers, shape, resize, task.scaling)
+        if outliers and progress:
+            print(f"outliers: {chosen(outliers, shape)}", file=sys.stderr)
+    families = _families(outliers, task, resize)
     require(bool(families) or not preset.defense.needs_outliers, "outliers", "given: this defense needs some", "none")
     for note in task.notes if progress else ():
         print(f"data: {note}", file=sys.stderr)
@@ -135,7 +136,7 @@ def protect(
             validation=validation,
             checkpoint=partial / CHECKPOINT,
             resume=resume,
-            identity={key: value for key, value in made.items() if key != "training"} | {"start": _hash(start, net)},
+            identity={key: value for key, value in made.items() if key != "training"} | {"start": begun},
             title=f"protect {folder.name}",
             progress=progress,
         )  # fmt: skip
@@ -181,9 +182,13 @@ def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: b
     recipe = {key: value for key, value in release.recipe.items() if key not in sealed}
     recipe["defense"] = {"name": name, "settings": settings}
     with working(folder) as partial:
-        releases.write_into(partial, release.model, recipe)
-        net, device = release.model.net, device_of(release.model)
-        kept = releases.load(partial, net=net, defense=type(defense), device=device)
+        try:
+            releases.write_into(partial, release.model, recipe)
+            net, device = release.model.net, device_of(release.model)
+            kept = releases.load(partial, net=net, defense=type(defense), device=device)
+        except BaseException:
+            releases.discard(partial)
+            raise
         releases.publish(partial, folder)
     return replace(kept, folder=Path(out))
 
@@ -215,9 +220,10 @@ def _preset(defense: str | Defense, training: Training | None, epochs: int | Non
     return Preset(known.defense, training if epochs is None else replace(training, epochs=epochs))
 
 
-def _families(outliers: Any, shape: tuple[int, ...], resize: bool, scaling: Any) -> dict[str, tuple[Inputs, Inputs]]:
+def _families(outliers: Any, task: sets.Task, resize: bool) -> dict[str, tuple[Inputs, Inputs]]:
     """Each outlier set's part to train on and the part held out."""
-    found = named(outliers, shape, "outliers", resize=resize, scaling=scaling)
+    x = task.train.x
+    found = named(outliers, tuple(x.shape[1:]), "outliers", resize=resize, scaling=task.scaling, like=x)
     return {label: divide(x, label) for label, x in found.items()}
 
 
@@ -244,9 +250,9 @@ def _rows(split: sets.Split, rows: Tensor) -> sets.Split:
     return sets.Split(Subset(split.x, rows), split.y[rows])
 
 
-def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, like: Tensor, classes: int) -> None:
-    """Copy the weights of an already trained model: of all that is trained, or of the user's net in it."""
-    trained = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
+def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, like: Tensor, classes: int) -> str:
+    """Copy the weights of a trained model, of all that is trained or of the user's net in it; their SHA-256."""
+    given = trained = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
     rule = "of the architecture that is protected"
     try:
         if not isinstance(trained, Defended):
@@ -257,14 +263,7 @@ def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, 
         into.load_state_dict(trained.state_dict())
     except (Invalid, RuntimeError) as e:
         raise Invalid("start", rule, f"`{_word(start)}` ({str(e).splitlines()[-1].strip()})") from e
-
-
-def _hash(start: str | Path | nn.Module | None, net: str | nn.Module) -> str | None:
-    """SHA-256 of the weights that a training starts from."""
-    if start is None:
-        return None
-    model = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
-    return releases.hash_of(model)
+    return releases.hash_of(given)
 
 
 def _compare(kept: nn.Module, trained: nn.Module, x: Inputs) -> None:

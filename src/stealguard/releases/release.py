@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -22,9 +23,10 @@ from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defended, Defense
 from stealguard.devices import choose
 from stealguard.errors import ReleaseError, StealguardError, require
-from stealguard.files import durable_move, replacing, sha256, write_text
+from stealguard.files import durable_move, read_text, replacing, sha256, write_text
 from stealguard.identity import fingerprint, tensor_hash
-from stealguard.nets import adapted, build, restore, state_of
+from stealguard.nets import NETS, adapted, build, restore, state_of
+from stealguard.releases import recipes
 from stealguard.results import VictimFacts
 from stealguard.settings import changed, create
 from stealguard.types import BlackBox, Probabilities
@@ -159,6 +161,12 @@ def write_into(partial: Path, model: nn.Module, recipe: Mapping[str, Any]) -> No
     write_text(partial / RECIPE, json.dumps({**sealed, "sha256": fingerprint(sealed)}, indent=2) + "\n")
 
 
+def discard(partial: Path) -> None:
+    """Remove what `write_into` has written."""
+    for name in (RECIPE, WEIGHTS):
+        (partial / name).unlink(missing_ok=True)
+
+
 def publish(partial: Path, folder: Path) -> None:
     """Give the release in the working folder its place in one step; only then is what else is there removed.
 
@@ -207,6 +215,11 @@ def load(
         raise ReleaseError(
             f"Release `{folder}` was made from your own `{recipe['net']}`: pass it, or one like it, as `net`."
         )
+    held = sum(tensor.numel() for tensor in state.values())
+    if recipe["net"] in NETS and math.prod(recipe["shape"]) + recipe["classes"] > held:
+        raise ReleaseError(
+            f"`{folder}` has inputs of shape {recipe['shape']}, for which its weights are too few: {held:,}."
+        )
     like = torch.rand(2, *recipe["shape"], generator=torch.Generator().manual_seed(0))
     try:
         own = build(recipe["net"] if net is None else net, like, recipe["classes"], seed=0)
@@ -231,7 +244,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     """How a release was made; checked, without reading its weights."""
     path = folder / RECIPE
     try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))
+        recipe = json.loads(read_text(path))
         found = fingerprint({k: v for k, v in recipe.items() if k != "sha256"})
         format_, expected = recipe["format"], recipe["sha256"]
     except OSError as e:
@@ -244,6 +257,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         raise ReleaseError(
             f"`{path}` should have SHA-256 {expected}. Found {found}: it was changed after it was written."
         )
+    recipes.check(recipe, path)
     return recipe  # type: ignore[no-any-return]
 
 

@@ -37,6 +37,7 @@ class Spec(NamedTuple):
         classes: how many probabilities an answer has.
         names: of the classes, or empty.
         rows: how many inputs a request may hold.
+        identity: SHA-256 (hex) of all that the answers follow from, or empty.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Spec(NamedTuple):
     classes: int
     names: tuple[str, ...] = ()
     rows: int = 1024
+    identity: str = ""
 
 
 class Query(NamedTuple):
@@ -123,14 +125,15 @@ def server_metadata(version: str) -> dict[str, Any]:
 
 
 def model_metadata(spec: Spec, versions: Sequence[str]) -> dict[str, Any]:
-    """What GET /v2/models/NAME answers; the classes' names are among the `parameters`."""
+    """What GET /v2/models/NAME answers; the classes' names and the identity are among the `parameters`."""
+    told = {"class_names": list(spec.names), "identity": spec.identity}
     return {
         "name": spec.name,
         "versions": list(versions),
         "platform": "stealguard",
         "inputs": [{"name": INPUT, "datatype": "FP32", "shape": [-1, *spec.shape]}],
         "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, spec.classes]}],
-        "parameters": {"rows": spec.rows, **({"class_names": list(spec.names)} if spec.names else {})},
+        "parameters": {"rows": spec.rows, **{name: value for name, value in told.items() if value}},
     }
 
 

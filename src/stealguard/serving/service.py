@@ -61,7 +61,9 @@ class Service:
     ):
         limits = limits or Limits()
         names = release.output.names
-        self.spec = Spec(name or release.name, version, release.shape, release.output.classes, names, limits.rows)
+        self.spec = Spec(
+            name or release.name, version, release.shape, release.output.classes, names, limits.rows, release.identity
+        )  # fmt: skip
         self.release, self.engine = release, engine
         self.weights: str = release.recipe["weights_sha256"]
         self.restriction = restriction or Restriction()
@@ -88,6 +90,28 @@ class Service:
         inputs = check_inputs(inputs, "input", self.spec.shape) if scaling is None else scaling.to01(inputs)
         question = _Question(account, inputs, restriction.stricter(self.restriction))
         return await self._batcher(question, len(x))
+
+    def suspicion(self, account: str) -> float | None:
+        """What the guard holds against the account now; None for guards that hold nothing against accounts."""
+        if self.suspicion_limit is None:
+            return None
+        return float(self._accounts.state(account)["suspicion"])
+
+    @property
+    def suspicion_limit(self) -> float | None:
+        """From which suspicion on an account is suspected; None for guards without suspicion."""
+        return getattr(self.release.model.guard, "limit", None)
+
+    def card(self) -> dict[str, str]:
+        """The facts of the release, in words, for a reader."""
+        recipe = self.release.recipe
+        right = recipe["history"][-1]["validation"]
+        return {
+            "Task": recipe["data"]["name"], "Net": recipe["net"], "Defense": recipe["defense"]["name"],
+            "Classes": f"{recipe['classes']:,}", "Validation accuracy": f"{100 * right:.1f} %",
+            "Computed by": f"{self.engine.backend}, {self.engine.device}", "Weights": self.weights[:16],
+            "Identity": self.release.identity[:16],
+        }  # fmt: skip
 
     def close(self) -> None:
         """Take no further requests; those that wait are still answered."""

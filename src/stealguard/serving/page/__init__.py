@@ -1,4 +1,4 @@
-"""The page at `/`: one document without outside parts. It holds no data; what it shows, it asks with the reader's key."""
+"""The page at `/`: one document without outside parts. It holds no data; it asks with the reader's key."""
 
 from __future__ import annotations
 

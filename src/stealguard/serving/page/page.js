@@ -148,12 +148,13 @@ function show(row) {
   const order = row.map((p, i) => [p, i]).sort((a, b) => b[0] - a[0]).slice(0, 10);
   at("none").hidden = true;
   at("bars").replaceChildren(...order.map(([p, i]) => {
-    const li = document.createElement("li"), name = document.createElement("span"), meter = document.createElement("meter"), n = document.createElement("span");
+    const li = document.createElement("li"), name = document.createElement("span"), bar = document.createElement("span"), n = document.createElement("span");
     name.textContent = names[i];
-    meter.value = p;
+    bar.className = "bar";
+    bar.style.setProperty("--share", p);
     n.textContent = `${(100 * p).toFixed(1)} %`;
     n.className = "n";
-    li.append(name, meter, n);
+    li.append(name, bar, n);
     return li;
   }));
 }
