@@ -137,9 +137,7 @@ class Request:
         Raises:
             BadRequest: it is longer (413), or not compressed as its headers say.
         """
-        too_long = BadRequest(f"A body should have at most {limit} bytes.", 413)
-        if int(self.headers.get(b"content-length", b"0")) > limit:
-            raise too_long
+        _check_length(int(self.headers.get(b"content-length", b"0")), limit)
         parts, size, more = list[bytes](), 0, True
         while more:
             message = await self._receive()
@@ -147,8 +145,7 @@ class Request:
                 raise _Gone
             parts.append(message.get("body", b""))
             size, more = size + len(parts[-1]), message.get("more_body", False)
-            if size > limit:
-                raise too_long
+            _check_length(size, limit)
         self._read = True
         return _decompressed(b"".join(parts), self.headers.get(b"content-encoding", b""), limit)
 
@@ -376,6 +373,11 @@ def _header_length(headers: Mapping[bytes, bytes]) -> int | None:
     return int(given)
 
 
+def _check_length(size: int, limit: int) -> None:
+    if size > limit:
+        raise BadRequest(f"A body should have at most {limit} bytes.", 413)
+
+
 def _decompressed(body: bytes, encoding: bytes, limit: int) -> bytes:
     """The body that was compressed so; never more than `limit` bytes of it are made."""
     encoding = encoding.strip().lower()
@@ -388,8 +390,7 @@ def _decompressed(body: bytes, encoding: bytes, limit: int) -> bytes:
         text = stream.decompress(body, limit + 1)
     except zlib.error:
         raise BadRequest(f"The body should be compressed by {encoding.decode()}.") from None
-    if len(text) > limit:
-        raise BadRequest(f"A body should have at most {limit} bytes after decompression.", 413)
+    _check_length(len(text), limit)
     if not stream.eof or stream.unused_data:
         raise BadRequest("The compressed body should be complete, with nothing after its end.")
     return text

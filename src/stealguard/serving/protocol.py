@@ -213,7 +213,7 @@ def _shape(given: object, spec: Spec) -> tuple[int, ...]:
     """The shape (N, *spec.shape) that a request states, checked in Python's integers, which do not overflow."""
     if (
         type(given) is not list
-        or any(type(n) is not int for n in given)  # a boolean is an int to isinstance
+        or {*map(type, given)} != {int}  # a boolean is an int to isinstance
         or len(given) != 1 + len(spec.shape)
         or tuple(given[1:]) != spec.shape
         or given[0] < 1
@@ -268,7 +268,7 @@ def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any]:
 
 
 def _finite(x: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    if not np.isfinite(x).all():
+    if np.count_nonzero(np.isfinite(x)) < x.size:  # faster than `all` for few numbers
         raise BadRequest("The inputs should be finite numbers within the range of FP32.")
     return x.reshape(shape)
 
