@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stealguard.boxes.base import logits, outputs_of
 from stealguard.defenses.base import Plain
@@ -91,7 +90,8 @@ def _bins(odds: Tensor) -> Tensor:
 
 def directions(outputs: Mapping[str, Tensor]) -> Tensor:
     """What queries are compared by: the directions of both heads' outputs together, (N, D), D at most 2 COLUMNS."""
-    return F.normalize(torch.cat([outputs[name][:, :COLUMNS] for name in ("logits", "decoys")], dim=1), dim=1)
+    points = torch.cat([outputs[name][:, :COLUMNS] for name in ("logits", "decoys")], dim=1)
+    return points / torch.linalg.vector_norm(points, dim=1, keepdim=True).clamp_min(1e-12)
 
 
 def likeness(points: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ class Suspicion(Plain):
         if SIGNALS in outputs:
             return outputs
         named = [outputs[name].argmax(dim=1, keepdim=True) for name in ("logits", "decoys")]
-        found = odds(outputs)[:, None]
+        found = outputs["logits"].logsumexp(dim=1, keepdim=True)
         return {
             SIGNALS: torch.cat([found, *(classes.to(found.dtype) for classes in named), directions(outputs)], dim=1)
         }
