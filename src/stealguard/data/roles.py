@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stealguard.data import SETS, label, own
 from stealguard.data.inputs import Inputs, Resized, Subset, as_inputs
+from stealguard.data.reading import Fit, Reading
 from stealguard.data.scaling import Scaling
 from stealguard.data.sets import Role
 from stealguard.errors import Invalid, require
@@ -59,7 +60,7 @@ def several(given: Any) -> list[Any]:
 
 def named(
     given: Any, shape: tuple[int, ...], parameter: str, *, resize: bool = False, scaling: Scaling | None = None,
-    seed: int = 0,
+    seed: int = 0, reading: Reading | None = None,
 ) -> dict[str, Inputs]:  # fmt: skip
     """One or several sets of inputs (N, *shape) by their labels. A labelled set gives its training inputs alone.
 
@@ -69,12 +70,15 @@ def named(
         resize: whether images of another shape are resized to `shape`.
         scaling: from the units of the task to [0, 1], where it has one; pixels stay as they are.
         seed: what (x, y) without a test split is split by.
+        reading: how the task's files are read, and these with them; without one, `resize` brings pictures to `shape`.
 
     Raises:
         Invalid: a set is empty, off [0, 1] without a scaling, or of another shape and `resize` is not set.
     """
+    if reading is None and resize and len(shape) == 3:
+        reading = Fit((shape[1], shape[2]), channels=shape[0] if shape[0] in (1, 3) else None)
     return {
-        label(one): conform(own.unlabelled(one, seed, None), shape, parameter, resize=resize, scaling=scaling)
+        label(one): conform(own.unlabelled(one, seed, None, reading), shape, parameter, resize=resize, scaling=scaling)
         for one in several(given)
     }
 

@@ -117,7 +117,13 @@ class Gate(Plain):
         self.measured, self.strictness, self._decoys = measured, strictness, decoys
 
     def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        return self.answers(outputs, odds(outputs) > self.strictness)
+        return self.answers(outputs, self.passed(outputs, {}))
+
+    def passed(self, outputs: Mapping[str, Tensor], state: State, /) -> Tensor:
+        return odds(outputs) > self.strictness
+
+    def at(self, strictness: float, /) -> Gate:
+        return Gate(self.measured, strictness, self._decoys)
 
     def answers(self, outputs: Mapping[str, Tensor], passed: Tensor) -> Tensor:
         """The answers, (N, K), if the net answers these, (N,)."""
@@ -176,6 +182,12 @@ class Suspicion(Plain):
         nothing = torch.tensor(0.0, dtype=torch.float64)
         seen = torch.zeros(KEPT, self._size)
         return {"suspicion": nothing, "trust": nothing, "seen": seen, "left": torch.tensor(UNLIMITED)}
+
+    def passed(self, outputs: Mapping[str, Tensor], state: State, /) -> Tensor:
+        return self.review(outputs, state).passed
+
+    def at(self, strictness: float, /) -> Gate:
+        return self._gate.at(strictness)
 
     def review(self, outputs: Mapping[str, Tensor], state: State) -> Review:
         """Look at an account's next queries, up to the first that reveals an attacker."""
