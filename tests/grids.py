@@ -32,5 +32,5 @@ def tiny(sets: Path, **changes: Any) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """For processes of a test: this one's import path, and one thread."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    """For processes of a test: this one's import path, and its one thread."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

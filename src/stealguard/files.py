@@ -5,10 +5,54 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader, FileIO
 from pathlib import Path
+
+
+def opened(path: Path) -> BufferedReader:
+    """A regular file, opened to read. Pipes and devices, which may never end, are refused and not waited for.
+
+    Raises:
+        OSError: there is no such file, no permission, or it is no regular file.
+    """
+    return os.fdopen(_regular(path, os.O_RDONLY), "rb")
+
+
+def appending(path: Path) -> FileIO:
+    """A regular file, opened to append to without a buffer, and made if there is none; raises as `opened` does."""
+    return os.fdopen(_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab", buffering=0)
+
+
+def _regular(path: Path, how: int) -> int:
+    handle = os.open(path, how | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        _check_regular(os.fstat(handle).st_mode, path)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def check_regular(path: Path) -> None:
+    """Raise `OSError` unless a regular file is at `path`: for readers that open it themselves."""
+    _check_regular(path.stat().st_mode, path)
+
+
+def _check_regular(mode: int, path: Path) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular file in UTF-8."""
+    with opened(path) as file:
+        return str(file.read(), "utf-8")
 
 
 @contextmanager
@@ -68,7 +112,7 @@ def write_text(path: Path, text: str) -> None:
 
 def sha256(path: Path) -> str:
     """SHA-256 (hex) of a file's content."""
-    with path.open("rb") as f:
+    with opened(path) as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 

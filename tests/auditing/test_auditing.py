@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,11 +14,13 @@ import torch
 from torch import Tensor
 
 import stealguard as sg
+from grids import environment
 from samples import mlp, noise, task
 from stealguard.attacks import Knockoff
 from stealguard.attacks.transfer import random_queries
 from stealguard.auditing import run as auditing
 from stealguard.auditing.plan import architecture
+from stealguard.boxes import Accounts
 from stealguard.defenses import EDM, PRADA
 from stealguard.errors import BoxFault, Invalid
 from stealguard.results import Row, Store
@@ -200,7 +201,7 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from stealguard.results import Store
-put, left = Store.put, [{rows}]
+put, left = Store.put, [3]
 def dying(store, row):
     put(store, row)
     left[0] -= 1
@@ -208,77 +209,74 @@ def dying(store, row):
         os.kill(os.getpid(), signal.SIGKILL)
 Store.put = dying
 from test_auditing import audit
-audit({folder!r}, seeds=range(6), store={store!r})
+audit({folder!r}, seeds=range(3), store={store!r})
 """
 
 
+def kill(code: str, **words: Path) -> None:
+    """Run code of this module that ends by SIGKILL."""
+    code = code.format(tests=str(Path(__file__).parent), **{key: str(path) for key, path in words.items()})
+    ended = subprocess.run([sys.executable, "-c", code], env=environment(), check=False)
+    assert ended.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
 def test_an_audit_that_was_sigkilled_goes_on_to_the_same_rows(folder: Path, tmp_path: Path) -> None:
-    """It is killed when its fifth row of twelve is in the store."""
-
-    def run(store: Path, die_after: int) -> int:
-        code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder), store=str(store), rows=die_after)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        return subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode
-
+    """It is killed when its third row of six is in the store."""
     killed, whole = tmp_path / "killed.sqlite", tmp_path / "whole.sqlite"
-    assert run(killed, die_after=5) == -signal.SIGKILL
+    kill(KILLED, folder=folder, store=killed)
     finished = {row.key: row.when for row in Store(killed)}
-    assert len(finished) == 5, "killed in the middle"
-    assert run(killed, die_after=0) == run(whole, die_after=0) == 0
+    assert len(finished) == 3, "killed in the middle"
+    for store in (killed, whole):
+        audit(folder, seeds=range(3), store=store)
     assert finished.items() <= {row.key: row.when for row in Store(killed)}.items(), "nothing was computed again"
     stores = [sorted(Store(path), key=lambda row: row.key) for path in (killed, whole)]
     results = [[(row.key, row.clone_accuracy, row.agreement) for row in rows] for rows in stores]
     assert results[0] == results[1]
-    assert len(results[0]) == 12
+    assert len(results[0]) == 6
 
 
 KILLED_INSIDE = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
+from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from test_auditing import audit
-from stealguard.boxes import accounts
-log = open({log!r}, "a")
-answer = accounts.Accounts.answer
-def logged(self, account, x):
-    if len(x) == 1024:  # the test set is smaller
-        print(len(x), file=log, flush=True)
-    return answer(self, account, x)
-accounts.Accounts.answer = logged
 from stealguard.attacks import knockoff
-fit = knockoff.fit
-def dying(*a, **k):
-    if os.environ.get("DIE"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return fit(*a, **k)
-knockoff.fit = dying
-from samples import noise
-(row,) = audit({folder!r}, labels=["soft"], pools=[noise(4096)], store={store!r},
-               attacks=[knockoff.Knockoff(budget=4096, training=knockoff.Training(epochs=1))])
-print(row.status, row.queries, row.clone_accuracy, row.agreement)
+from test_auditing import asking_much
+knockoff.fit = lambda *given, **options: os.kill(os.getpid(), signal.SIGKILL)
+asking_much(Path({folder!r}), Path({store!r}), Path({log!r}))
 """
 
 
-def test_an_attack_killed_after_its_queries_pays_for_none_of_them_again(folder: Path, tmp_path: Path) -> None:
-    def run(store: str, die: bool) -> tuple[str, int]:
-        log = tmp_path / f"{store}.log"
-        code = KILLED_INSIDE.format(
-            tests=str(Path(__file__).parent), folder=str(folder), store=str(tmp_path / store), log=str(log)
-        )
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)} | ({"DIE": "1"} if die else {})
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == (-signal.SIGKILL if die else 0), done.stderr
-        return done.stdout, len(log.read_text().splitlines())
+def asking_much(folder: Path, store: Path, log: Path) -> Row:
+    """A row of 4,096 queries; each request of 1,024 inputs is a line of the log (the test set is smaller)."""
+    answer = Accounts.answer
 
-    assert run("killed.sqlite", die=True) == ("", 4)
-    again, asked = run("killed.sqlite", die=False)
-    whole, _ = run("whole.sqlite", die=False)
-    assert asked == 4, "the four chunks that were answered before the kill, and no more"
-    assert again == whole
-    assert again.startswith("ok 4096 ")
+    def logged(accounts: Accounts, account: str, x: Tensor) -> Tensor:
+        if len(x) == 1024:
+            with log.open("a") as file:
+                print(len(x), file=file)
+        return answer(accounts, account, x)
+
+    attack = Knockoff(budget=4096, training=sg.Training(epochs=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Accounts, "answer", logged)
+        (row,) = audit(folder, labels=["soft"], pools=[noise(4096)], store=store, attacks=[attack])
+    return row
+
+
+@pytest.mark.slow
+def test_an_attack_killed_after_its_queries_pays_for_none_of_them_again(folder: Path, tmp_path: Path) -> None:
+    killed, log = tmp_path / "killed.sqlite", tmp_path / "killed.log"
+    kill(KILLED_INSIDE, folder=folder, store=killed, log=log)
+    assert log.read_text().count("1024") == 4
+    again = asking_much(folder, killed, log)
+    assert log.read_text().count("1024") == 4, "the four requests that were answered before the kill, and no more"
+    whole = asking_much(folder, tmp_path / "whole.sqlite", tmp_path / "whole.log")
+    results = [(row.status, row.queries, row.clone_accuracy, row.agreement) for row in (again, whole)]
+    assert results[0] == results[1]
+    assert results[0][:2] == ("ok", 4096)
     assert not list(tmp_path.glob("*.answers"))
 
 

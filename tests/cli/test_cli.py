@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +23,7 @@ from stealguard.cli.list import LISTINGS
 from stealguard.defenses import DEFENSES
 from stealguard.errors import StealguardError
 from stealguard.releases.presets import PRESETS
+from waiting import until
 
 
 class Raising:
@@ -355,9 +355,7 @@ def test_as_a_process_it_shows_help_and_ends_cleanly_when_interrupted(sets: Path
         [*command, *long], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
     )  # fmt: skip
-    while not (tmp_path / "a.partial" / "checkpoint.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    until((tmp_path / "a.partial" / "checkpoint.pt").exists, process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130

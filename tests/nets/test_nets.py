@@ -94,7 +94,7 @@ def test_a_net_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(Invalid, match="`net` should be a callable that returns a torch module"):
         build("their_net:odd", torch.rand(3, 5), 2, seed=0)
     for path in ("their_net:nothing", "no_such_module:make", ":make"):
-        with pytest.raises(Invalid, match=r"`net` should be a name or an importable"):
+        with pytest.raises(Invalid, match=r"`net` should be an importable `module:name`"):
             build(path, torch.rand(3, 5), 2, seed=0)
     net = mlp()
     copied = build(net, torch.rand(3, 16), 3, seed=0)
@@ -143,7 +143,7 @@ def test_a_callable_that_fails_is_told_in_one_line(tmp_path: Path, monkeypatch: 
     for path, found in (
         ("failing_net:make", "builds a module without arguments. Found `failing_net:make` .KeyError: 'width"),
         ("failing_net:quits", "builds a module without arguments. Found `failing_net:quits` .SystemExit: 3"),
-        ("failing_module:make", "an importable `module:callable`. Found `failing_module:make` .ZeroDivisionError"),
+        ("failing_module:make", "an importable `module:name`. Found `failing_module:make` .ZeroDivisionError"),
     ):
         with pytest.raises(Invalid, match=found) as told:
             build(path, torch.rand(3, 5), 2, seed=0)

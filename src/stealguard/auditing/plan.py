@@ -183,7 +183,9 @@ def _pools(victim: Victim, task: Task, given: Any, size: int, seed: int, resize:
         yield Pool(given, Stored(near(owned(task.train, n, seed=seed).x[:], size, seed=seed)))
     else:
         families = victim.facts().outliers
-        found = named(given, shape, "pools", resize=resize, scaling=task.scaling, reading=task.reading)
+        found = named(
+            given, shape, "pools", resize=resize, scaling=task.scaling, like=task.train.x, reading=task.reading
+        )
         for name, x in found.items():
             pool = Pool(name, divide(x, name)[1], in_family=True) if name in families else Pool(name, x)
             yield _without_test_inputs(pool, task)
@@ -191,6 +193,8 @@ def _pools(victim: Victim, task: Task, given: Any, size: int, seed: int, resize:
 
 def _without_test_inputs(pool: Pool, task: Task) -> Pool:
     """The pool without the task's test inputs: a clone that has learned these would be measured on its own queries."""
+    if pool.x.made:
+        return pool
     known = torch.from_numpy(np.isin(row_hashes(pool.x), row_hashes(task.test.x)))
     if not known.any():
         return pool

@@ -9,7 +9,8 @@ from __future__ import annotations
 import pickle
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from stealguard.data.formats import Arrays
 from stealguard.data.reading import Columns, Fit, Reading
 from stealguard.data.sets import SETS, SetSpec
 from stealguard.data.sources import Site, first_line
-from stealguard.errors import FetchError, StealguardError, pick
+from stealguard.errors import FetchError, StealguardError, pick, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,8 +83,11 @@ class Task(NamedTuple):
         return fingerprint([self.train.hash, self.test.hash, self.classes, list(self.names)])
 
 
+MADE = "made when it is asked for"
+
+
 class Status(NamedTuple):
-    """A set as the store has it; `state` is verified, recorded (not verified), absent or damaged (and how).
+    """A set as the store has it; `state` is verified, recorded (not verified), absent or damaged (and how), or `MADE`.
 
     `pinned` says whether this program knows the SHA-256 that the set should have. Without it, the first fetch is
     trusted: its hash is recorded, and later reads are compared with that.
@@ -164,14 +168,40 @@ def label(data: Any) -> str:
 
 
 def get(name: str, *, root: Path | None = None, progress: bool = True) -> Path:
-    """The stored file of the set, fetched or made first if need be. Raises `FetchError` with all that was tried."""
+    """The stored file of the set, fetched or made first if need be.
+
+    Raises:
+        FetchError: it cannot be had; says all that was tried.
+        Invalid: there is no such set, or it has no shape of its own and is made from a task's training inputs.
+    """
     spec: SetSpec = pick(SETS, name, "data")
+    rule = "a set with inputs of its own"
+    require(bool(spec.sources), "data", rule, f"`{name}`, which is made for a task as outliers or as a pool")
+    return _stored(name, root, progress, lambda site: obtain(name, spec, site))
+
+
+def photographs(name: str, size: int, *, root: Path | None = None, progress: bool = True) -> Path:
+    """The stored file of the pictures, (H, W, 4) each, that crops of `size` pixels are cut from for the set `name`.
+
+    Raises:
+        FetchError: they cannot be had; says why.
+    """
+    from stealguard.data.generated import cropped
+
+    kind = cropped.PHOTOGRAPHS[name]
+    working = kind.working_at(size)
+    spec = replace(SETS[name], shape=(), sizes=(), sources=(cropped.pictures(kind, working),), sha256=None)
+    return _stored(f"{name}-pictures-{working}", root, progress, lambda site: obtain(name, spec, site))
+
+
+def _stored(name: str, root: Path | None, progress: bool, read: Callable[[Site], tuple[Arrays, store.Note]]) -> Path:
+    """The store's file of this name, made by `read` if it is not there."""
     home = store.home(root)
     path = store.place(name, home)
     if store.note(path) is None:
         with store.workplace(name, home) as work:
             if store.note(path) is None:  # no other process made it while this one waited for the lock
-                arrays, note = obtain(name, spec, Site(home, work, progress, load(home, progress)))
+                arrays, note = read(Site(home, work, progress, load(home, progress)))
                 store.write(path, arrays, note, work)
     return path
 
@@ -180,8 +210,8 @@ def load(root: Path, progress: bool) -> Any:
     return lambda name: store.read(get(name, root=root, progress=progress))
 
 
-TROUBLE = (StealguardError, OSError, ValueError, LookupError, AttributeError, RuntimeError, EOFError)
-BROKEN = (tarfile.TarError, zlib.error, pickle.UnpicklingError)
+TROUBLE = (StealguardError, OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError, EOFError)
+BROKEN = (tarfile.TarError, zlib.error, pickle.UnpicklingError, MemoryError)
 
 
 def obtain(name: str, spec: SetSpec, site: Site) -> tuple[Arrays, store.Note]:
@@ -215,6 +245,8 @@ def listing(root: Path | None = None) -> list[Status]:
 
 def status(name: str, note: store.Note | None, home: Path) -> Status:
     path, pinned = store.place(name, home), SETS[name].sha256 is not None
+    if not SETS[name].sources:
+        return Status(name, MADE, "", path, False)
     if note is None and path.exists():
         return Status(name, "damaged: expected a whole file, found a truncated or foreign one", "", path, pinned)
     return Status(name, note.state if note else "absent", note.source if note else "", path, pinned)
@@ -223,7 +255,7 @@ def status(name: str, note: store.Note | None, home: Path) -> Status:
 def verify(root: Path | None = None) -> list[Status]:
     """Every set that the store has, hashed again and compared with the hash that is known, or was recorded."""
     home = store.home(root)
-    return [check(row) for row in listing(home) if row.state != "absent"]
+    return [check(row) for row in listing(home) if row.state not in ("absent", MADE)]
 
 
 def check(row: Status) -> Status:

@@ -8,12 +8,10 @@ from pathlib import Path
 
 from numpy.lib import format as npy
 
-from stealguard.data.formats import Array, Arrays
+from stealguard.data.formats import Array, Arrays, allowed
 from stealguard.errors import Invalid, require
 
 KEYS = ("train_x", "train_y", "test_x", "test_y")
-SMALL = 2**30  # bytes of arrays that any archive may unpack to
-RATIO = 100  # and times its own size, where that is more
 
 
 def read(path: Path) -> Arrays:
@@ -44,7 +42,7 @@ def _arrays(path: Path) -> tuple[Arrays, list[str]]:
         found = [name.removesuffix(".npy") for name in archive.namelist()]
         wanted = [key for key in (*KEYS, "x") if key in found]
         unpacked = sum(_declared(archive, key) for key in wanted)
-        if unpacked > max(SMALL, RATIO * size):
+        if unpacked > allowed(size):
             raise ValueError(f"{unpacked:,} bytes of arrays in {size:,} bytes of file")
         return {key: _array(archive, key) for key in wanted}, found
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import accumulate
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,9 @@ from stealguard.checks import check_range
 from stealguard.data.scaling import Scaling
 from stealguard.errors import require
 from stealguard.identity import fingerprint, tensor_hash
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 Index = Tensor | slice | int | Sequence[int]
 
@@ -42,6 +47,16 @@ class Inputs(Protocol):
     @property
     def unit(self) -> bool:
         """Whether rows are in [0, 1] for certain: pixels are, and numbers that have been scaled."""
+        ...
+
+    @property
+    def made(self) -> bool:
+        """Whether this program draws the inputs, so that none can be one of a task's."""
+        ...
+
+    @property
+    def held(self) -> bool:
+        """Whether rows are in memory, so that nothing is gained by reading them ahead."""
         ...
 
     def __len__(self) -> int: ...
@@ -68,6 +83,8 @@ class ByRow:
 
     shape: tuple[int, ...]
     unit: bool = True
+    made: bool = False
+    held: bool = False
 
     @property
     def hash(self) -> str:
@@ -106,6 +123,8 @@ class Stored(ByRow):
         scaling: from the numbers to [0, 1]; without one they must be there already.
     """
 
+    held = True
+
     def __init__(self, x: Tensor, *, pixels: bool | None = None, scaling: Scaling | None = None):
         self._x, self.shape, self.dtype, self._scaling = x, tuple(x.shape), x.dtype, scaling
         self.pixels = x.dtype == torch.uint8 if pixels is None else pixels
@@ -135,6 +154,7 @@ class Subset(ByRow):
     def __init__(self, whole: Inputs, index: Tensor):
         self._whole, self._index = whole, index
         self.shape, self.unit = (len(index), *whole.shape[1:]), whole.unit
+        self.made, self.held = whole.made, whole.held
 
     def rows(self, index: Tensor, /) -> Tensor:
         return self._whole.rows(self._index[index.to(self._index.device)])
@@ -159,6 +179,7 @@ class Joined(ByRow):
         self._starts = [0, *accumulate(len(part) for part in parts)]
         self.shape = (self._starts[-1], *parts[0].shape[1:])
         self.unit = all(part.unit for part in parts)
+        self.made, self.held = all(part.made for part in parts), all(part.held for part in parts)
 
     def rows(self, index: Tensor, /) -> Tensor:
         found = torch.empty(len(index), *self.shape[1:])
@@ -197,6 +218,17 @@ class Resized(ByRow):
     @cached_property
     def hash(self) -> str:
         return fingerprint([self._whole.hash, list(self.shape[1:])])
+
+
+THREADS = min(8, os.cpu_count() or 1)
+AHEAD = 256  # of what is given, that the threads may be ahead of what takes the results
+
+
+def parallel(work: Callable[[S], T], given: Sequence[S]) -> Iterator[T]:
+    """`work` of each, in order, by a few threads: decoders, for one, run beside each other."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(given), AHEAD):
+            yield from pool.map(work, given[start : start + AHEAD])
 
 
 def as_inputs(x: Tensor | Inputs) -> Inputs:

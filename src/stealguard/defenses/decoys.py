@@ -14,6 +14,7 @@ from stealguard.types import Batch, Guard
 
 SIDE = 32  # pixels of a side at most, of what decoys are made from
 COARSE = 14  # and of what clusters are made from
+NOTHING = 1e-9  # variance of an input below which it counts as constant: what is left of it is rounding
 LENGTH = 10.0  # of an input as decoys are made from it, so that one learning rate suits every task
 CLUSTERS = 9  # of a class: enough to give each of ten classes' inputs all nine wrong names
 
@@ -84,11 +85,15 @@ class Decoys(nn.Module):
 
 
 def _flat(x: Tensor, side: int = SIDE) -> Tensor:
-    """Inputs as vectors (N, D) of mean 0 and length `LENGTH`, images of more than `side` pixels at a coarser scale."""
+    """Inputs as vectors (N, D) of mean 0 and length `LENGTH`, images of more than `side` pixels at a coarser scale.
+
+    A constant input becomes 0. It is a layer normalization, which is one operation of ONNX Runtime.
+    """
     if x.dim() == 4 and max(x.shape[2:]) > side:
         x = F.adaptive_avg_pool2d(x, side)
     flat = x.flatten(1)
-    return LENGTH * F.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
+    size = flat.shape[1]
+    return LENGTH / size**0.5 * F.layer_norm(flat, (size,), eps=NOTHING)
 
 
 def wrong_names(classes: int, clusters: int, seed: int) -> Tensor:

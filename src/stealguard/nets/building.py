@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from stealguard.errors import Invalid, pick, require
+from stealguard.errors import Invalid, one_line, pick, require
 from stealguard.nets.copying import copied
 from stealguard.nets.lenet import lenet5
 from stealguard.nets.mlp import mlp
@@ -20,6 +17,7 @@ from stealguard.nets.probing import adapted
 from stealguard.nets.resnet import resnet18, resnet20, resnet34, resnet50
 from stealguard.nets.vgg import vgg16
 from stealguard.nets.wide_resnet import wrn16_4, wrn28_10
+from stealguard.registry import imported
 from stealguard.seeds import seeded
 
 NETS: dict[str, Callable[[int, int, int], nn.Module]] = {
@@ -167,22 +165,12 @@ def of_user(path: str) -> nn.Module:
     Raises:
         Invalid: there is no such callable, it raises, or it returns something else.
     """
-    module, _, name = path.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        factory = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as e:  # importing runs the user's code
-        raise Invalid("net", "a name or an importable `module:callable`", f"`{path}` ({_told(e)})") from e
+    factory = imported(path, "net")
     try:
         made = factory()
-    except (Exception, SystemExit) as e:
-        raise Invalid("net", "a callable that builds a module without arguments", f"`{path}` ({_told(e)})") from e
+    except (Exception, SystemExit) as e:  # building runs the user's code
+        found = f"`{path}` ({type(e).__name__}: {one_line(e)})"
+        raise Invalid("net", "a callable that builds a module without arguments", found) from e
     require(isinstance(made, nn.Module), "net", "a callable that returns a torch module", f"`{path}` -> {type(made)}")
     made._made_by = path
     return made  # type: ignore[no-any-return]
-
-
-def _told(error: BaseException) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from stealguard import data as sets
 from stealguard.boxes.base import logits
 from stealguard.data.inputs import Inputs, Joined, Subset
-from stealguard.data.reading import Reading, fitted
-from stealguard.data.roles import divide, named, stand_ins
-from stealguard.data.scaling import Scaling
+from stealguard.data.reading import fitted
+from stealguard.data.roles import chosen, divide, named, stand_ins
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defended, Defense
 from stealguard.devices import choose, device_of
@@ -133,11 +132,12 @@ def protect(
     check(own, like)
     made_of = structure(own)
     model = preset.defense.build(own, like)
-    if start is not None:
-        _warm(model, start, net, like, task.classes)
+    begun = None if start is None else _warm(model, start, net, like, task.classes)
     if outliers is None:
         outliers = stand_ins(shape) if preset.defense.needs_outliers else []
-    families = _families(outliers, shape, resize, task.scaling, task.reading)
+        if outliers and progress:
+            print(f"outliers: {chosen(outliers, shape)}", file=sys.stderr)
+    families = _families(outliers, task, resize)
     require(bool(families) or not preset.defense.needs_outliers, "outliers", "given: this defense needs some", "none")
     for note in notes if progress else ():
         print(f"data: {note}", file=sys.stderr)
@@ -164,7 +164,8 @@ def protect(
     with working(folder) as workplace:
         releases.check_writable(workplace, model)
         model = model.to(where)
-        begun = correct(model, *validation, chunk=ACCOUNT) if start is not None or state is not None else None
+        trained = start is not None or state is not None
+        before = correct(model, *validation, chunk=ACCOUNT) if trained else None
         history = train(
             model, fitting.x, fitting.y, preset.training,
             seed=derive(seed, "training"),
@@ -174,7 +175,7 @@ def protect(
             validation=validation,
             checkpoint=workplace / CHECKPOINT,
             resume=resume,
-            identity={key: value for key, value in made.items() if key != "training"} | {"start": _hash(start, net)},
+            identity={key: value for key, value in made.items() if key != "training"} | {"start": begun},
             title=f"protect {folder.name}",
             progress=progress,
         )  # fmt: skip
@@ -184,7 +185,7 @@ def protect(
             **made,
             "history": history,
             "validation_rows": len(validation[0]),
-            "honest": honest(model, *validation, unseen, begun),
+            "honest": honest(model, *validation, unseen, before),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": time.perf_counter() - started,
             "provenance": provenance(),
@@ -231,15 +232,18 @@ def guarded(
     recipe["defense"], recipe["honest"] = {"name": name, "settings": settings}, None
     net, device = release.model.net, device_of(release.model)
     with working(folder) as partial:
-        releases.write_into(partial, release.model, recipe)
-        kept = releases.load(partial, net=net, defense=type(defense), device=device)
-        if data is not None:
-            _, validation = validation_split(release.task(data).train, recipe["seed"])
-            start = (release.recipe.get("honest") or {}).get("start")
-            releases.write_into(
-                partial, release.model, recipe | {"honest": honest(kept.model, *validation, None, start)}
-            )
+        try:
+            releases.write_into(partial, release.model, recipe)
             kept = releases.load(partial, net=net, defense=type(defense), device=device)
+            if data is not None:
+                _, validation = validation_split(release.task(data).train, recipe["seed"])
+                before = (release.recipe.get("honest") or {}).get("start")
+                recipe["honest"] = honest(kept.model, *validation, None, before)
+                releases.write_into(partial, release.model, recipe)
+                kept = replace(kept, recipe=releases.read_recipe(partial))
+        except BaseException:
+            releases.discard(partial)
+            raise
         releases.publish(partial, folder)
     for complaint in complaints(kept.recipe["honest"]) if data is not None else ():
         warnings.warn(complaint, PoorAnswers, stacklevel=2)
@@ -277,11 +281,13 @@ def _preset(defense: str | Defense, training: Training | None, epochs: int | Non
     return Preset(known.defense, training if epochs is None else replace(training, epochs=epochs))
 
 
-def _families(
-    outliers: Any, shape: tuple[int, ...], resize: bool, scaling: Scaling | None, reading: Reading | None
-) -> dict[str, tuple[Inputs, Inputs]]:
+def _families(outliers: Any, task: sets.Task, resize: bool) -> dict[str, tuple[Inputs, Inputs]]:
     """Each outlier set's part to train on and the part held out."""
-    found = named(outliers, shape, "outliers", resize=resize, scaling=scaling, reading=reading)
+    x = task.train.x
+    found = named(
+        outliers, tuple(x.shape[1:]), "outliers",
+        resize=resize, scaling=task.scaling, like=x, reading=task.reading,
+    )  # fmt: skip
     return {label: divide(x, label) for label, x in found.items()}
 
 
@@ -308,9 +314,9 @@ def _rows(split: sets.Split, rows: Tensor) -> sets.Split:
     return sets.Split(Subset(split.x, rows), split.y[rows])
 
 
-def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, like: Tensor, classes: int) -> None:
-    """Copy the weights of an already trained model: of all that is trained, or of the user's net in it."""
-    trained = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
+def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, like: Tensor, classes: int) -> str:
+    """Copy the weights of a trained model, of all that is trained or of the user's net in it; their SHA-256."""
+    given = trained = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
     rule = "of the architecture that is protected"
     try:
         if not isinstance(trained, Defended):
@@ -323,14 +329,7 @@ def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, 
         into.load_state_dict(trained.state_dict())
     except (Invalid, RuntimeError) as e:
         raise Invalid("start", rule, f"`{_word(start)}` ({str(e).splitlines()[-1].strip()})") from e
-
-
-def _hash(start: str | Path | nn.Module | None, net: str | nn.Module) -> str | None:
-    """SHA-256 of the weights that a training starts from."""
-    if start is None:
-        return None
-    model = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
-    return releases.hash_of(model)
+    return releases.hash_of(given)
 
 
 def _compare(kept: nn.Module, trained: nn.Module, x: Inputs) -> None:

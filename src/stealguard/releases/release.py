@@ -24,9 +24,10 @@ from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defended, Defense
 from stealguard.devices import choose
 from stealguard.errors import ReleaseError, StealguardError, require
-from stealguard.files import durable_move, replacing, sha256, write_text
+from stealguard.files import durable_move, read_text, replacing, sha256, write_text
 from stealguard.identity import fingerprint, tensor_hash
 from stealguard.nets import Normalized, adapted, build, is_users, restore, state_of
+from stealguard.releases import recipes
 from stealguard.results import VictimFacts
 from stealguard.settings import changed, create
 from stealguard.types import BlackBox, Probabilities
@@ -36,7 +37,6 @@ NEW_WEIGHTS = f"{WEIGHTS}.new"  # of a release that takes an older one's place, 
 FORMAT = 2
 
 MADE_FROM = ("net", "structure", "shape", "classes", "names", "scaling", "data", "outliers", "defense", "training")
-MEASURED = "served", "alone", "start", "first", "outliers", "refused"  # of what honest users get
 ANSWERED_WITH = ("structure", "shape", "classes", "scaling", "defense", "weights_sha256")
 
 
@@ -137,7 +137,7 @@ class Release:
 
 def _metrics(honest: Mapping[str, Any]) -> dict[str, float]:
     """What honest users get, as metrics by name."""
-    found = {f"validation_{name}": honest.get(name) for name in MEASURED}
+    found = {f"validation_{name}": honest.get(name) for name in recipes.SHARES}
     for strictness, served, outliers, _ in honest.get("curve", []):
         found |= {f"served_at_{strictness:g}": served, f"outliers_at_{strictness:g}": outliers}
     return {name: value for name, value in found.items() if value is not None}
@@ -193,6 +193,12 @@ def write_into(partial: Path, model: nn.Module, recipe: Mapping[str, Any]) -> No
         save_file(state_of(model), temporary)
     sealed = {**recipe, "format": FORMAT, "weights_sha256": sha256(partial / WEIGHTS)}
     write_text(partial / RECIPE, json.dumps({**sealed, "sha256": fingerprint(sealed)}, indent=2) + "\n")
+
+
+def discard(partial: Path) -> None:
+    """Remove what `write_into` has written."""
+    for name in (RECIPE, WEIGHTS):
+        (partial / name).unlink(missing_ok=True)
 
 
 def publish(partial: Path, folder: Path) -> None:
@@ -269,7 +275,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     """How a release was made; checked, without reading its weights."""
     path = folder / RECIPE
     try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))
+        recipe = json.loads(read_text(path))
         found = fingerprint({k: v for k, v in recipe.items() if k != "sha256"})
         format_, expected = recipe["format"], recipe["sha256"]
     except OSError as e:
@@ -282,6 +288,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         raise ReleaseError(
             f"`{path}` should have SHA-256 {expected}. Found {found}: it was changed after it was written."
         )
+    recipes.check(recipe, path)
     return recipe  # type: ignore[no-any-return]
 
 

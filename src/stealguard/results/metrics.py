@@ -65,24 +65,6 @@ def agreement(answers: Tensor, others: Tensor) -> float:
     return accuracy(answers, others.argmax(dim=1).where(decided(others), -1))
 
 
-def renaming(answers: Tensor, y: Tensor) -> Tensor:
-    """The best renaming of classes, (K,): entry k is the most frequent label of the rows whose top class is k.
-
-    A class that is the top class of no row keeps its name. Two classes may get the same new name.
-    """
-    classes, known = answers.shape[1], decided(answers)
-    pairs = answers.argmax(dim=1)[known] * classes + y[known]
-    counts = pairs.bincount(minlength=classes * classes).view(classes, classes)  # by old name and label
-    most, names = counts.max(dim=1)
-    return names.where(most > 0, names.new_ones(classes).cumsum(0) - 1)
-
-
-def renamed_accuracy(answers: Tensor, y: Tensor, names: Tensor | None = None) -> float:
-    """Accuracy in [0, 1] after renaming the classes by `names` (K,): by the best names for all of `y` if None."""
-    names = renaming(answers, y) if names is None else names
-    return ((names[answers.argmax(dim=1)] == y) & decided(answers)).double().mean().item()
-
-
 def calibration_error(answers: Tensor, y: Tensor, bins: int = 15) -> float:
     """Expected calibration error over equally wide bins of confidence (Guo et al. 2017), in [0, 1]."""
     confidence, predicted = answers.double().max(dim=1)

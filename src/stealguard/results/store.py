@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from stealguard.errors import Invalid, StealguardError, require
-from stealguard.files import write_text
+from stealguard.files import read_text, write_text
 from stealguard.results import tables
 from stealguard.results.migrations import FORMAT
 from stealguard.results.row import Row
@@ -141,7 +141,7 @@ def read(path: str | Path) -> list[Row]:
 
 def _read_jsonl(path: Path) -> list[Row]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise StealguardError(f"`{path}` cannot be read: {error}.") from error
     lines = enumerate(text.split("\n"), start=1)  # JSON may hold other signs that `splitlines` would split at
@@ -230,6 +230,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _version(db: sqlite3.Connection, path: Path) -> int:
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
+    if strange := tables.strangers(db):
+        raise StealguardError(f"`{path}` is not a stealguard row store: it has views or triggers ({strange[0]}).")
     if application != tables.APPLICATION:
         raise StealguardError(f"`{path}` is not a stealguard row store: it is another program's database, or empty.")
     if version != FORMAT and version not in tables.READERS:

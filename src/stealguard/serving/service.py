@@ -89,6 +89,28 @@ class Service:
         question = _Question(account, inputs, restriction.stricter(self.restriction))
         return await self._batcher(question, len(x))
 
+    def suspicion(self, account: str) -> float | None:
+        """What the guard holds against the account now; None for guards that hold nothing against accounts."""
+        if self.suspicion_limit is None:
+            return None
+        return float(self._accounts.state(account)["suspicion"])
+
+    @property
+    def suspicion_limit(self) -> float | None:
+        """From which suspicion on an account is suspected; None for guards without suspicion."""
+        return getattr(self.release.model.guard, "limit", None)
+
+    def card(self) -> dict[str, str]:
+        """The facts of the release, in words, for a reader."""
+        recipe = self.release.recipe
+        right = recipe["history"][-1]["validation"]
+        return {
+            "Task": recipe["data"]["name"], "Net": recipe["net"], "Defense": recipe["defense"]["name"],
+            "Classes": f"{recipe['classes']:,}", "Validation accuracy": f"{100 * right:.1f} %",
+            "Computed by": f"{self.engine.backend}, {self.engine.device}", "Weights": self.weights[:16],
+            "Identity": self.release.identity[:16],
+        }  # fmt: skip
+
     def close(self) -> None:
         """Take no further requests; those that wait are still answered."""
         self._batcher.close()

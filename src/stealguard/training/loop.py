@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stealguard.data.inputs import Inputs, as_inputs
 from stealguard.devices import device_of
 from stealguard.errors import Interrupted, NonFiniteLoss, pick, require
-from stealguard.files import replacing, set_aside
+from stealguard.files import opened, replacing, set_aside
 from stealguard.identity import tensor_hash
 from stealguard.nets import structure
 from stealguard.progress import Tick, bar
@@ -261,7 +261,7 @@ class _Run:
     def restore(self, path: Path) -> None:
         """Take up a checkpoint of the same training; set a damaged one aside and stay as it is."""
         before = copy.deepcopy(self._state())
-        with path.open("rb") as file:
+        with opened(path) as file:
             try:
                 state = torch.load(file, weights_only=True, map_location=device_of(self.model))
                 differing = _differences(state.pop("identity"), self.identity)
