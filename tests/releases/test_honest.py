@@ -15,7 +15,8 @@ from samples import mlp, noise, task
 from stealguard.data.inputs import Stored
 from stealguard.defenses.base import Defended, Plain
 from stealguard.defenses.suspicion import Gate, Measured
-from stealguard.releases.honest import PoorAnswers, complaints, honest, sentence
+from stealguard.releases.honest import honest
+from stealguard.results.honest import PoorAnswers, complaints, sentence
 from stealguard.types import Scope, State
 
 

@@ -43,9 +43,9 @@ def guard(
         Replace a release that is already there.
     """
     from stealguard.defenses import DEFENSES
-    from stealguard.releases.honest import PoorAnswers, complaints, sentence
     from stealguard.releases.protection import guarded
     from stealguard.releases.release import load
+    from stealguard.results.honest import PoorAnswers, complaints, sentence
     from stealguard.settings import create
 
     chosen = create(DEFENSES, defense, settings(set_, "set"), "defense")

@@ -88,9 +88,9 @@ def protect(
     json_
         Print the recipe as JSON.
     """
-    from stealguard.releases.honest import PoorAnswers, complaints, sentence
     from stealguard.releases.presets import preset_of
     from stealguard.releases.protection import protect as run
+    from stealguard.results.honest import PoorAnswers, complaints, sentence
     from stealguard.settings import changed
 
     preset = preset_of(defense, "defense")

@@ -25,10 +25,11 @@ from stealguard.devices import choose, device_of
 from stealguard.errors import Invalid, ReleaseError, pick, require
 from stealguard.nets import Normalized, Statistic, adapted, build, check, check_name, give, read_weights, structure
 from stealguard.releases import release as releases
-from stealguard.releases.honest import ACCOUNT, PoorAnswers, complaints, honest
+from stealguard.releases.honest import ACCOUNT, honest
 from stealguard.releases.presets import PRESETS, Preset
 from stealguard.releases.release import CHECKPOINT, Release
 from stealguard.releases.workplace import free, working
+from stealguard.results.honest import PoorAnswers, complaints
 from stealguard.results.provenance import provenance
 from stealguard.seeds import derive
 from stealguard.settings import create, describe

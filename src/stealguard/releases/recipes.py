@@ -89,11 +89,13 @@ def _honest(value: Any) -> bool:
     """What `honest` measured."""
     if value is None:
         return True
-    shares = (
-        all(value.get(name) is None or _number(value[name]) for name in SHARES) if isinstance(value, Mapping) else False
+    numbers = (
+        all(value.get(name) is None or _number(value[name]) for name in MEASURED)
+        if isinstance(value, Mapping)
+        else False
     )
     points = _list(lambda point: isinstance(point, list) and len(point) == 4 and all(map(_number, point[:3])))
-    return shares and _number(value.get("served")) and points(value.get("curve"))
+    return numbers and None not in (value.get("served"), value.get("inputs")) and points(value.get("curve"))
 
 
 def _epoch(value: Any) -> bool:
@@ -129,7 +131,7 @@ FORMS: dict[str, Form] = {
     "weights_sha256": _TEXT,
 }
 
-SHARES = "served", "alone", "start", "first", "outliers", "refused"  # of what honest users get
+MEASURED = "served", "inputs", "alone", "start", "first", "outliers", "refused"  # of what honest users get
 LATER: dict[str, Form] = {  # null in recipes that are older than the key
     "mean": Form("null or a list of numbers", _statistic),
     "std": Form("null or a list of numbers", _statistic),

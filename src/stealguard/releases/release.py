@@ -137,7 +137,7 @@ class Release:
 
 def _metrics(honest: Mapping[str, Any]) -> dict[str, float]:
     """What honest users get, as metrics by name."""
-    found = {f"validation_{name}": honest.get(name) for name in recipes.SHARES}
+    found = {f"validation_{name}": honest.get(name) for name in recipes.MEASURED}
     for strictness, served, outliers, _ in honest.get("curve", []):
         found |= {f"served_at_{strictness:g}": served, f"outliers_at_{strictness:g}": outliers}
     return {name: value for name, value in found.items() if value is not None}
