@@ -31,7 +31,7 @@ def test_every_block_can_be_carried_out(name: str, tmp_path: Path) -> None:
     """On a task and a pool that are large enough, every theft of the suite can be planned."""
     data = task(1000, (16,), 3)
     release = sg.protect(mlp(), data, defense="none", epochs=1, out=tmp_path / "a", progress=False)
-    clones = architecture(release, None, 3, torch.device("cpu"))
+    clones = architecture(release, None, 3, torch.device("cpu"), release.shape)
     for block in suite(name, [noise(60_000, (16,))]):
         planned = list(thefts(release, task_of(data), block, [0], clones, resize=False))
         combined = (block.attacks, block.pools, block.labels, block.treatments, block.own, block.accounts)

@@ -142,7 +142,13 @@ class Gate(Plain):
         self.measured, self.strictness, self.decoys = measured, strictness, decoys
 
     def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        return self.answers(outputs, odds(outputs) > self.strictness)
+        return self.answers(outputs, self.passed(outputs, {}))
+
+    def passed(self, outputs: Mapping[str, Tensor], state: State, /) -> Tensor:
+        return odds(outputs) > self.strictness
+
+    def at(self, strictness: float, /) -> Gate:
+        return Gate(self.measured, strictness, self._decoys)
 
     def answers(self, outputs: Mapping[str, Tensor], passed: Tensor) -> Tensor:
         """The answers, (N, K), if the net answers these, (N,)."""
@@ -211,6 +217,12 @@ class Suspicion(Plain):
         return {
             SIGNALS: torch.cat([found, *(classes.to(found.dtype) for classes in named), directions(outputs)], dim=1)
         }
+
+    def passed(self, outputs: Mapping[str, Tensor], state: State, /) -> Tensor:
+        return self.review(outputs, state).passed
+
+    def at(self, strictness: float, /) -> Gate:
+        return self._gate.at(strictness)
 
     def review(self, outputs: Mapping[str, Tensor], state: State) -> Review:
         """Look at an account's next queries, up to the first that reveals an attacker."""
