@@ -202,7 +202,7 @@ def _task(victim: Victim, data: Any) -> sets.Task:
         return _check_classes(task, victim.output.classes, victim.output.names)
     made = victim.recipe["data"]
     source = made["name"] if data is None else data
-    nameless = data is None and not (source in sets.SETS or source.startswith(("folder:", "npz:")))
+    nameless = data is None and not (source in sets.SETS or source.startswith(("folder:", "wds:", "npz:")))
     require(not nameless, "data", "given: the release was made from data without a name", "none")
     task = sets.task(source, seed=victim.recipe["seed"], classes=victim.recipe["classes_given"], scaling=victim.scaling)
     _check_shape(task, victim.shape)

@@ -194,9 +194,7 @@ def photographs(name: str, size: int, *, root: Path | None = None, progress: boo
     return _stored(f"{name}-pictures-{working}", root, progress, lambda site: obtain(name, spec, site))
 
 
-def _stored(
-    name: str, root: Path | None, progress: bool, read: Callable[[Site], tuple[Arrays, store.Note]]
-) -> Path:
+def _stored(name: str, root: Path | None, progress: bool, read: Callable[[Site], tuple[Arrays, store.Note]]) -> Path:
     """The store's file of this name, made by `read` if it is not there."""
     home = store.home(root)
     path = store.place(name, home)

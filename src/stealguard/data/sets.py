@@ -52,13 +52,16 @@ class SetSpec:
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the set can be had with inputs of this shape without resizing any."""
-        return shape == self.shape or {
-            "": False,
-            "drawn": len(shape) == 3,
-            "photographs": len(shape) == 3 and shape[0] in (1, 3),
-            "columns": True,
-            "signals": len(shape) == 2 and shape[-1] >= 4,
-        }[self.kind]
+        return (
+            shape == self.shape
+            or {
+                "": False,
+                "drawn": len(shape) == 3,
+                "photographs": len(shape) == 3 and shape[0] in (1, 3),
+                "columns": True,
+                "signals": len(shape) == 2 and shape[-1] >= 4,
+            }[self.kind]
+        )
 
     def serves(self, shape: tuple[int, ...]) -> bool:
         """Whether the set is taken for inputs of this shape where none is named: photographs for color images, drawings
@@ -111,7 +114,7 @@ def made(name: str, make: Callable[[int, int, Tick], Arrays], n: int) -> tuple[S
 
 
 def columns(about: str, role: Role, kind: Kind = "columns") -> SetSpec:
-    """A set of 20,000 inputs that is made from the task's training inputs, or for their shape, whenever it is asked for."""
+    """A set of 20,000 inputs that is made for a task when it is asked for."""
     return SetSpec(about, (), (20_000,), 0, "as the task's", (), role=role, kind=kind)
 
 
@@ -301,6 +304,6 @@ SETS: dict[str, SetSpec] = {
     "uniform": columns("numbers that are uniform in [0, 1]", "outliers"),
     "shuffled": columns("each column drawn on its own from the task's training inputs", "outliers"),
     "mixed": columns("convex mixtures of three of the task's training inputs", ""),
-    "noise": columns("normal numbers with the mean and the deviation of each column of the task's training inputs", "pool"),
+    "noise": columns("normal numbers with each column's mean and deviation in the task's training inputs", "pool"),
     "spectrum": columns("signals with the amplitudes of the task's training signals and random phases", "", "signals"),
 }
