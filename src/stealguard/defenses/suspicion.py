@@ -148,7 +148,7 @@ class Gate(Plain):
         return odds(outputs) > self.strictness
 
     def at(self, strictness: float, /) -> Gate:
-        return Gate(self.measured, strictness, self._decoys)
+        return Gate(self.measured, strictness, self.decoys)
 
     def answers(self, outputs: Mapping[str, Tensor], passed: Tensor) -> Tensor:
         """The answers, (N, K), if the net answers these, (N,)."""
