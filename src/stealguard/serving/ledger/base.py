@@ -146,6 +146,10 @@ class Ledger(Protocol):
         """Count `n` reserved rows no longer: no row of their request was answered."""
         ...
 
+    async def used(self, account: str, weights: str) -> int:
+        """Rows of that net that count against the account, less those that this server has counted ahead."""
+        ...
+
     async def left(self, key: Key, weights: str) -> int | None:
         """How many rows are left of the key's budget; None if it has none."""
         ...
@@ -469,14 +473,16 @@ class Serving(ABC):
         self._rates.put(key, n)
         self._leases.put(key.account, weights, key.budget, n)
 
+    async def used(self, account: str, weights: str) -> int:
+        """See `Ledger.used`."""
+        counted = self._leases.counted(account, weights)
+        if counted is None:
+            counted = await self._counted(account, weights)
+        return counted - self._leases.held(account, weights)
+
     async def left(self, key: Key, weights: str) -> int | None:
         """See `Ledger.left`."""
-        if key.budget is None:
-            return None
-        counted = self._leases.counted(key.account, weights)
-        if counted is None:
-            counted = await self._counted(key.account, weights)
-        return max(0, key.budget - counted + self._leases.held(key.account, weights))
+        return None if key.budget is None else max(0, key.budget - await self.used(key.account, weights))
 
     def record(self, event: Event) -> None:
         """See `Ledger.record`."""

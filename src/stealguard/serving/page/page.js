@@ -68,8 +68,8 @@ async function choose() {
 async function account() {
   const found = await ask("GET", `stealguard/account/${model}`);
   define(at("account"), [
-    ["Account", found.account], ["Answered", found.used.toLocaleString("en")],
-    ["Left", found.left === null ? "no limit" : found.left.toLocaleString("en")],
+    ["Account", found.account], ["Answered", found.used?.toLocaleString("en")],
+    ["Left", found.left === null ? (found.used === null ? "not counted" : "no limit") : found.left.toLocaleString("en")],
     ["Rate", found.rate === null ? null : `${found.rate} inputs a second`],
     ["Answers", found.labels ? "labels alone" : [found.top_k && `the ${found.top_k} most probable classes`, found.digits && `${found.digits} decimal digits`].filter(Boolean).join(", ") || "probabilities"],
   ]);

@@ -34,13 +34,10 @@ async def _account(service: Service, ledger: Ledger | None, request: Request) ->
     """What the key's account has used of the model, and what its answers tell."""
     key = request.key
     told: Restriction = key.restriction.stricter(service.restriction)
-    left = used = None
+    used = left = None
     if ledger is not None:
+        used = await ledger.used(key.account, service.weights)
         left = await ledger.left(key, service.weights)
-        usage = await asyncio.to_thread(ledger.keys.usage)
-        used = usage.get(key.account, {}).get(service.weights, 0)
-        if left is not None and key.budget is not None:
-            used = key.budget - left
     return Reply.of({
         "account": key.account, "used": used, "left": left, "rate": key.rate, "owner": key.owner,
         "labels": told.labels, "top_k": told.top_k, "digits": told.digits,
