@@ -20,7 +20,7 @@ from stealguard.data.inputs import Stored
 from stealguard.errors import BoxFault, Invalid, NotApplicable, Refused
 from stealguard.training.loop import Training
 
-SHAPES = [((1, 8, 8), 2), ((3, 8, 8), 100), ((16,), 5)]
+SHAPES = [((1, 8, 8), 2), pytest.param((3, 8, 8), 100, marks=pytest.mark.slow), ((16,), 5)]
 
 
 def quick(name: str, budget: int) -> Attack:

@@ -289,6 +289,7 @@ class TestLearning:
             distance[proxy] = (torch.cat(box.seen).mean(dim=0) - pool.mean(dim=0)).abs().mean().item()
         assert distance[True] < 0.5 * distance[False]
 
+    @pytest.mark.slow
     def test_the_diversity_term_evens_the_classes(self) -> None:
         """It spreads the queries over the classes of a box that seldom answers some."""
         victim = linear_victim()

@@ -161,6 +161,7 @@ def test_recovery_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     box(noise(1, (16,)))
 
 
+@pytest.mark.slow
 def test_rows_of_zeros_stay_zeros() -> None:
     box = treated(Metered(lambda x: F.one_hot(torch.arange(len(x)) % 3, 3).float(), 500), [], None)
     recovered = Recovered(box, resources(), method=p_bayes)

@@ -57,6 +57,7 @@ def test_a_second_audit_computes_nothing_again(folder: Path, monkeypatch: pytest
         audit(folder, seeds=[1])
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_clone(folder: Path, tmp_path: Path) -> None:
     def accuracies(name: str, seeds: list[int]) -> list[float | None]:
         return [row.clone_accuracy for row in audit(folder, store=tmp_path / name, seeds=seeds)]
@@ -66,6 +67,7 @@ def test_the_seed_decides_the_clone(folder: Path, tmp_path: Path) -> None:
     assert accuracies("c.sqlite", [1]) == one[2:], "a seed's clone does not depend on the others"
 
 
+@pytest.mark.slow
 def test_a_knockoff_of_an_undefended_net_works(tmp_path: Path) -> None:
     plain = sg.protect("lenet5", task(2000), defense="none", epochs=3, out=tmp_path / "plain", progress=False)
     x = task(2000)[0]
@@ -95,6 +97,7 @@ def test_a_tabular_classifier_is_protected_and_audited(tmp_path: Path) -> None:
     assert soft.clone == "given:Sequential"
 
 
+@pytest.mark.slow
 def test_an_in_family_pool_is_what_was_held_out(tmp_path: Path) -> None:
     family = noise(240)
     release = sg.protect(
@@ -144,6 +147,7 @@ def test_a_guard_that_refuses_ends_the_attack_and_costs_honest_users_too(tmp_pat
     assert not answers.exists()
 
 
+@pytest.mark.slow
 def test_a_guard_that_remembers_is_asked_again_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = sg.protect("lenet5", task(300), defense=PRADA(delta=1.0), epochs=1, out=tmp_path / "a", progress=False)
     planned = {"attacks": [Knockoff(200, SHORT.training)], "pools": [noise(300)], "labels": ["soft"]}
@@ -160,6 +164,7 @@ def test_a_guard_that_remembers_is_asked_again_after_a_kill(tmp_path: Path, monk
     assert (row.queries, row.clone_accuracy) == (alone.queries, alone.clone_accuracy)
 
 
+@pytest.mark.slow
 def test_a_clone_has_the_users_architecture_and_not_the_defenses(tmp_path: Path) -> None:
     release = sg.protect(
         "lenet5", task(200), outliers=[noise(60)], defense=EDM(members=2), epochs=1, out=tmp_path / "edm",
@@ -284,23 +289,27 @@ def test_an_attack_killed_after_its_queries_pays_for_none_of_them_again(folder: 
 
 
 class TestOwnedSamples:
+    @pytest.mark.slow
     def test_samples_to_tune_on_come_with_the_no_theft_accuracy(self, folder: Path) -> None:
         without, tuned = audit(folder, labels=["soft"], own=[0, 100])
         assert (without.own, without.no_theft, tuned.own) == (0, None, 100)
         assert (tuned.no_theft or 0) > 0.5, "a hundred samples of blobs teach a net something"
         assert (tuned.clone_accuracy or 0) > (without.clone_accuracy or 0)
 
+    @pytest.mark.slow
     def test_queries_near_the_task(self, folder: Path) -> None:
         (row,) = audit(folder, labels=["soft"], pools=["own:50"])
         assert (row.pool, row.own, row.queries) == ("own:50", 50, 100)
         assert row.no_theft is not None
 
+    @pytest.mark.slow
     def test_the_no_theft_accuracy_is_computed_once_a_seed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn = []
         monkeypatch.setattr(auditing, "no_theft_accuracy", lambda *a, seed: drawn.append(seed) or 0.5)
         audit(folder, own=[30], seeds=[0, 1], treatments=["", "sharpen"])
         assert len(set(drawn)) == len(drawn) == 4, "30 samples, and the 20 that renaming is compared with, of two seeds"
 
+    @pytest.mark.slow
     def test_every_row_has_what_twenty_samples_alone_give(self, folder: Path) -> None:
         (row,) = audit(folder, labels=["soft"])
         (owning,) = audit(folder, labels=["soft"], own=[20])

@@ -85,7 +85,7 @@ def alive(pid: int) -> bool:
 def as_process(out: Path, grid: dict[str, Any], *, workers: int, before: str = "") -> subprocess.Popen[bytes]:
     path = out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(grid))
-    command = ["compare", str(path), "--out", str(out), "--workers", str(workers), "--json"]
+    command = ["compare", str(path), "--out", str(out), "--workers", str(workers), "--threads", "1", "--json"]
     code = f"{before}\nfrom stealguard.cli import main\nif __name__ == '__main__': main({command!r})"
     script = out.with_suffix(".py")  # spawned workers read it again
     script.write_text(code)

@@ -273,6 +273,7 @@ def write_together(path: Path, writers: int, count: int) -> None:
     assert Store(path).keys() >= {f"writer{number}-{seed}" for number in range(writers) for seed in range(count)}
 
 
+@pytest.mark.slow
 def test_eight_processes_lose_no_row(tmp_path: Path) -> None:
     path = tmp_path / "new" / "audit.sqlite"  # made by the process that comes first
     write_together(path, 8, 50)
