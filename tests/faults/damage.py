@@ -255,14 +255,16 @@ def png(width: int, height: int, *chunks: bytes, bits: int = 8, color: int = 0, 
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+TEXT = zlib.compress(bytes(2**26))  # of a picture, which says nothing at length
+
+
 def strange_picture(draw: Random) -> tuple[str, bytes]:
     """The suffix and the content of a file that is hardly a picture: a bomb, a header that lies, another format."""
-    text = zlib.compress(bytes(2**26))
     choices: list[tuple[str, bytes]] = [
         (".png", png(60_000, 60_000)), (".png", png(2**31 - 1, 1)), (".png", png(0, 0)), (".png", png(9_000, 10_500)),
-        (".png", png(6, 6, png_chunk(b"zTXt", b"a\0\0" + text))), (".png", png(6, 6, png_chunk(b"iCCP", b"a\0\0" + text))),
+        (".png", png(6, 6, png_chunk(b"zTXt", b"a\0\0" + TEXT))), (".png", png(6, 6, png_chunk(b"iCCP", b"a\0\0" + TEXT))),
         (".png", png(6, 6, bits=3)), (".png", png(6, 6, color=9)), (".png", png(6, 6, color=3)),
-        (".png", png(6, 6, data=text)), (".png", png(6, 6, png_chunk(b"eXIf", b"II*\0" + b"\xff" * 40))),
+        (".png", png(6, 6, data=TEXT)), (".png", png(6, 6, png_chunk(b"eXIf", b"II*\0" + b"\xff" * 40))),
         (".png", png(6, 6, png_chunk(b"acTL", b"\xff" * 8))), (".png", png(6, 6, bits=16)),
         (".gif", b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + b"\x80\0\0" + b"\0" * 6 + b","),
         (".bmp", b"BM" + struct.pack("<IHHIIiiHHIIiiII", 99, 0, 0, 54, 40, 2**31 - 1, -(2**31), 1, 24, 0, 0, 0, 0, 0, 0)),

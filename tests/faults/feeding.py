@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib
 import json
 import os
-import pkgutil
 import resource
 import shutil
 import signal
@@ -22,38 +20,16 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import loaded
 import mutants
+from loaded import Here
 
 SECONDS, PATIENCE = 20, 60  # of the processor and of the clock, until a command is said to hang
-LAZY = ("onnxruntime", "matplotlib.backends.backend_svg", "PIL.Image", "scipy.stats", "rich.progress")
 MEMORY = 12 * 2**30  # bytes that a command may claim beyond what torch has
-
-
-class Here:
-    """An engine that does the work in this process."""
-
-    def __init__(self, work: Callable[..., str], home: Path, wanted: Any):
-        from stealguard.comparing.engines.local import Local
-
-        Local(work, home, wanted).close()  # its rules, and no process: these begin with the first work
-        self.workers, self.threads, self._work = 1, 1, work
-        self._ended: list[Any] = []
-
-    def start(self, key: str, /, *arguments: Any) -> None:
-        from stealguard.comparing.engines.base import Ended
-
-        self._ended.append(Ended(key, self._work(*arguments)))
-
-    def ended(self) -> Iterator[Any]:
-        ended, self._ended = self._ended, []
-        yield from ended
-
-    def close(self) -> None:
-        pass
 
 
 def confine(base: Path) -> None:
@@ -108,11 +84,13 @@ def fork(work: Callable[[], int]) -> tuple[int | None, float]:
             sys.stdout.flush()
         finally:
             os._exit(status)
-    while time.monotonic() - started < PATIENCE and processor_seconds(child) < SECONDS:
+    while (passed := time.monotonic() - started) < PATIENCE:
         done, ended = os.waitpid(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(ended), time.monotonic() - started
-        time.sleep(0.002)
+            return os.waitstatus_to_exitcode(ended), passed
+        if passed > SECONDS and processor_seconds(child) > SECONDS:
+            break
+        time.sleep(min(0.1, max(0.002, passed / 10)))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return None, time.monotonic() - started
@@ -210,19 +188,9 @@ def prepare(base: Path, engines: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    import torch
-    import torch._dynamo  # which torch's optimizers import, in seconds
-    import torch.onnx
-
-    import stealguard
+    loaded.everything()
     from stealguard.comparing.engines import ENGINES
 
-    for module in pkgutil.walk_packages(stealguard.__path__, "stealguard."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    for lazy in LAZY:
-        importlib.import_module(lazy)
-    torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     (folder / "base").mkdir()
     prepare(folder / "base", ENGINES)

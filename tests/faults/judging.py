@@ -12,7 +12,7 @@ NOTE = re.compile(
 )
 # Names of files that are being written, and of the place where a set is made.
 DRAFT = re.compile(
-    r"(^|/)\.[^/]*\.[a-z0-9_]{8}$|\.try$|\.[0-9]+\.[0-9a-f]{32}|(^|/)store/\.work/[^/]*/|-(wal|shm|journal)$"
+    r"(^|/)\.[^/]*-[0-9]+\.[a-z0-9_]{8}$|\.try$|\.[0-9]+\.[0-9a-f]{32}|(^|/)store/\.work/[^/]*/|-(wal|shm|journal)$"
 )
 # What a command that ends with status 2 may have written for good: rows, answers that were paid for, a journal, cells of
 # a comparison, and a damaged file under its new name.

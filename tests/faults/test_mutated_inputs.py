@@ -107,7 +107,7 @@ def test_every_option_of_every_command_is_spoiled() -> None:
         ({"status": 1}, "status 1 without a word"),
         ({"status": 2, "errors": "error: a\nerror: b\n"}, "2 lines"),
         ({"status": 2, "errors": "error: a\n", "added": ["out/recipe.json"]}, "leaves out/recipe.json"),
-        ({"status": 0, "added": [".page.html.abcdefgh"]}, "leaves .page.html.abcdefgh"),
+        ({"status": 0, "added": [".page.html.0123abcd-7.abcdefgh"]}, "leaves .page.html.0123abcd-7.abcdefgh"),
         ({"status": 0, "added": ["out/recipe.json"]}, ""),
         ({"status": 2, "errors": "data: a note\nerror: a\n"}, ""),
     ],

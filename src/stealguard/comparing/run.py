@@ -19,6 +19,7 @@ from stealguard.comparing.grid import read
 from stealguard.comparing.layout import done, release_folder, rows_left
 from stealguard.comparing.work import work
 from stealguard.errors import StealguardError, pick, require
+from stealguard.files import real
 from stealguard.progress import Tick, bar
 from stealguard.releases.release import RECIPE, identity_of, read_recipe, setting_of
 from stealguard.results import STORE, Row, Store, VictimFacts, key_of
@@ -86,7 +87,7 @@ def compare(
             stack.enter_context(closing(made))
             tick = stack.enter_context(bar(f"compare {home.name}", len(missing), show=progress, lines=10))
             reasons = _carry_out(
-                missing, made, lambda cell: (str(home.resolve()), cell.arguments, made.threads, device), tick,
+                missing, made, lambda cell: (str(real(home)), cell.arguments, made.threads, device), tick,
                 lambda cell: _collect(store, home, [cell]),
             )  # fmt: skip
     thefts = [cell for cell in cells if cell.block]

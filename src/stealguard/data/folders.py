@@ -13,6 +13,7 @@ from stealguard.data.formats import Array
 from stealguard.data.pictures import Head, Pictures, settled, survey
 from stealguard.data.reading import Fit
 from stealguard.errors import require
+from stealguard.files import real
 
 TRAIN = "train", "training"
 TEST = "test", "testing", "val", "valid", "validation"  # the first of these that is there is the test set
@@ -142,7 +143,7 @@ def _pictures(path: Path, ignored: Counter[str], *, deep: bool = True) -> list[P
         if _junk(entry):
             ignored["hidden and system files were"] += 1
         elif entry.is_dir():
-            looped = entry.is_symlink() and path.resolve().is_relative_to(entry.resolve())
+            looped = entry.is_symlink() and real(path).is_relative_to(real(entry))
             found += _pictures(entry, ignored) if deep and not looped else []
         elif entry.is_file() and entry.suffix.lower() in pictures.suffixes():
             found.append(entry)
