@@ -165,7 +165,7 @@ def test_a_clone_has_the_users_architecture_and_not_the_defenses(tmp_path: Path)
         "lenet5", task(200), outliers=[noise(60)], defense=EDM(members=2), epochs=1, out=tmp_path / "edm",
         progress=False,
     )  # fmt: skip
-    clone = architecture(release, None, 10, torch.device("cpu")).fresh(noise(2), seed=0)
+    clone = architecture(release, None, 10, torch.device("cpu"), release.shape).fresh(noise(2), seed=0)
     plain = sg.nets.build("lenet5", noise(4), 10, seed=0)
     assert {k: v.shape for k, v in clone.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
     (row, _) = audit(release, clone=None)

@@ -181,7 +181,7 @@ def test_an_interrupted_audit_goes_on_when_the_server_is_back(
     release: sg.Release, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server fails after 800 inputs; the ledgers of both sides agree in the end."""
-    token, answered, asked = key(ledger), list[int](), Service.answers
+    token, answered, asked = key(ledger), list[int](), Service.answer
 
     async def failing(self: Service, account: str, x: Any, restriction: Restriction) -> Any:
         answered.append(len(x))
@@ -190,7 +190,7 @@ def test_an_interrupted_audit_goes_on_when_the_server_is_back(
         return await asked(self, account, x, restriction)
 
     with monkeypatch.context() as patch, serving(release, ledger) as url:
-        patch.setattr(Service, "answers", failing)
+        patch.setattr(Service, "answer", failing)
         (row,) = audit(sg.Remote(url, token, rows=100), tmp_path / "rows.sqlite")
         assert (row.status, "status 500" in row.reason) == ("failed", True)
         patch.undo()

@@ -108,10 +108,10 @@ def test_the_default_is_robust_ini_with_the_outliers_of_the_tasks_shape(
     assert undefended.recipe["outliers"] == []
 
 
-def test_no_outliers_are_made_up_for_another_shape(tmp_path: Path) -> None:
-    with pytest.raises(Invalid, match=r"`outliers` should be given, since no set has inputs of shape \(16,\)"):
-        sg.protect(mlp(), task(200, (16,), 3), out=tmp_path / "a", progress=False)
-    assert not list(tmp_path.iterdir())
+def test_the_outliers_of_a_table_are_made_from_its_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    release = sg.protect(mlp(), task(200, (16,), 3), out=tmp_path / "a", epochs=1)
+    assert [one["name"] for one in release.recipe["outliers"]] == ["uniform", "shuffled"]
+    assert "outliers: uniform and shuffled, made with inputs of 16 (none were named)" in capsys.readouterr().err
     assert all(name in sg.data.SETS for shape in ((1, 28, 28), (3, 32, 32)) for name in roles.stand_ins(shape))
 
 

@@ -28,6 +28,7 @@ from stealguard.errors import StealguardError
 from stealguard.serving.app import Application
 from stealguard.serving.http import Server
 from stealguard.serving.limits import Limits
+from stealguard.serving.service import Answered
 
 X = np.random.default_rng(4).random((2, 1, 4, 4), np.float32)
 BODY = json.dumps(
@@ -143,9 +144,9 @@ def test_answers_take_as_long_as_they_take(service: Linear) -> None:
         async def slow(*args: Any) -> Any:
             await asyncio.sleep(4 * SHORT.body_seconds)
             waited.set()
-            return service.expected(args[1])
+            return Answered(service.expected(args[1]))
 
-        service.answers = slow  # type: ignore[method-assign]
+        service.answer = slow  # type: ignore[method-assign]
         good(server.port, service)
         assert waited.is_set()
 

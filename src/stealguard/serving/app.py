@@ -25,6 +25,7 @@ from stealguard.serving.keys import Key, Restriction, key_id, matches
 from stealguard.serving.ledger.base import Event, Ledger, LedgerUnavailable, Outcome, TooFast
 from stealguard.serving.limits import Limits
 from stealguard.serving.protocol import BadRequest, Spec
+from stealguard.serving.service import Answered
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -42,8 +43,8 @@ class Answering(Protocol):
     spec: Spec
     weights: str
 
-    async def answers(self, account: str, x: NDArray[np.float32], restriction: Restriction) -> NDArray[np.float32]:
-        """Answers (N, K) to inputs (N, *shape)."""
+    async def answer(self, account: str, x: NDArray[np.float32], restriction: Restriction) -> Answered:
+        """The account's answers to inputs (N, *shape)."""
         ...
 
     def close(self) -> None:
@@ -315,14 +316,15 @@ class Application:
         request.rows = len(query.x)
         key, ledger = request.key, self._ledger
         if ledger is None:
-            answers = await service.answers(key.account, query.x, key.restriction)
+            answers, _ = await service.answer(key.account, query.x, key.restriction)
             return _answered(answers, query, service.spec)
         hashes = tuple(hashlib.sha256(x).hexdigest() for x in query.x) if self._keep_hashes else ()
         outcome: Outcome = "failed"
+        suspicion = None
         try:
             await ledger.reserve(key, service.weights, request.rows)
             try:
-                answers = await service.answers(key.account, query.x, key.restriction)
+                answers, suspicion = await service.answer(key.account, query.x, key.restriction)
                 reply = _answered(answers, query, service.spec)
             except BaseException:
                 ledger.give_back(key, service.weights, request.rows)
@@ -333,7 +335,8 @@ class Application:
             outcome = "refused" if isinstance(e, Refused) else "rate" if isinstance(e, TooFast) else "budget"
             raise
         finally:
-            ledger.record(Event(time.time(), key.account, key.id, request.model, request.rows, outcome, hashes=hashes))
+            model, rows = request.model, request.rows
+            ledger.record(Event(time.time(), key.account, key.id, model, rows, outcome, 1, suspicion, hashes))
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
