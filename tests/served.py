@@ -50,7 +50,7 @@ class Linear:
         return Answered(restriction(torch.from_numpy(self.expected(x))).numpy())
 
     def expected(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        scores = np.exp(x.reshape(len(x), 16) @ self._matrix / 4)
+        scores = np.exp(np.clip(x, -1, 1).reshape(len(x), 16) @ self._matrix / 4)
         return (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
 
     def close(self) -> None:

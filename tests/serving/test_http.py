@@ -7,11 +7,13 @@ import contextlib
 import gzip
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -316,6 +318,48 @@ def test_health_by_head_has_no_body(port: int) -> None:
     received = exchange(port, LIVE.replace(b"GET", b"HEAD"))
     assert received.startswith(b"HTTP/1.1 200")
     assert received.endswith(b"\r\n\r\n")
+
+
+PARTS = [
+    b"\r\n", b"\r\n\r\n", b": ", b"0\r\n\r\n", b"\0", b"\xff", b"HTTP/1.0", b"//", b"%00", b" ", b"\n", b"x" * 5_000,
+    b"Content-Length: 7\r\n", b"Transfer-Encoding: chunked\r\n", b"Content-Encoding: gzip\r\n",
+    b"Expect: 100-continue\r\n", b"Upgrade: h2c\r\nConnection: upgrade\r\n", b"Inference-Header-Content-Length: 9\r\n",
+]  # fmt: skip
+
+
+def mutated(rng: random.Random) -> bytes:
+    """A good request after a few edits, most of them in its head."""
+    text = bytearray(GOOD.replace(b"Host: a", b"Host: a\r\nConnection: close"))
+    for _ in range(rng.randint(1, 2)):
+        at = rng.randrange(len(text) if rng.random() < 0.5 else 120)
+        match rng.randrange(4):
+            case 0:
+                del text[at : at + rng.randint(1, 20)]
+            case 1:
+                text[at:at] = rng.choice(PARTS)
+            case 2:
+                text[at:at] = text[at : at + rng.randint(1, 80)]
+            case _:
+                text[at] = rng.randrange(256)
+    return bytes(text)
+
+
+def test_mutated_requests_get_a_response_in_json_or_none(service: Linear) -> None:
+    limits = Limits(header_bytes=4_000, connect_seconds=0.2, header_seconds=0.2, body_seconds=0.2, idle_seconds=0.2)
+    count = 20_000 if os.environ.get("STEALGUARD_ALL_FAULTS") else 300
+    rng, statuses = random.Random(19), Counter[int]()
+    with running(Application({("linear", "1"): service}, None, limits)) as server, ThreadPoolExecutor(32) as pool:
+        for received in pool.map(flood, [server.port] * count, [mutated(rng) for _ in range(count)]):
+            for status, body in responses(received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")):
+                statuses[status] += 1
+                if status == 200:
+                    assert np.float32(body["outputs"][0]["data"]).sum() == pytest.approx(2, abs=1e-5)
+                else:
+                    assert type(body["error"]) is str
+        good(server.port, service)
+    assert set(statuses) <= {200, 400, 404, 405, 408, 413, 431}
+    assert statuses[200] > 0.01 * count
+    assert statuses[400] > 0.2 * count
 
 
 # The end ----------------------------------------------------------------------------------------------------

@@ -70,7 +70,8 @@ class _Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         self._peers[self._peer] -= 1
-        self._peers += Counter()  # forgets addresses without connections
+        if not self._peers[self._peer]:
+            del self._peers[self._peer]
         self._in_message = self._deaf = False
         super().connection_lost(exc)
 
