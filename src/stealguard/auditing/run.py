@@ -118,7 +118,7 @@ def audit(
         combined = [_many(part) for part in (labels, treatments, own, accounts)]
         blocks = [Block(_attacks(attacks, _many(budgets)), families, *combined)]
     where = choose(device) if device is not None else _device(victim)
-    clones = architecture(victim, clone, task.classes, where)
+    clones = architecture(victim, clone, task.classes, where, tuple(task.train.x.shape[1:]))
     planned = [t for block in blocks for t in thefts(victim, task, block, _many(seeds), clones, resize=resize)]
     required = "attacks, pools, labels, treatments, own, accounts, seeds"
     require(bool(planned), required, "at least one of each", "an empty list")
@@ -209,10 +209,7 @@ def _task(victim: Victim, data: Any) -> sets.Task:
         _check_shape(task, victim.shape)
         return _check_classes(task, victim.output.classes, victim.output.names)
     made = victim.recipe["data"]
-    source = made["name"] if data is None else data
-    nameless = data is None and not (source in sets.SETS or source.startswith(("folder:", "npz:")))
-    require(not nameless, "data", "given: the release was made from data without a name", "none")
-    task = sets.task(source, seed=victim.recipe["seed"], classes=victim.recipe["classes_given"], scaling=victim.scaling)
+    task = victim.task(data)
     _check_shape(task, victim.shape)
     _check_classes(task, victim.output.classes, victim.output.names)
     if data is None or task.name == made["name"]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from stealguard.cli.options import Json, Many, Numbers, Settings, settings, use_threads
+from stealguard.cli.options import Json, Many, Numbers, Settings, numbers, settings, use_threads
 from stealguard.cli.printing import exit_if_failed, print_rows
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ def audit(
     seeds: Numbers = None,
     clone: str | None = None,
     data: str | None = None,
+    size: int | None = None,
+    fit: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    weights: Path | None = None,
     net: str | None = None,
     defense: str | None = None,
     resize: bool = False,
@@ -87,6 +92,17 @@ def audit(
         The clone's architecture, a name or module:callable; the victim's own unless told otherwise.
     data
         The task, where the victim does not name it.
+    size
+        For a model of your own: the pixels of a side that pictures of all sizes in the data are brought to. A release
+        tells this itself, as it does the next four.
+    fit
+        How: crop (the center, as usual), pad or stretch.
+    mean
+        What is subtracted from the inputs of module:callable, which are in [0, 1]: one number, or one a channel.
+    std
+        What they are divided by then.
+    weights
+        A file with the weights of module:callable: a state_dict in .pt, or safetensors.
     net
         The module:callable of the protected network, where it is your own.
     defense
@@ -122,13 +138,19 @@ def audit(
 
     use_threads(threads)
     remote = _Remote(key_env, key_file, rows, parallel, output)
-    target = remote.victim(victim, owned=i_own_this) if victim.startswith(URL) else victim
+    target: Any = remote.victim(victim, owned=i_own_this) if victim.startswith(URL) else victim
     unused = target is not victim or remote == _Remote()
     require(unused, "victim", "a URL, where options for URLs are given", f"`{victim}`")
+    task: Any = data
+    if any(option is not None for option in (size, fit, mean, std, weights)):
+        from stealguard.auditing.brought import brought
+
+        statistics = {"mean": numbers(mean, "mean"), "std": numbers(std, "std")}
+        target, task = brought(victim, data, size=size, fit=fit, weights=weights, **statistics)
     attacks = suite or [create(ATTACKS, attack, settings(set_, "set"), "attack")]
     given: dict[str, Any] = {
         "attacks": attacks, "pools": pools, "labels": labels or ["soft", "hard"], "budgets": budget or [],
-        "treatments": treatments or [""], "own": own or [0], "seeds": seeds or [0], "clone": clone, "data": data,
+        "treatments": treatments or [""], "own": own or [0], "seeds": seeds or [0], "clone": clone, "data": task,
         "net": net, "defense": defense, "resize": resize, "store": store, "device": device,
     }  # fmt: skip
     if accounts_to_reach is None:

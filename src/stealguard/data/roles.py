@@ -11,6 +11,7 @@ from torch import Tensor
 from stealguard.data import SETS, label, own
 from stealguard.data.generated import shaped
 from stealguard.data.inputs import Inputs, Resized, Subset, as_inputs
+from stealguard.data.reading import Fit, Reading
 from stealguard.data.scaling import Scaling
 from stealguard.data.sets import Role
 from stealguard.errors import require
@@ -25,7 +26,7 @@ def stand_ins(shape: tuple[int, ...]) -> list[str]:
 
 
 def unseen(shape: tuple[int, ...]) -> list[str]:
-    """The sets that attackers query with unless told otherwise, for inputs of this shape. No defender trains on them."""
+    """The sets that attackers query with unless told otherwise, for inputs of this shape."""
     return _in_role("pool", shape)
 
 
@@ -57,7 +58,7 @@ def several(given: Any) -> list[Any]:
 
 def named(
     given: Any, shape: tuple[int, ...], parameter: str, *, resize: bool = False, scaling: Scaling | None = None,
-    seed: int = 0, like: Inputs | None = None,
+    seed: int = 0, like: Inputs | None = None, reading: Reading | None = None,
 ) -> dict[str, Inputs]:  # fmt: skip
     """One or several sets of inputs (N, *shape) by their labels. A labelled set gives its training inputs alone.
 
@@ -70,17 +71,20 @@ def named(
         scaling: from the units of the task to [0, 1], where it has one; pixels stay as they are.
         seed: what (x, y) without a test split is split by.
         like: the task's training inputs, which some sets are made from (`uniform`, `shuffled`, ...).
+        reading: how the task's files are read, and these with them; without one, `resize` brings pictures to `shape`.
 
     Raises:
         Invalid: a set is empty, off [0, 1] without a scaling, or of another shape and `resize` is not set.
     """
+    if reading is None and resize and len(shape) == 3:
+        reading = Fit((shape[1], shape[2]), channels=shape[0] if shape[0] in (1, 3) else None)
     found: dict[str, Inputs] = {}
     for one in several(given):
         spec = SETS.get(one) if isinstance(one, str) else None
         if spec is not None and spec.shape != shape and (spec.fits(shape) or not spec.shape):
             found[one] = shaped.at(one, shape, like)
         else:
-            x = own.unlabelled(one, seed, None)
+            x = own.unlabelled(one, seed, None, reading)
             found[label(one)] = conform(x, shape, parameter, resize=resize, scaling=scaling)
     return found
 

@@ -29,7 +29,7 @@ KINDS = ("csv", "parquet")
 Table = Mapping[str, Sequence[Any]]  # the cells of each column, by its name and in order
 
 
-class Found(NamedTuple):
+class Encoded(NamedTuple):
     """What a table holds: inputs (N, D), the class of each or None, the classes in order, and lines to print."""
 
     x: Array
@@ -39,7 +39,7 @@ class Found(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read(kind: str, word: str, known: Columns | None = None, *, labels: bool = True) -> Found:
+def read(kind: str, word: str, known: Columns | None = None, *, labels: bool = True) -> Encoded:
     """The table in a file.
 
     A column whose cells are all numbers is one of numbers; any other has categories, in the order of the alphabet, and
@@ -75,14 +75,14 @@ def read(kind: str, word: str, known: Columns | None = None, *, labels: bool = T
     if unused:
         notes.append(f"Columns that are not used: {_listed(unused)}.")
     if chosen not in table:
-        return Found(x, None, (), columns, tuple(notes))
+        return Encoded(x, None, (), columns, tuple(notes))
     y = np.array([_word(cell, row, chosen) for row, cell in enumerate(table[chosen], 1)])
     classes = _ordered(set(y.tolist()))
     rule = f"a target column of at most {CLASSES} classes (name another with `{kind}:{path}:COLUMN`)"
     require(len(classes) <= CLASSES, "data", rule, f"{len(classes):,} different values in `{chosen}`")
     place = "" if target else ", the last one" if known is None else ""
     notes.insert(0, f"The target is the column `{chosen}`{place}: {len(classes)} classes, {_listed(classes)}.")
-    return Found(x, y, classes, columns, tuple(notes))
+    return Encoded(x, y, classes, columns, tuple(notes))
 
 
 def encoded(table: Table, columns: Columns) -> Array:

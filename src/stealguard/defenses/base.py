@@ -30,12 +30,24 @@ class Plain:
         """What is remembered before the first query: nothing."""
         return {}
 
+    def digest(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What is read of the heads' outputs, where some of it can be computed for many accounts at once: all."""
+        return outputs
+
     def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Answers (N, K) to inputs `x`, (N, *shape), that follow from these outputs alone."""
         return outputs["logits"].softmax(dim=1)
 
     def __call__(self, outputs: Mapping[str, Tensor], x: Tensor, state: State, /) -> tuple[Tensor, State]:
         return self.answer(outputs, x), state
+
+    def passed(self, outputs: Mapping[str, Tensor], state: State, /) -> Tensor | None:
+        """Which of the next inputs, (at most N,), the net itself answers; None where it answers all."""
+        return None
+
+    def at(self, strictness: float, /) -> Guard | None:
+        """The guard without memory at another strictness, in log odds; None where it has none."""
+        return None
 
 
 class Rule(Plain):

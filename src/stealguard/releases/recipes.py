@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stealguard.data.reading import reading_of
 from stealguard.data.scaling import Scaling
 from stealguard.errors import Invalid, ReleaseError
 
@@ -27,6 +28,9 @@ def check(recipe: Mapping[str, Any], path: Path) -> None:
         if key not in recipe or not form.fits(recipe[key]):
             found = repr(recipe[key])[:80] if key in recipe else "none"
             raise ReleaseError(f"`{path}` should hold `{key}`, {form.rule}. Found {found}.")
+    for key, form in LATER.items():
+        if not form.fits(recipe.get(key)):
+            raise ReleaseError(f"`{path}` should hold `{key}`, {form.rule}. Found {recipe[key]!r:.80}.")
     names, classes = recipe["names"], recipe["classes"]
     if names and len(names) != classes:
         raise ReleaseError(f"`{path}` should hold a name for each of its {classes} classes. Found {len(names)}.")
@@ -69,6 +73,31 @@ def _scaling(value: Any) -> bool:
         return False
 
 
+def _data(value: Any) -> bool:
+    try:
+        reading_of(value.get("reading") if isinstance(value, Mapping) else None)
+    except Invalid:
+        return False
+    return _object(name=_text, train_sha256=_text, test_sha256=_text)(value)
+
+
+def _statistic(value: Any) -> bool:
+    return value is None or (_list(_number)(value) and bool(value))
+
+
+def _honest(value: Any) -> bool:
+    """What `honest` measured."""
+    if value is None:
+        return True
+    numbers = (
+        all(value.get(name) is None or _number(value[name]) for name in MEASURED)
+        if isinstance(value, Mapping)
+        else False
+    )
+    points = _list(lambda point: isinstance(point, list) and len(point) == 4 and all(map(_number, point[:3])))
+    return numbers and None not in (value.get("served"), value.get("inputs")) and points(value.get("curve"))
+
+
 def _epoch(value: Any) -> bool:
     return isinstance(value, Mapping) and all(map(_number, value.values()))
 
@@ -90,7 +119,7 @@ FORMS: dict[str, Form] = {
         "null, a whole number or a list of names", lambda value: value is None or _whole(value) or _list(_class)(value)
     ),
     "scaling": Form("null or bounds", _scaling),
-    "data": Form("an object of texts", _object(name=_text, train_sha256=_text, test_sha256=_text)),
+    "data": Form("an object of texts, and how files are read", _data),
     "outliers": Form("a list of sets", _list(_object(name=_text, rows=_whole, held_out=_whole, sha256=_text))),
     "defense": Form("a name and settings", _object(name=_text, settings=_object())),
     "training": _OBJECT,
@@ -100,4 +129,14 @@ FORMS: dict[str, Form] = {
     "created": _TEXT,
     "seconds": Form("a number of at least 0", lambda value: _number(value) and value >= 0),
     "weights_sha256": _TEXT,
+}
+
+MEASURED = "served", "inputs", "alone", "start", "first", "outliers", "refused"  # of what honest users get
+LATER: dict[str, Form] = {  # null in recipes that are older than the key
+    "mean": Form("null or a list of numbers", _statistic),
+    "std": Form("null or a list of numbers", _statistic),
+    "weights": Form(
+        "null, or a file and its hash", lambda value: value is None or _object(file=_text, sha256=_text)(value)
+    ),
+    "honest": Form("null, or what honest users get", _honest),
 }
