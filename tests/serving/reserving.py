@@ -1,7 +1,7 @@
 """Clients of one key of a ledger, in a process of their own: `python reserving.py WHERE CLIENTS ROWS [BUDGET]`.
 
-Each client reserves up to ROWS rows again and again, and then answers: it prints their number. It ends when the budget
-is spent.
+The process prints `ready` and waits for a line. Then each client reserves up to ROWS rows again and again, and answers:
+it prints their number. It ends when the budget is spent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ async def client(ledger: Ledger, key: Key, rows: int, number: int) -> None:
 
 async def main(where: str, clients: int, rows: int, budget: int | None) -> None:
     ledger, key = open_ledger(where), Key("k", "ann", "", budget=budget)
-    os.write(1, b"0\n")
+    os.write(1, b"ready\n")
+    sys.stdin.readline()
     await asyncio.gather(*(client(ledger, key, rows, number) for number in range(clients)))
     await ledger.close()
 

@@ -16,7 +16,18 @@ LOST = LEASE + CLIENTS * ROWS  # rows at most: the lease, and the requests under
 
 def started(where: str, *arguments: int) -> subprocess.Popen[bytes]:
     program = [sys.executable, str(Path(__file__).parent / "reserving.py"), where, *map(str, arguments)]
-    return subprocess.Popen(program, stdout=subprocess.PIPE)
+    return subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def let_go(*servers: subprocess.Popen[bytes]) -> None:
+    """Have the servers begin together, when all of them have opened the ledger."""
+    for server in servers:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"ready\n"
+    for server in servers:
+        assert server.stdin is not None
+        server.stdin.write(b"\n")
+        server.stdin.flush()
 
 
 def total(answers: bytes) -> int:
@@ -26,8 +37,8 @@ def total(answers: bytes) -> int:
 
 def killed(server: subprocess.Popen[bytes], lines: int) -> int:
     """Rows that a server answered until it was killed, after it printed so many lines."""
+    assert server.stdout is not None
     with server:
-        assert server.stdout is not None
         seen = server.stdout.read(2 * lines)
         server.kill()
         return total(seen + server.stdout.read())
@@ -55,16 +66,18 @@ def test_a_server_that_is_killed_ten_times_has_answered_nothing_uncounted(
     where = str(tmp_path / "l.sqlite") if store == "sqlite" else request.getfixturevalue("redis_address")
     for kill in range(10):
         before = counted(where)
-        answered = killed(started(where, CLIENTS, ROWS), 1 + 701 * kill)  # each time somewhere else
+        let_go(server := started(where, CLIENTS, ROWS))
+        answered = killed(server, 1 + 701 * kill)  # each time somewhere else
         assert answered >= 700 * kill
         assert answered <= counted(where) - before <= answered + LOST
 
 
 @pytest.mark.slow
 def test_a_budget_is_exact_through_kills(tmp_path: Path) -> None:
-    where, budget = str(tmp_path / "l.sqlite"), 20_000
-    answered = sum(killed(started(where, CLIENTS, ROWS, budget), lines) for lines in (500, 2000, 3000))
-    answered += ended(started(where, CLIENTS, ROWS, budget))
+    where, budget, answered = str(tmp_path / "l.sqlite"), 20_000, 0
+    for lines in (500, 2000, 3000, None):
+        let_go(server := started(where, CLIENTS, ROWS, budget))
+        answered += ended(server) if lines is None else killed(server, lines)
     assert budget - 3 * LOST <= answered <= budget == counted(where)
 
 
@@ -72,14 +85,14 @@ def test_a_budget_is_exact_through_kills(tmp_path: Path) -> None:
 @pytest.mark.parametrize("budget", [1000, 20_000])
 def test_three_servers_answer_exactly_the_budget(redis_address: str, budget: int) -> None:
     servers = [started(redis_address, clients, 1, budget) for clients in (21, 21, 22)]
-    answered = [ended(server) for server in servers]
-    assert sum(answered) == counted(redis_address) == budget
-    assert all(answered)
+    let_go(*servers)
+    assert sum(map(ended, servers)) == counted(redis_address) == budget
 
 
 @pytest.mark.slow
 def test_servers_that_are_killed_beside_others_overspend_nothing(redis_address: str) -> None:
     budget = 20_000
     servers = [started(redis_address, CLIENTS, ROWS, budget) for _ in range(3)]
+    let_go(*servers)
     answered = killed(servers[0], 300) + killed(servers[1], 600) + ended(servers[2])
     assert budget - 2 * LOST <= answered <= budget == counted(redis_address)

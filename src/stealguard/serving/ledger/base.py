@@ -20,7 +20,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from stealguard.errors import BudgetExhausted, StealguardError, require
@@ -63,7 +63,7 @@ class LedgerUnavailable(StealguardError):
 
 
 class Event(NamedTuple):
-    """What an account asked in one second of a model, with one key and one outcome.
+    """What an account asked of a model within one second, with one key and one outcome.
 
     Attributes:
         at: seconds since 1970.
@@ -439,7 +439,7 @@ class Serving(ABC):
         self._leases, self._rates = Leases(self._settle, clock), Rates(clock)
         self._known: dict[str, Key] = {}
         self._changes = 0  # how often other processes have changed keys
-        self._events: dict[tuple[int, str, str, str, Outcome], Event] = {}
+        self._events: list[Event] = []
         self._watch: asyncio.Task[None] | None = None
         self._closed, self._closing = False, asyncio.Event()
 
@@ -486,9 +486,7 @@ class Serving(ABC):
 
     def record(self, event: Event) -> None:
         """See `Ledger.record`."""
-        name = int(event.at), event.account, event.key, event.model, event.outcome
-        before = self._events.get(name)
-        self._events[name] = event._replace(at=float(name[0])) if before is None else _together(before, event)
+        self._events.append(event)
 
     async def tick(self) -> None:
         """What is to be done now and then: see other processes' changes, return idle leases, write what waits."""
@@ -542,16 +540,14 @@ class Serving(ABC):
 
     async def _write(self) -> None:
         """Write the history and the states; events that cannot be written are kept for the next time."""
-        events, self._events = self._events, {}
+        events, self._events = self._events, []
         try:
-            await self._flush(list(events.values()))
+            await self._flush(by_second(events))
         except Exception:
             if len(events) > EVENTS:
                 _log.error("The history lacks %d entries that could not be written.", len(events))
-                events = {}
-            later, self._events = self._events, events
-            for event in later.values():
-                self.record(event)
+                events = []
+            self._events = [*by_second(events), *self._events]
             raise
 
     @abstractmethod
@@ -583,11 +579,27 @@ class Serving(ABC):
         """Close what the server alone has open."""
 
 
-def _together(a: Event, b: Event) -> Event:
-    """Two events of one second, account, key, model and outcome."""
-    return a._replace(
-        rows=a.rows + b.rows,
-        requests=a.requests + b.requests,
-        suspicion=a.suspicion if b.suspicion is None else b.suspicion,
-        hashes=a.hashes + b.hashes,
+def by_second(events: Iterable[Event]) -> list[Event]:
+    """The events with those of one second, account, key, model and outcome taken together.
+
+    >>> first = Event(7.25, "ann", "k", "digits", 3, "answered")
+    >>> [together] = by_second([first, first._replace(at=7.5, rows=1)])
+    >>> together.at, together.rows, together.requests
+    (7.0, 4, 2)
+    """
+    groups = dict[tuple[object, ...], list[Event]]()
+    for event in events:
+        groups.setdefault((int(event.at), event.account, event.key, event.model, event.outcome), []).append(event)
+    return [_together(some) for some in groups.values()]
+
+
+def _together(events: Sequence[Event]) -> Event:
+    first = events[0]._replace(at=float(int(events[0].at)))
+    if len(events) == 1:
+        return first
+    return first._replace(
+        rows=sum(event.rows for event in events),
+        requests=sum(event.requests for event in events),
+        suspicion=next((event.suspicion for event in reversed(events) if event.suspicion is not None), None),
+        hashes=tuple(digest for event in events for digest in event.hashes),
     )

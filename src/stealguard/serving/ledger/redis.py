@@ -1,7 +1,8 @@
 """A ledger in Redis, for several servers. Importing this loads no torch.
 
 What is reserved is as durable as Redis is told to be: with `appendonly yes` it survives the end of Redis itself, and
-with `appendfsync always` a power failure too, where `everysec` loses up to two seconds. Rates are each server's own.
+with `appendfsync always` a power failure too, where `everysec` loses up to two seconds. A replica that takes over may
+lack the last writes. Rates are each server's own. Memory costs each request two round trips.
 """
 
 from __future__ import annotations
@@ -48,19 +49,24 @@ PREFIX = "stealguard"
 KEYS, CHANGES, ACCOUNTS = f"{PREFIX}:keys", f"{PREFIX}:changes", f"{PREFIX}:accounts"
 WAIT = 5.0  # seconds for Redis to answer
 
-# `base.settle`, for several servers: KEYS[1] is a hash from weights to rows that are counted; ARGV is the weights, the
-# rows that are returned, the lease, its share, and for each want its rows and its budget.
+# Scripts are sent whole: Redis has them by their hash after the first time, also where it was started again meanwhile.
+#
+# `base.settle`, for several servers: KEYS[1] is a hash from weights to rows that are counted, KEYS[2] the set of all
+# accounts; ARGV is the account, the weights, the rows that are returned, the lease, its share, and for each want its
+# rows and its budget.
 SETTLE = """
-local counted = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0') - tonumber(ARGV[2])
-local lease, budget, granted = tonumber(ARGV[3]), 0, {}
-for i = 5, #ARGV, 2 do
+local before = redis.call('HGET', KEYS[1], ARGV[2])
+if not before then redis.call('SADD', KEYS[2], ARGV[1]) end
+local counted = tonumber(before or '0') - tonumber(ARGV[3])
+local lease, budget, granted = tonumber(ARGV[4]), 0, {}
+for i = 6, #ARGV, 2 do
     local n, most = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
     local fits = counted + n <= most
     if fits then counted, budget = counted + n, most end
     granted[#granted + 1] = fits and 1 or 0
 end
-if math.max(0, budget - counted) < lease * tonumber(ARGV[4]) then lease = 0 end
-redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', counted + lease))
+if math.max(0, budget - counted) < lease * tonumber(ARGV[5]) then lease = 0 end
+redis.call('HSET', KEYS[1], ARGV[2], string.format('%.0f', counted + lease))
 return {string.format('%.0f', counted + lease), lease, string.format('%.0f', budget), granted}
 """
 
@@ -166,7 +172,6 @@ class RedisLedger(Serving):
         self._client: Any = redis.asyncio.from_url(
             address, socket_timeout=WAIT, socket_connect_timeout=WAIT, retry=AsyncRetry(NoBackoff(), 0)
         )
-        self._script = self._client.register_script(SETTLE)
         with _told(self.name):
             self._version = keys.client.get(CHANGES)
 
@@ -195,14 +200,12 @@ class RedisLedger(Serving):
                 for order in orders:
                     wants = [number for want in order.wants for number in want]
                     lease = self._lease if wants else 0
-                    pipe.sadd(ACCOUNTS, order.account)
-                    await self._script(
-                        [_counted(order.account)], [order.weights, order.held, lease, SHARE, *wants], pipe
-                    )
+                    numbers = order.held, lease, SHARE, *wants
+                    pipe.eval(SETTLE, 2, _counted(order.account), ACCOUNTS, order.account, order.weights, *numbers)
                 replies = await pipe.execute()
         return [
             Settled(int(counted), tuple(map(bool, granted)), int(lease), int(budget))
-            for counted, lease, budget, granted in replies[1::2]
+            for counted, lease, budget, granted in replies
         ]
 
     async def _flush(self, events: Sequence[Event]) -> None:
@@ -229,7 +232,6 @@ class RedisStates:
 
     def __init__(self, client: Any, release: str, name: str):
         self._client, self._release, self._name = client, release, name
-        self._exchange = client.register_script(EXCHANGE)
 
     def update(self, name: str, step: Step[T]) -> T:
         """See `States.update`.
@@ -256,7 +258,7 @@ class RedisStates:
         from stealguard.boxes.accounts import packed
 
         with _told(self._name):
-            return bool(self._exchange([place], [version, packed(state)]))
+            return bool(self._client.eval(EXCHANGE, 1, place, version, packed(state)))
 
 
 def key_of(data: bytes) -> Key:

@@ -64,7 +64,7 @@ CREATE TABLE memory (release TEXT, account TEXT, state BLOB NOT NULL, PRIMARY KE
 
 
 class SqliteKeys:
-    """The keys of a ledger file; see `Keys`. Each call is one transaction on a connection of its own.
+    """The keys of a ledger file; see `Keys`. Each call has a connection of its own.
 
     Args:
         path: of the file.
@@ -86,17 +86,17 @@ class SqliteKeys:
 
     def add_key(self, key: Key) -> None:
         """See `Keys.add_key`."""
-        with self._transaction() as db:
+        with self._opened() as db, _transaction(db):
             db.execute(f"INSERT INTO keys VALUES ({', '.join('?' * 12)})", _record(key))
 
     def keys(self) -> list[Key]:
         """See `Keys.keys`."""
-        with self._transaction() as db:
+        with self._opened() as db:
             return [_key(row) for row in db.execute("SELECT * FROM keys ORDER BY created, rowid")]
 
     def revoke(self, key_id: str) -> Key:
         """See `Keys.revoke`."""
-        with self._transaction() as db:
+        with self._opened() as db, _transaction(db):
             db.execute("UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL", (time.time(), key_id))
             key = _find(db, key_id)
         if key is None:
@@ -106,14 +106,14 @@ class SqliteKeys:
     def usage(self) -> Mapping[str, Mapping[str, int]]:
         """See `Keys.usage`."""
         counted = dict[str, dict[str, int]]()
-        with self._transaction() as db:
+        with self._opened() as db:
             for account, weights, n in db.execute("SELECT account, weights, n FROM counted"):
                 counted.setdefault(account, {})[weights] = n
         return counted
 
     def history(self, account: str, since: float = 0.0) -> list[Event]:
         """See `Keys.history`."""
-        with self._transaction() as db:
+        with self._opened() as db:
             rows = db.execute("SELECT * FROM history WHERE account = ? AND at >= ? ORDER BY at", (account, since))
             return [Event._make((*row[:-1], tuple(json.loads(row[-1] or "[]")))) for row in rows]
 
@@ -121,8 +121,8 @@ class SqliteKeys:
         """Nothing is open between two calls."""
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with _told(self.path), closing(_connect(self.path)) as db, _transaction(db):
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        with _told(self.path), closing(_connect(self.path)) as db:
             yield db
 
 
@@ -299,7 +299,7 @@ def _told(path: Path) -> Iterator[None]:
 
 def _locked(path: Path) -> FileLock:
     """The lock that a server holds on its ledger."""
-    lock = FileLock(f"{path}.lock", mode=0o600)
+    lock = FileLock(f"{path}.lock", mode=0o600, thread_local=False)  # any thread may close the ledger
     try:
         with _told(path):
             lock.acquire(blocking=False)
