@@ -60,5 +60,27 @@ def reverse_sigmoid(y: Tensor, beta: float | Tensor = 0.7, gamma: float = 0.2) -
         gamma: in (0, 1].
     """
     odds, against = y.clamp(0, 1).pow(gamma), (1 - y).clamp(0, 1).pow(gamma)
-    bent = (y - beta * (odds / (odds + against) - 0.5)).clamp_min(0)  # negative values are rounding errors of a zero
+    return _bent(y, odds / (odds + against), beta)
+
+
+def reverse_sigmoid_of(logits: Tensor, beta: float | Tensor = 0.7, gamma: float = 0.2) -> Tensor:
+    """The same of y = softmax(logits), to the precision of the logits: near 1, a float says little about 1 - y.
+
+    >>> reverse_sigmoid_of(torch.zeros(1, 2))
+    tensor([[0.5000, 0.5000]])
+    """
+    log_y = logits.log_softmax(dim=1)
+    y, top = log_y.exp(), log_y.argmax(dim=1, keepdim=True)
+    log_rest = log_y.scatter(1, top, -torch.inf).logsumexp(dim=1, keepdim=True)  # of 1 - y, for the greatest y
+    log_others = torch.log1p(-y.clamp_max(0.5))  # and for all others, which are 1/2 at most
+    against = torch.where(_places(y) == top, log_rest, log_others)
+    return _bent(y, torch.sigmoid(gamma * (log_y - against)), beta)
+
+
+def _places(y: Tensor) -> Tensor:
+    return torch.arange(y.shape[1], device=y.device)
+
+
+def _bent(y: Tensor, share: Tensor, beta: float | Tensor) -> Tensor:
+    bent = (y - beta * (share - 0.5)).clamp_min(0)  # negative values are rounding errors of a zero
     return bent / bent.sum(dim=1, keepdim=True)

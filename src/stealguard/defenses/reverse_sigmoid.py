@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from stealguard.defenses.base import Defense, Rule
+from stealguard.defenses.base import Defense, Plain
 from stealguard.errors import require
-from stealguard.simplex import reverse_sigmoid
+from stealguard.simplex import reverse_sigmoid_of
 from stealguard.types import Guard
+
+
+class Bent(Plain):
+    """Answers changed by a reversed sigmoid; with a steepness, only those that are less sure than `beta`.
+
+    Args:
+        beta: strength, in [0, 2).
+        gamma: steepness of the reversed sigmoid, in (0, 1].
+        steepness: of the gate; None for no gate.
+    """
+
+    def __init__(self, beta: float, gamma: float, steepness: float | None = None):
+        self._beta, self._gamma, self._steepness = beta, gamma, steepness
+
+    def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        beta: float | Tensor = self._beta
+        if self._steepness is not None:
+            sure = super().answer(outputs, x).amax(dim=1, keepdim=True)
+            beta = beta * torch.sigmoid(self._steepness * (self._beta - sure))
+        return reverse_sigmoid_of(outputs["logits"], beta, self._gamma)
 
 
 @dataclass(frozen=True)
@@ -41,7 +62,7 @@ class ReverseSigmoid(Defense):
         return 2.0
 
     def guard(self, net: nn.Module, like: Tensor) -> Guard:
-        return Rule(lambda y: reverse_sigmoid(y, self.beta, self.gamma))
+        return Bent(self.beta, self.gamma)
 
 
 @dataclass(frozen=True)
@@ -75,11 +96,7 @@ class DCP(Defense):
         return 2.0
 
     def guard(self, net: nn.Module, like: Tensor) -> Guard:
-        return Rule(self._perturbed)
-
-    def _perturbed(self, y: Tensor) -> Tensor:
-        gate = torch.sigmoid(self.steepness * (self.beta - y.amax(dim=1, keepdim=True)))
-        return reverse_sigmoid(y, gate * self.beta, self.gamma)
+        return Bent(self.beta, self.gamma, self.steepness)
 
 
 def _check(beta: float, gamma: float) -> None:
