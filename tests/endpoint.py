@@ -162,11 +162,13 @@ def _answer(model: Model, found: NDArray[Any]) -> Response:
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """The address of a server of an ASGI application on this machine, while the block lasts."""
+def serving(app: Any, **options: Any) -> Iterator[str]:
+    """The address of a server of an ASGI application on this machine, while the block lasts; options are uvicorn's."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=5)
+        config = uvicorn.Config(
+            app, log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=5, **options
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
@@ -175,7 +177,7 @@ def serving(app: Any) -> Iterator[str]:
             time.sleep(0.005)
         assert server.started
         try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            yield f"http{'s' * config.is_ssl}://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join(60)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +21,7 @@ from stealguard.serving.http import Server
 from stealguard.serving.keys import Key, Restriction, new_key
 from stealguard.serving.ledger.base import Event, Spent, TooFast
 from stealguard.serving.protocol import Spec
+from stealguard.serving.service import Answered
 
 
 class Linear:
@@ -32,20 +34,20 @@ class Linear:
         self.spec = Spec(name, version, (1, 4, 4), 3, ("ant", "bee", "cat"), rows)
         self.weights = f"weights of {name}"
         self._matrix = np.random.default_rng(seed).normal(size=(16, 3)).astype(np.float32)
-        self.gate: asyncio.Event | None = None
+        self.gate: threading.Event | None = None
         self.refused: dict[str, int] = {}
         self.fails: Exception | None = None
         self.asked, self.closed = 0, False
 
-    async def answers(self, account: str, x: NDArray[np.float32], restriction: Restriction) -> NDArray[np.float32]:
+    async def answer(self, account: str, x: NDArray[np.float32], restriction: Restriction) -> Answered:
         self.asked += 1
-        if self.gate is not None:
-            await self.gate.wait()
+        while self.gate is not None and not self.gate.is_set():
+            await asyncio.sleep(0.005)
         if self.fails is not None:
             raise self.fails
         if account in self.refused:
             raise Refused("The guard refuses.", self.refused[account])
-        return restriction(torch.from_numpy(self.expected(x))).numpy()
+        return Answered(restriction(torch.from_numpy(self.expected(x))).numpy())
 
     def expected(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         scores = np.exp(x.reshape(len(x), 16) @ self._matrix / 4)
@@ -61,14 +63,18 @@ class MemoryLedger:
     keys: Any = None
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
         self.known: dict[str, Key] = {}
         self.counted: Counter[tuple[str, str]] = Counter()
         self.events: list[Event] = []
         self.closed = False
         self.fast: float | None = None
 
-    def add(self, account: str, restriction: Restriction = Restriction(), **settings: Any) -> str:
-        key, token = new_key(account, restriction, **settings)
+    def add(self, account: str, restriction: Restriction | None = None, **settings: Any) -> str:
+        key, token = new_key(account, restriction or Restriction(), **settings)
         self.known[key.id] = key
         return token
 
@@ -130,3 +136,11 @@ def rest_of(connection: socket.socket) -> bytes:
     while part := connection.recv(65_536):
         parts.append(part)
     return b"".join(parts)
+
+
+def wait_until(true: Callable[[], bool], cap: float = 60.0) -> None:
+    """Wait for a condition; it fails after `cap` seconds."""
+    end = time.monotonic() + cap
+    while not true():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.01)

@@ -70,6 +70,14 @@ class Guard(Protocol):
         """What is remembered before the first query."""
         ...
 
+    def digest(self, outputs: Mapping[str, Tensor], /) -> Mapping[str, Tensor]:
+        """What the guard reads of the heads' outputs, or of what this gave: in torch, and each row by itself.
+
+        It is exported with the heads, and a server computes it once for the merged inputs of many accounts. The guard
+        takes what it gives in place of the outputs.
+        """
+        ...
+
     def __call__(self, outputs: Mapping[str, Tensor], x: Tensor, state: State, /) -> tuple[Tensor, State]:
         """Answers (at most N, K) to inputs `x` (N, *shape) in [0, 1], and what is remembered from now on."""
         ...

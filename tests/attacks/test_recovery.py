@@ -152,6 +152,7 @@ def test_recovery_spends_no_query_of_its_own(name: str) -> None:
     assert torch.equal(again(noise(300, (16,))), got)
 
 
+@pytest.mark.slow
 def test_recovery_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     box = treated(Metered(lambda x: mixing(rows(len(x), 3), 0.9), 500), ["d-dae"], resources())
     assert isinstance(box, Recovered)

@@ -78,6 +78,7 @@ def audit(victim: Any, store: Path, **changes: Any) -> list[Row]:
     return sg.audit(victim, **(given | changes), store=store)
 
 
+@pytest.mark.slow
 def test_rows_tell_the_number_of_accounts_and_more_of_them_steal_more(victim: sg.Release, tmp_path: Path) -> None:
     one, ten, all_apart = audit(victim, tmp_path / "rows.sqlite", accounts=(1, 10, 120))
     assert [row.accounts for row in (one, ten, all_apart)] == [1, 10, 120]

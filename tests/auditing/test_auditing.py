@@ -15,7 +15,7 @@ from torch import Tensor
 
 import stealguard as sg
 from grids import environment
-from samples import mlp, noise, task
+from samples import linear, mlp, noise, task
 from stealguard.attacks import Knockoff
 from stealguard.attacks.transfer import random_queries
 from stealguard.auditing import run as auditing
@@ -29,13 +29,15 @@ SHORT = Knockoff(budget=100, training=sg.Training(epochs=1, batch=32))
 
 
 def audit(release: Any, **changes: Any) -> list[Row]:
+    """An audit with clones that take little time, unless `clone` is given."""
     given: dict[str, Any] = {"attacks": [SHORT], "pools": [noise(150)], "data": task(), "progress": False}
-    return sg.audit(release, **(given | changes))
+    return sg.audit(release, **(given | {"clone": linear()} | changes))
 
 
 def test_a_row_says_what_happened(folder: Path) -> None:
-    soft, hard = audit(folder)
+    soft, hard = audit(folder, clone=None)
     release = sg.load(folder)
+    assert soft.clone == "given:Normalized", "of the architecture of the release"
     assert (soft.labels, hard.labels) == ("soft", "hard")
     assert soft.queries == soft.budget == 100
     _, _, x, y = task()
@@ -74,6 +76,7 @@ def test_a_knockoff_of_an_undefended_net_works(tmp_path: Path) -> None:
     assert (row.agreement or 0) > 0.9
 
 
+@pytest.mark.slow
 def test_a_tabular_classifier_is_protected_and_audited(tmp_path: Path) -> None:
     from sklearn.datasets import load_breast_cancer
 
@@ -87,7 +90,7 @@ def test_a_tabular_classifier_is_protected_and_audited(tmp_path: Path) -> None:
         net, data, outliers=[noise(900, x.shape[1:])], defense=sg.InI(delta=0.0),
         training=sg.Training(batch=32, lr=0.02), epochs=30, out=tmp_path / "table", progress=False,
     )  # fmt: skip
-    soft, _hard = audit(release, data=data, pools=[noise(150, x.shape[1:], seed=5)])
+    soft, _hard = audit(release, data=data, clone=None, pools=[noise(150, x.shape[1:], seed=5)])
     assert (soft.benign_accuracy or 0) > 0.9
     assert soft.clone == "given:Sequential"
 
@@ -165,7 +168,7 @@ def test_a_clone_has_the_users_architecture_and_not_the_defenses(tmp_path: Path)
     clone = architecture(release, None, 10, torch.device("cpu"), release.shape).fresh(noise(2), seed=0)
     plain = sg.nets.build("lenet5", noise(4), 10, seed=0)
     assert {k: v.shape for k, v in clone.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
-    (row, _) = audit(release)
+    (row, _) = audit(release, clone=None)
     assert (row.status, row.victim.metrics["top_1_kept"], row.victim.metrics["distortion"]) == ("ok", 1, 0)
 
 
@@ -323,8 +326,8 @@ class TestTreatments:
 
     def test_an_attack_without_meaning_is_a_row_that_says_why(self, tmp_path: Path) -> None:
         release = sg.protect(mlp(), task(200, (16,), 3), defense="none", epochs=1, out=tmp_path / "a", progress=False)
-        (row,) = audit(release, net=mlp(), data=task(200, (16,), 3), pools=[noise(150, (16,))], labels=["soft"],
-                       treatments=["smooth"])  # fmt: skip
+        (row,) = audit(release, net=mlp(), clone=None, data=task(200, (16,), 3), pools=[noise(150, (16,))],
+                       labels=["soft"], treatments=["smooth"])  # fmt: skip
         assert (row.status, row.queries) == ("skip", 0)
         assert row.reason == "Smoothing turns and shifts images, and these inputs are not images."
 

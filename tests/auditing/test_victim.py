@@ -84,6 +84,7 @@ def test_a_torch_module_is_audited_with_clones_of_its_own_architecture(net: nn.M
     assert victim_of(net).identity != victim_of(mlp()).identity
 
 
+@pytest.mark.slow
 def test_an_onnx_file_is_audited(net: nn.Module, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -100,7 +100,7 @@ def test_a_connected_account_answers_as_the_accounts_do() -> None:
 def test_answers_from_known_outputs_are_those_of_a_whole_question() -> None:
     whole, guard_alone, x = remembering(), Accounts({}, Counting(), SHAPE), torch.rand(2, 1)
     for _ in range(2):
-        assert torch.equal(whole.answer("ann", x), guard_alone.judged("ann", {"logits": torch.zeros(2, 2)}, x))
+        assert torch.equal(whole.answer("ann", x), guard_alone.judged("ann", {"logits": torch.zeros(2, 2)}, x).answers)
 
 
 def test_shared_memory_is_the_memory_of_all_accounts() -> None:

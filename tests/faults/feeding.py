@@ -2,7 +2,7 @@
 
 The script is called with an empty folder. It makes sound inputs there, prints `ready`, and reads one JSON object a
 line: `kind` and `number` of a mutant. For each it answers with a line of JSON: `arguments`, `status` (the exit status,
-negative for a signal, null for a command that did not end in `SECONDS`), `seconds`, `errors` (what it wrote to stderr),
+negative for a signal, null for a command that hangs), `seconds`, `errors` (what it wrote to stderr),
 and the names of files that were `added`, `changed` or `removed`.
 """
 
@@ -28,7 +28,7 @@ from typing import Any
 
 import mutants
 
-SECONDS = 20
+SECONDS, PATIENCE = 20, 60  # of the processor and of the clock, until a command is said to hang
 LAZY = ("onnxruntime", "matplotlib.backends.backend_svg", "PIL.Image", "scipy.stats", "rich.progress")
 MEMORY = 12 * 2**30  # bytes that a command may claim beyond what torch has
 
@@ -82,7 +82,7 @@ def command(arguments: list[str], folder: Path, base: Path, engines: dict[str, A
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder.with_name(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     faulthandler.enable()
-    faulthandler.dump_traceback_later(SECONDS - 2, exit=False)
+    faulthandler.dump_traceback_later(SECONDS, exit=False)
     sys.argv = ["stealguard", *arguments]
     engines["local"] = Here
     confine(base)
@@ -108,7 +108,7 @@ def fork(work: Callable[[], int]) -> tuple[int | None, float]:
             sys.stdout.flush()
         finally:
             os._exit(status)
-    while time.monotonic() - started < SECONDS:
+    while time.monotonic() - started < PATIENCE and processor_seconds(child) < SECONDS:
         done, ended = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(ended), time.monotonic() - started
@@ -116,6 +116,12 @@ def fork(work: Callable[[], int]) -> tuple[int | None, float]:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return None, time.monotonic() - started
+
+
+def processor_seconds(process: int) -> float:
+    """Processor time that a process has used: a machine that is busy with others makes no command hang."""
+    words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def states(folder: Path) -> dict[str, Any]:

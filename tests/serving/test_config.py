@@ -56,7 +56,7 @@ def test_a_broken_file_is_refused_in_one_line(tmp_path: Path, text: str, told: s
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StealguardError, match="nothing.yaml"):
+    with pytest.raises(StealguardError, match=r"nothing\.yaml"):
         read_config(tmp_path / "nothing.yaml")
 
 

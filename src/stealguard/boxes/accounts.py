@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from threading import Lock
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.numpy import save
@@ -156,6 +156,13 @@ def unpacked(data: bytes, name: str) -> State:
         raise StealguardError(f"What is remembered of account `{name}` is damaged ({e}).") from e
 
 
+class Judged(NamedTuple):
+    """What a guard makes of a request: the answers, (N, K), and what is remembered after it."""
+
+    answers: Tensor
+    state: State
+
+
 class Accounts:
     """The accounts of one defended model. A guard's memory belongs to an account, or to all of them together.
 
@@ -187,25 +194,26 @@ class Accounts:
             Refused: the guard answers fewer inputs than `x` has; none of them is answered.
         """
         x = check_inputs(x, "x", self.shape)
-        return self.judged(account, outputs_of(self._heads, x), x)
+        return self.judged(account, outputs_of(self._heads, x), x).answers
 
-    def judged(self, account: str, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """The guard's answers to `x`, (N, *shape) in [0, 1], of which the heads' outputs are known: (N, K).
+    def judged(self, account: str, outputs: Mapping[str, Tensor], x: Tensor) -> Judged:
+        """What the guard makes of `x`, (N, *shape) in [0, 1], of which the heads' outputs are known.
 
         Raises:
             Refused: the guard answers fewer inputs than `x` has; none of them is answered.
         """
         if self._guard.scope == "none":
-            answers, _ = self._guard(outputs, x, {})
+            judged = Judged(*self._guard(outputs, x, {}))
         else:
-            answers = self._states.update(self._name(account), partial(self._step, outputs, x))
-        if len(answers) < len(x):
-            message = f"The queries look like theft: {len(answers)} of {len(x)} inputs are answered."
-            raise Refused(message, len(answers))
-        return answers
+            judged = self._states.update(self._name(account), partial(self._step, outputs, x))
+        n = len(judged.answers)
+        if n < len(x):
+            raise Refused(f"The queries look like theft: {n} of {len(x)} inputs are answered.", n)
+        return judged
 
-    def _step(self, outputs: Mapping[str, Tensor], x: Tensor, known: State | None) -> tuple[Tensor, State]:
-        return self._guard(outputs, x, self._guard.start() if known is None else known)
+    def _step(self, outputs: Mapping[str, Tensor], x: Tensor, known: State | None) -> tuple[Judged, State]:
+        judged = Judged(*self._guard(outputs, x, self._guard.start() if known is None else known))
+        return judged, judged.state
 
     def state(self, account: str = SHARED) -> State:
         """What is remembered of the account; of all accounts where the guard's memory is shared."""

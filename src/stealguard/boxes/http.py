@@ -21,7 +21,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds between two tries; each pause 
 SHOWN = 300  # characters of a server's message
 
 
-class Reply(NamedTuple):
+class Response(NamedTuple):
     """A response: header names are in lower case."""
 
     status: int
@@ -29,9 +29,9 @@ class Reply(NamedTuple):
     body: bytes
 
 
-class Server:
-    """A server that is asked again where that can help: after status 503, after 429 with `Retry-After`, and after
-    errors of the connection.
+class Client:
+    """A client of one server, which asks again where that can help: after status 503, after 429 with `Retry-After`, and
+    after errors of the connection.
 
     A connection that breaks after the server has answered loses the answer: the request is sent again, and the server
     counts it twice. Certificates are checked, against those of the system, of `certifi` and of `SSL_CERT_FILE`.
@@ -61,7 +61,7 @@ class Server:
     def send(
         self, method: str, path: str, *, key: str = "", body: bytes = b"", headers: Mapping[str, str] | None = None,
         patience: float | None = None,
-    ) -> Reply:  # fmt: skip
+    ) -> Response:  # fmt: skip
         """The server's response of any status that does not ask for another try.
 
         Args:
@@ -83,20 +83,20 @@ class Server:
         tries, pause = 0, FIRST_PAUSE
         while True:
             found = self._tried(method, path, sent, body, end)
-            if isinstance(found, Reply) and not _passing(found):
+            if isinstance(found, Response) and not _passing(found):
                 return found
             tries, wait = tries + 1, pause
-            if isinstance(found, Reply):
+            if isinstance(found, Response):
                 wait = max(pause, _retry_after(found.headers.get("retry-after")))
                 found = f"status {found.status}{said(found, key)}"
             if self._clock() + wait >= end:
                 times = "once" if tries == 1 else f"{tries} times"
-                next_try = f"the next try would be in {wait:g} s"
+                next_try = f"the next try, in {wait:g} s, would take more time than `patience` allows"
                 raise StealguardError(f"`{self.base}` was asked {times} and did not answer ({found}); {next_try}.")
             self._sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _tried(self, method: str, path: str, headers: Mapping[str, str], body: bytes, end: float) -> Reply | str:
+    def _tried(self, method: str, path: str, headers: Mapping[str, str], body: bytes, end: float) -> Response | str:
         """The response to one try, or what went wrong with the connection."""
         import httpx
 
@@ -105,7 +105,7 @@ class Server:
             with self._client.stream(
                 method, f"{self.base}{path}", content=body, headers=dict(headers), timeout=wait
             ) as response:
-                return Reply(response.status_code, dict(response.headers), self._read(response, end))
+                return Response(response.status_code, dict(response.headers), self._read(response, end))
         except (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError) as e:
             if "CERTIFICATE_VERIFY_FAILED" in str(e):
                 hint = "SSL_CERT_FILE names further certificates"
@@ -128,7 +128,7 @@ class Server:
         return bytes(read)
 
 
-def said(reply: Reply, key: str = "") -> str:
+def said(reply: Response, key: str = "") -> str:
     """The server's own words in a response that is an error, as ": words", without the key; "" where it has none."""
     import orjson
 
@@ -168,7 +168,7 @@ def _check_key(key: str) -> None:
         raise Invalid("key", "of printable ASCII characters without spaces", f"a key of {len(key)} characters")
 
 
-def _passing(reply: Reply) -> bool:
+def _passing(reply: Response) -> bool:
     """Whether the same request may be answered later: 429 without `Retry-After` is a budget, not a rate."""
     return reply.status == 503 or (reply.status == 429 and "retry-after" in reply.headers)
 

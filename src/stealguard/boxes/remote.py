@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stealguard.boxes.base import SUM_OFF, as_answers, looks_like_logits
-from stealguard.boxes.http import Reply, Server, said
+from stealguard.boxes.http import Client, Response, said
 from stealguard.boxes.metered import check_answers
 from stealguard.checks import check_numbers
 from stealguard.errors import BoxFault, BudgetExhausted, Invalid, Refused, StealguardError, require
@@ -27,6 +27,7 @@ from stealguard.errors import BoxFault, BudgetExhausted, Invalid, Refused, Steal
 ROWS = 64  # in a request, where neither the server nor the user says how many
 ROUNDED_SUM = 1.5  # the largest sum of probabilities that were rounded, each for itself; logits are soon beyond it
 QUICK = 5.0  # seconds of patience for what is read before anything is asked
+LARGEST_BODY = 16 * 2**20  # bytes of a request's inputs, where the user does not say how many rows it has
 BINARY = "inference-header-content-length"
 _DTYPES = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
 _PATH = re.compile(
@@ -59,9 +60,9 @@ class Endpoint:
         model: its name, where the URL does not say; needed only where the server has several.
         version: of the model; the server chooses if "".
         output: the name of the output with the answers; the only floating one of two dimensions if "".
-        rows: in one request, at most; what the server tells, or 64, if None.
+        rows: in one request, at most; if None, what the server tells, or 64, and never more than `LARGEST_BODY` bytes.
         parallel: requests at a time, at least 1. Answers keep the order of the inputs.
-        timeout, patience: in seconds; see `Server`.
+        timeout, patience: in seconds; see `Client`.
 
     Raises:
         Invalid: a parameter breaks its rule; names it.
@@ -78,8 +79,8 @@ class Endpoint:
         base, named, of = _address(url)
         require(not model or named in ("", model), "model", f"`{named}`, as the URL says", f"`{model}`")
         require(not version or of in ("", version), "version", f"`{of}`, as the URL says", f"`{version}`")
-        self._server = Server(base, timeout=timeout, patience=patience, connections=parallel)
-        self.close = self._server.close
+        self._client = Client(base, timeout=timeout, patience=patience, connections=parallel)
+        self.close = self._client.close
         told = self._told("/v2", key) or {}
         name = model or named or self._only_model(key)
         self._path = f"/v2/models/{quote(name, safe='')}"
@@ -107,7 +108,7 @@ class Endpoint:
             StealguardError: it does not answer, or does not accept the key.
         """
         body, headers = _request(x.detach().cpu().numpy(), self.served)
-        reply = self._server.send("POST", f"{self._path}/infer", key=key, body=body, headers=headers)
+        reply = self._client.send("POST", f"{self._path}/infer", key=key, body=body, headers=headers)
         if reply.status != 200:
             raise _error(reply, len(x), self.url, key)
         found = _tensor(reply, self.served, len(x), self.url)
@@ -126,21 +127,21 @@ class Endpoint:
 
     def _told(self, path: str, key: str) -> dict[str, Any] | None:
         """The JSON object at that path; None where there is none."""
-        reply = self._server.send("GET", path, key=key, patience=QUICK)
+        reply = self._client.send("GET", path, key=key, patience=QUICK)
         if reply.status == 404:
             return None
         if reply.status != 200:
-            raise _error(reply, 0, f"{self._server.base}{path}", key)
-        return _json(reply.body, f"{self._server.base}{path}")
+            raise _error(reply, 0, f"{self._client.base}{path}", key)
+        return _json(reply.body, f"{self._client.base}{path}")
 
     def _only_model(self, key: str) -> str:
         """The name of the one model that the server has."""
         rule = "given, or part of the URL: `/v2/models/NAME`"
-        reply = self._server.send(
+        reply = self._client.send(
             "POST", "/v2/repository/index", key=key, headers={"Content-Type": "application/json"}, patience=QUICK
         )
         if reply.status in (401, 403):
-            raise _error(reply, 0, self._server.base, key)
+            raise _error(reply, 0, self._client.base, key)
         entries = _list(_parsed(reply.body)) if reply.status == 200 else []
         names = sorted({str(entry["name"]) for entry in entries if isinstance(entry, dict) and "name" in entry})
         found = f"several models on the server: {', '.join(names)}"[:500] if names else "a server that lists no models"
@@ -247,13 +248,17 @@ def _served(
     shape, columns = _shape(entry), _shape(leaving)[-1]
     rule = "of a model whose inputs have the shape (-1, ...), or (1, ...) for one at a time"
     require(len(shape) > 1 and shape[0] in (-1, 1), "url", rule, f"{entry.get('shape')} at `{url}`")
+    binary = "binary_tensor_data" in _list(told.get("extensions"))
+    known = shape[1:] if min(shape[1:]) > 0 else ()
+    size = (8 if entry["datatype"] == "FP64" else 4 if binary else 16) * math.prod(known)  # bytes, about 16 in JSON
+    fitting = max(1, LARGEST_BODY // size) if known else ROWS
     classes = 0 if columns < 1 else max(2, columns)
     return Served(
         name=name, version=version, input=str(entry["name"]), input_type=str(entry["datatype"]),
-        shape=() if -1 in shape[1:] else shape[1:], output=str(leaving["name"]), classes=classes,
+        shape=known, output=str(leaving["name"]), classes=classes,
         names=_names({**_object(leaving.get("parameters")), **parameters}, classes),
-        rows=1 if shape[0] == 1 else rows or _rows(parameters),
-        binary="binary_tensor_data" in _list(told.get("extensions")), identity=_identity(parameters),
+        rows=1 if shape[0] == 1 else rows or min(_rows(parameters), fitting), binary=binary,
+        identity=_identity(parameters),
     )  # fmt: skip
 
 
@@ -337,7 +342,7 @@ def _request(x: NDArray[Any], served: Served) -> tuple[bytes, dict[str, str]]:
     return header + data.tobytes(), headers
 
 
-def _tensor(reply: Reply, served: Served, n: int, url: str) -> NDArray[Any]:
+def _tensor(reply: Response, served: Served, n: int, url: str) -> NDArray[Any]:
     """The output (n, K) in a response.
 
     Raises:
@@ -354,7 +359,7 @@ def _tensor(reply: Reply, served: Served, n: int, url: str) -> NDArray[Any]:
     raise BoxFault(f"`{url}` should answer with the output `{served.output}`. Found another one, or none.")
 
 
-def _split(reply: Reply, url: str) -> tuple[bytes, bytes]:
+def _split(reply: Response, url: str) -> tuple[bytes, bytes]:
     """The JSON of a response, and the binary data after it."""
     length = reply.headers.get(BINARY)
     if length is None:
@@ -394,7 +399,7 @@ def _whole(rows: Tensor) -> Tensor:
     return torch.where((sums - 1).abs() > SUM_OFF, rows / sums, rows)
 
 
-def _error(reply: Reply, n: int, url: str, key: str) -> StealguardError:
+def _error(reply: Response, n: int, url: str, key: str) -> StealguardError:
     """What a response that is no answer to `n` inputs means."""
     words, left = said(reply, key), _left(reply)
     if reply.status in (403, 429) and left is not None:
@@ -412,7 +417,7 @@ def _error(reply: Reply, n: int, url: str, key: str) -> StealguardError:
     return BoxFault(f"`{url}` should answer {n} inputs. Found status {reply.status}{words}{hint}.")
 
 
-def _left(reply: Reply) -> int | None:
+def _left(reply: Response) -> int | None:
     found = _object(_parsed(reply.body)).get("left")
     return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +10,7 @@ import numpy as np
 
 from stealguard.data import pictures
 from stealguard.data.formats import Array
-from stealguard.data.pictures import Head, Pictures, size_of, survey
+from stealguard.data.pictures import Head, Pictures, settled, survey
 from stealguard.data.reading import Fit
 from stealguard.errors import require
 
@@ -74,9 +72,7 @@ def read(path: Path, *, test: bool = True, fit: Fit | None = None) -> Found:
     strange = sorted({entry.word for entry in parts[-1]} - {entry.word for entry in parts[0]})
     require(not strange, "data", "test classes that are also in train", ", ".join(strange))
 
-    channels = fit.channels if fit is not None and fit.channels else 1 if all(head.gray for head in heads) else 3
-    fit, color = None if fit is None else replace(fit, channels=channels), channels == 3
-    keep = len(heads) * math.prod(size_of(heads, fit)) * channels <= pictures.KEPT
+    fit, color, keep = settled(heads, fit)
     notes += [f"{count} {what} ignored." for what, count in sorted(ignored.items())]
     notes += pictures.changes(heads, color=color, fit=fit)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from itertools import accumulate
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -131,7 +134,7 @@ class Stored(ByRow):
         self.unit = self.pixels or scaling is not None
 
     def numbers(self, index: Tensor, /) -> Tensor:
-        part = self._x[index.to(self._x.device)]
+        part = self._taken(index)
         if self.pixels:
             return part.to(torch.float32).div_(255)
         return part if part.dtype == torch.float64 else part.to(torch.float32)
@@ -141,11 +144,55 @@ class Stored(ByRow):
         return part.to(torch.float32) if self._scaling is None else self._scaling.to01(part)
 
     def scaled(self, scaling: Scaling, /) -> Inputs:
-        return self if self.pixels else Stored(self._x, pixels=False, scaling=scaling)
+        if self.pixels:
+            return self
+        other = copy.copy(self)
+        other._scaling, other.unit = scaling, True
+        return other
+
+    def _taken(self, index: Tensor) -> Tensor:
+        """These rows as they were stored, in memory of their own."""
+        return self._x[index.to(self._x.device)]
 
     @cached_property
     def hash(self) -> str:
         return tensor_hash(self._x)
+
+
+class Filed(Stored):
+    """Inputs in a file, one after the other, which are read when they are asked for. They hash as those in memory do.
+
+    Args:
+        path: the file, which is not changed meanwhile.
+        start: the byte at which the first row begins.
+        shape: (N, *shape).
+        kind: NumPy's type of the numbers: floating, uint8 or bool.
+        pixels: whether uint8 are pixels.
+    """
+
+    held = False
+
+    def __init__(self, path: Path, start: int, shape: tuple[int, ...], kind: np.dtype[Any], *, pixels: bool = False):
+        self._path, self._start, self._kind = path, start, kind
+        self.shape, self.pixels, self.unit, self._scaling = shape, pixels, pixels, None
+        self.dtype = torch.from_numpy(np.empty(0, kind.newbyteorder("="))).dtype
+
+    def _taken(self, index: Tensor) -> Tensor:
+        part = np.empty((len(index), *self.shape[1:]), self._kind)
+        size = part[:1].nbytes
+        with self._path.open("rb", buffering=0) as file:
+            for row, number in zip(part.reshape(len(index), -1).view(np.uint8), index.tolist(), strict=True):
+                file.seek(self._start + number * size)
+                short = file.readinto(row.data) != size
+                require(not short, "data", "a file that stays as long as it was", self._path)
+        return torch.from_numpy(part.astype(self._kind.newbyteorder("="), copy=False))
+
+    @cached_property
+    def hash(self) -> str:
+        digest = hashlib.sha256(f"{self.shape} {self.dtype}".encode())
+        for rows in chunks(self):
+            digest.update(self._taken(rows).numpy().data)
+        return digest.hexdigest()
 
 
 class Subset(ByRow):
@@ -231,14 +278,33 @@ def parallel(work: Callable[[S], T], given: Sequence[S]) -> Iterator[T]:
             yield from pool.map(work, given[start : start + AHEAD])
 
 
+WAITING = 2  # batches, at most, that are read while the present one is used
+
+
+def ahead(work: Callable[[S], T], given: Iterable[S]) -> Iterator[T]:
+    """`work` of each, in order; a thread does the next ones meanwhile, a few at most."""
+    with ThreadPoolExecutor(1) as reader:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for one in given:
+                waiting.append(reader.submit(work, one))
+                if len(waiting) > WAITING:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            reader.shutdown(wait=False, cancel_futures=True)
+
+
 def as_inputs(x: Tensor | Inputs) -> Inputs:
     """A tensor (N, *shape) as inputs; inputs as they are."""
     return Stored(x) if isinstance(x, Tensor) else x
 
 
-def chunks(x: Inputs) -> Iterator[Tensor]:
-    """The numbers of all rows in order, as many at a time as make `CHUNK` bytes."""
+def chunks(x: Inputs, most: int | None = None) -> Iterator[Tensor]:
+    """The numbers of all rows in order, as many at a time as make `CHUNK` bytes, or `most` of them."""
     size = max(1, CHUNK // (4 * math.prod(x.shape[1:])))
+    size = size if most is None else min(size, most)
     return (torch.arange(start, min(start + size, len(x))) for start in range(0, len(x), size))
 
 

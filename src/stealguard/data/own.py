@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stealguard.checks import check_range
-from stealguard.data import SETS, Split, Task, archives, datasets, folders, get, store, tables
-from stealguard.data.archives import KEYS
+from stealguard.data import SETS, Split, Task, archives, datasets, folders, get, shards, store, tables
+from stealguard.data.archives import KEYS, Content
 from stealguard.data.arrays import described, stored, tensor
-from stealguard.data.formats import Array, Arrays
+from stealguard.data.formats import Array
 from stealguard.data.inputs import ByRow, Inputs, Stored, Subset, bounds, chunks
 from stealguard.data.labels import Classes, Words, numbered
 from stealguard.data.reading import Columns, Fit, Reading
@@ -27,9 +27,10 @@ from stealguard.seeds import derive
 
 T = TypeVar("T")
 
+PICTURES = "folder", "wds"  # the kinds whose pictures may be brought to a size
 HELD = 5  # one of so many inputs of a class is for testing, where there is no test split
 FORMS = (
-    "a name, folder:PATH, csv:PATH, parquet:PATH, npz:PATH, a Task, arrays or tensors (x, y) or "
+    "a name, folder:PATH, wds:PATTERN.tar, csv:PATH, parquet:PATH, npz:PATH, a Task, arrays or tensors (x, y) or "
     "(train_x, train_y, test_x, test_y), or one or two Datasets of (x, y)"
 )
 
@@ -62,9 +63,12 @@ def task(
     if scaling is None and isinstance(data, Task):
         scaling = data.scaling
     if isinstance(reading, Fit):
-        pictures = isinstance(data, str) and data.startswith("folder:")
+        pictures = isinstance(data, str) and _kind(data) in PICTURES
         require(
-            pictures, "size", "left out where the data are no folder of pictures", f"{reading.size} for `{data!s:.80}`"
+            pictures,
+            "size",
+            "left out where the data are no folder or shards of pictures",
+            f"{reading.size} for `{data!s:.80}`",
         )
     return _settled(_labelled(data, classes, seed, root, reading), scaling)
 
@@ -77,12 +81,16 @@ def unlabelled(data: Any, seed: int, root: Path | None, reading: Reading | None 
     if isinstance(data, str) and data.startswith("folder:"):
         fit = reading if isinstance(reading, Fit) else None
         return _opened(data, lambda path: folders.read(path, test=False, fit=fit)).train[0]
+    if isinstance(data, str) and _kind(data) == "wds":
+        return shards.read(_split_kind(data)[1], reading if isinstance(reading, Fit) else None).splits[0][0]
     if isinstance(data, str) and _kind(data) in tables.KINDS:
         columns = reading if isinstance(reading, Columns) else None
         return stored(tables.read(*_split_kind(data), columns, labels=False).x, "x")
     if isinstance(data, str):
         arrays = _arrays(data, root)
         x = arrays["x" if "x" in arrays else "train_x"]
+        if isinstance(x, ByRow):
+            return x
         return Stored(torch.from_numpy(x)) if data in SETS else stored(x, "x")
     if isinstance(data, ByRow):
         return data
@@ -218,19 +226,26 @@ def _named(data: str, root: Path | None, reading: Reading | None) -> Read:
             found.notes,
             found.fit,
         )
+    if _kind(data) == "wds":
+        shown = shards.read(_split_kind(data)[1], reading if isinstance(reading, Fit) else None)
+        labelled = [(x, y) for x, y in shown.splits if y is not None]
+        require(len(labelled) == len(shown.splits), "data", "shards with labels (.cls or .json)", f"none in `{data}`")
+        words = labelled[0][1]
+        classes = sorted(set(words.tolist())) if isinstance(words, np.ndarray) else None
+        return Read(data, labelled, classes, shown.notes, shown.fit)
     if _kind(data) in tables.KINDS:
         table = tables.read(*_split_kind(data), reading if isinstance(reading, Columns) else None)
         labels = np.array([]) if table.y is None else table.y
         return Read(data, [(stored(table.x, "x"), labels)], table.classes, table.notes, table.columns)
     arrays = _arrays(data, root)
     require(all(key in arrays for key in KEYS), "data", rule, f"`{data}`")
-    pairs = [(arrays[f"{split}_x"], arrays[f"{split}_y"]) for split in ("train", "test")]
+    pairs: list[tuple[Any, Any]] = [(arrays[f"{split}_x"], arrays[f"{split}_y"]) for split in ("train", "test")]
     if data in SETS:
         return Read(data, [(Stored(torch.from_numpy(x)), y) for x, y in pairs], SETS[data].classes)
     return Read(data, _stored(pairs))
 
 
-def _arrays(data: str, root: Path | None) -> Arrays:
+def _arrays(data: str, root: Path | None) -> Content:
     """The arrays of an archive or of a set with a name."""
     if data.startswith("npz:"):
         return _opened(data, archives.read)

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stealguard.data.formats import Array
-from stealguard.data.inputs import ByRow
+from stealguard.data.inputs import ByRow, parallel
 from stealguard.data.reading import Fit
 from stealguard.errors import Invalid, require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from stealguard.data.shards import Member
+
 T = TypeVar("T")
-S = TypeVar("S")
+
+File: TypeAlias = "Path | Member"
+"""A file, or a part of one: what can be opened, and named below a folder."""
 
 KEPT = 512 * 2**20  # bytes of pixels: what is no larger is decoded into memory, once
-THREADS = min(8, os.cpu_count() or 1)
-AHEAD = 256  # files that the threads may be ahead of what takes the results
 FORMATS = (  # those that decode pixels from the file alone: EPS, for one, would be run by another program
     *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF"),
     *("WEBP", "XBM", "XPM"),
@@ -86,13 +87,14 @@ class Pictures(ByRow):
     """
 
     def __init__(
-        self, paths: Sequence[Path], heads: Sequence[Head], *, root: Path, color: bool, keep: bool,
+        self, paths: Sequence[File], heads: Sequence[Head], *, root: Path, color: bool, keep: bool,
         fit: Fit | None = None,
     ):  # fmt: skip
         self._paths, self._root, self._color, self._fit = list(paths), root, color, fit
         self._contents = [head.sha256 for head in heads]
         self.shape = (len(paths), 3 if color else 1, *size_of(heads, fit))
         self._kept = self._decoded(range(len(paths))) if keep else None
+        self.held = keep
 
     def rows(self, index: Tensor, /) -> Tensor:
         pixels = self._decoded(index.tolist()) if self._kept is None else self._kept[index]
@@ -112,14 +114,13 @@ class Pictures(ByRow):
         """The pixels (n, C, H, W), uint8."""
         pixels = torch.empty(len(index), *self.shape[1:], dtype=torch.uint8)
         paths = [self._paths[i] for i in index]
-        for number, picture in enumerate(_in_threads(self._decode, paths)):
-            found = torch.from_numpy(picture)
-            rule = f"pictures that stay {self.shape[3]}x{self.shape[2]}"
-            require(found.shape == pixels.shape[1:], "data", rule, f"{paths[number]} ({tuple(found.shape)})")
-            pixels[number] = found
+        rule = f"pictures that stay {self.shape[3]}x{self.shape[2]}"
+        for path, place, picture in zip(paths, pixels.numpy(), parallel(self._decode, paths), strict=True):
+            require(picture.shape == place.shape, "data", rule, f"{path} {picture.shape}")
+            place[:] = picture
         return pixels
 
-    def _decode(self, path: Path) -> Array:
+    def _decode(self, path: File) -> Array:
         return decode(path, color=self._color, fit=self._fit)
 
 
@@ -128,14 +129,23 @@ def size_of(heads: Sequence[Head], fit: Fit | None) -> tuple[int, int]:
     return (heads[0].height, heads[0].width) if fit is None else (fit.height, fit.width)
 
 
-def survey(paths: Sequence[Path], fit: Fit | None = None) -> list[Head]:
+def settled(heads: Sequence[Head], fit: Fit | None) -> tuple[Fit | None, bool, bool]:
+    """How the pictures are read: the fit with its number of channels, whether in color, and whether into memory."""
+    channels = fit.channels if fit is not None and fit.channels else 1 if all(head.gray for head in heads) else 3
+    keep = len(heads) * math.prod(size_of(heads, fit)) * channels <= KEPT
+    return None if fit is None else replace(fit, channels=channels), channels == 3, keep
+
+
+def survey(paths: Sequence[File], fit: Fit | None = None) -> list[Head]:
     """The heads of the files, in order.
 
     Raises:
         Invalid: a file is no picture, has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels, or is of another size and
             there is no size that all are brought to.
     """
-    heads = list(_in_threads(head, paths))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what Pillow finds odd in a file that it can read
+        heads = list(parallel(head, paths))
     odd = next((i for i, seen in enumerate(heads) if seen[1:3] != heads[0][1:3]), None)
     if odd is not None and fit is None:
         rule = "pictures of one size (or say with `size` to which size they are brought: 224, for example)"
@@ -172,7 +182,7 @@ def _resizing(heads: Sequence[Head], fit: Fit) -> Iterator[str]:
         yield f"{small} pictures are smaller than {fit.width} x {fit.height}, and were enlarged."
 
 
-def head(path: Path) -> Head:
+def head(path: File) -> Head:
     """What is known of a picture before it is decoded.
 
     Raises:
@@ -195,7 +205,7 @@ def head(path: Path) -> Head:
     return _readable(path, read)
 
 
-def decode(path: Path, *, color: bool, fit: Fit | None = None) -> Array:
+def decode(path: File, *, color: bool, fit: Fit | None = None) -> Array:
     """The pixels of a picture's first frame, upright, (C, H, W), uint8; brought to the size of `fit`, if there is one.
 
     Raises:
@@ -203,7 +213,7 @@ def decode(path: Path, *, color: bool, fit: Fit | None = None) -> Array:
     """
 
     def read() -> Array:
-        with _opened(path) as image:
+        with path.open("rb") as file, _opened(file) as image:
             turn = _turn(image)
             plain = _opaque(image).convert("RGB" if color else "L")
         if turn > 1:
@@ -255,10 +265,18 @@ def _formats() -> list[str]:
 
 
 def _opened(file: object) -> Image:
-    """The picture, of which only the header has been read."""
+    """The picture, of which only the header has been read.
+
+    Raises:
+        ValueError: it has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels. (Up to twice as many, Pillow only warns.)
+    """
     from PIL import Image
 
-    return Image.open(file, formats=_formats())  # type: ignore[arg-type]
+    image = Image.open(file, formats=_formats())  # type: ignore[arg-type]
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and math.prod(image.size) > most:
+        raise ValueError(f"{math.prod(image.size):,} pixels: a decompression bomb, above {most:,}")
+    return image
 
 
 def _turn(image: Image) -> int:
@@ -290,20 +308,9 @@ def _opaque(image: Image) -> Image:
     return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
 
 
-def _readable(path: Path, read: Callable[[], T]) -> T:
+def _readable(path: File, read: Callable[[], T]) -> T:
     """What `read` gives; whatever a decoder of foreign bytes raises is told as one line that names the file."""
     try:
         return read()
     except Exception as error:
         raise Invalid("data", "readable pictures", f"{path} ({error or type(error).__name__})") from error
-
-
-def _in_threads(work: Callable[[S], T], given: Sequence[S]) -> Iterator[T]:
-    """`work` of each, in order, by a few threads (decoders run beside each other). A bomb's warning is an error."""
-    from PIL.Image import DecompressionBombWarning
-
-    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", DecompressionBombWarning)
-        for start in range(0, len(given), AHEAD):
-            yield from pool.map(work, given[start : start + AHEAD])

@@ -26,7 +26,7 @@ def stand_ins(shape: tuple[int, ...]) -> list[str]:
 
 
 def unseen(shape: tuple[int, ...]) -> list[str]:
-    """The sets that attackers query with unless told otherwise, for inputs of this shape. No defender trains on them."""
+    """The sets that attackers query with unless told otherwise, for inputs of this shape."""
     return _in_role("pool", shape)
 
 

@@ -114,7 +114,7 @@ def made(name: str, make: Callable[[int, int, Tick], Arrays], n: int) -> tuple[S
 
 
 def columns(about: str, role: Role, kind: Kind = "columns") -> SetSpec:
-    """A set of 20,000 inputs that is made from the task's training inputs, or for their shape, whenever it is asked for."""
+    """A set of 20,000 inputs that is made for a task when it is asked for."""
     return SetSpec(about, (), (20_000,), 0, "as the task's", (), role=role, kind=kind)
 
 
@@ -304,8 +304,6 @@ SETS: dict[str, SetSpec] = {
     "uniform": columns("numbers that are uniform in [0, 1]", "outliers"),
     "shuffled": columns("each column drawn on its own from the task's training inputs", "outliers"),
     "mixed": columns("convex mixtures of three of the task's training inputs", ""),
-    "noise": columns(
-        "normal numbers with the mean and the deviation of each column of the task's training inputs", "pool"
-    ),
+    "noise": columns("normal numbers with each column's mean and deviation in the task's training inputs", "pool"),
     "spectrum": columns("signals with the amplitudes of the task's training signals and random phases", "", "signals"),
 }

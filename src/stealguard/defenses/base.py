@@ -30,6 +30,10 @@ class Plain:
         """What is remembered before the first query: nothing."""
         return {}
 
+    def digest(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What is read of the heads' outputs, where some of it can be computed for many accounts at once: all."""
+        return outputs
+
     def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Answers (N, K) to inputs `x`, (N, *shape), that follow from these outputs alone."""
         return outputs["logits"].softmax(dim=1)

@@ -93,7 +93,7 @@ def _flat(x: Tensor, side: int = SIDE) -> Tensor:
         x = F.adaptive_avg_pool2d(x, side)
     flat = x.flatten(1)
     size = flat.shape[1]
-    return LENGTH / size**0.5 * F.layer_norm(flat, (size,), eps=NOTHING)
+    return F.layer_norm(flat, (size,), weight=flat.new_full((size,), LENGTH / size**0.5), eps=NOTHING)
 
 
 def wrong_names(classes: int, clusters: int, seed: int) -> Tensor:

@@ -4,16 +4,22 @@ A net whose logits v were trained with outliers as a further class of logit 0 te
 how much likelier an input is of the task than an outlier. An answer names the net's class where the odds are greater
 than a strictness, and a decoy's elsewhere. All answers have one shape: a constant for the class that is named, and
 another constant for all others, so that neither confidence nor floor tells one kind from the other.
+
+What follows from the outputs alone is computed in torch, so that it can be exported and done once for the merged inputs
+of many accounts. What is remembered of one account is computed by NumPy: a request is of a few rows, and an operation
+on these takes a microsecond there, but several in torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple, get_args
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stealguard.boxes.base import logits, outputs_of
 from stealguard.defenses.base import Plain
@@ -23,6 +29,7 @@ from stealguard.types import Batch, Scope, State
 
 BINS, LOW, HIGH = 40, -8.0, 12.0  # of the histograms of odds
 HALF = 0.5  # a count added to each bin
+SUSPICION = "suspicion"  # the name, in the state, of what is held against an account
 FULL = 30.0  # trust at which strictness has fallen to its floor
 RECOVERY = 1.0  # suspicion that a query takes back at most: about a seventh of what an outlier adds
 KEPT = 64  # latest queries that a repeat is looked for among
@@ -30,6 +37,9 @@ ALIKE = 0.05  # share of the task's inputs that count as repeats of one of `KEPT
 ROWS = 256  # queries that are compared with others at once
 COLUMNS = 16  # of each head's outputs at most, that repeats are recognized by
 UNLIMITED = -1  # in place of the number of answers that are left
+SIGNALS = "signals"  # the name of what a guard with memory reads
+
+Array = NDArray[np.floating[Any]]
 
 Suspects = Literal["refuse", "decoys"]
 SUSPECTS: tuple[Suspects, ...] = get_args(Suspects)
@@ -80,28 +90,43 @@ def _bins(odds: Tensor) -> Tensor:
 
 def directions(outputs: Mapping[str, Tensor]) -> Tensor:
     """What queries are compared by: the directions of both heads' outputs together, (N, D), D at most 2 COLUMNS."""
-    return F.normalize(torch.cat([outputs[name][:, :COLUMNS] for name in ("logits", "decoys")], dim=1), dim=1)
+    points = torch.cat([outputs[name][:, :COLUMNS] for name in ("logits", "decoys")], dim=1)
+    return points / torch.linalg.vector_norm(points, dim=1, keepdim=True).clamp_min(1e-12)
 
 
 def likeness(points: Tensor) -> Tensor:
     """Of each point but the first KEPT, (KEPT + N, D), the greatest cosine with the KEPT before it, (N,)."""
+    return torch.from_numpy(_likeness(points.numpy(force=True)))
+
+
+def _likeness(points: Array) -> Array:
     found = []
     for start in range(KEPT, len(points), ROWS):
         part = points[start - KEPT : start + ROWS]
-        cosines = part[KEPT:] @ part.T  # of which row n's columns n to n + KEPT - 1 are wanted
-        found.append(cosines.as_strided((len(cosines), KEPT), (len(part) + 1, 1)).amax(dim=1))
-    return torch.cat(found)
+        cosines = part[KEPT:].dot(part.T)  # of which row n's columns n to n + KEPT - 1 are wanted
+        down, right = cosines.strides
+        before = np.ndarray((len(cosines), KEPT), cosines.dtype, cosines, 0, (down + right, right))
+        found.append(before.max(axis=1))
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def one_shape(chosen: Tensor, classes: int, confidence: float) -> Tensor:
+def one_shape(chosen: Tensor, classes: int, confidence: float | Tensor) -> Tensor:
     """Rows on the simplex (N, K): `confidence` for the class chosen, (N,), and the rest for the others alike.
 
     >>> one_shape(torch.tensor([1]), 3, 0.5)
     tensor([[0.2500, 0.5000, 0.2500]])
     """
-    confidence = max(confidence, 1.01 / classes)  # the class is the most probable one, whatever was measured
-    rest = (1 - confidence) / (classes - 1)
-    return torch.full((len(chosen), classes), rest, device=chosen.device).scatter_(1, chosen[:, None], confidence)
+    sure = torch.as_tensor(confidence, dtype=torch.float64, device=chosen.device)
+    sure = sure.clamp_min(1.01 / classes)  # the class is the most probable one, whatever was measured
+    named = chosen[:, None] == torch.arange(classes, device=chosen.device)
+    return torch.where(named, sure, (1 - sure) / (classes - 1)).float()
+
+
+@lru_cache(maxsize=64)
+def _shapes(classes: int, confidence: float, dtype: np.dtype[Any]) -> Array:
+    """The answers (K + 1, K) that name each class, and the uniform one."""
+    named = one_shape(torch.arange(classes), classes, confidence).numpy().astype(dtype)
+    return np.concatenate([named, np.full((1, classes), 1 / classes, dtype)])
 
 
 class Gate(Plain):
@@ -114,7 +139,7 @@ class Gate(Plain):
     """
 
     def __init__(self, measured: Measured, strictness: float, decoys: bool):
-        self.measured, self.strictness, self._decoys = measured, strictness, decoys
+        self.measured, self.strictness, self.decoys = measured, strictness, decoys
 
     def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
         return self.answers(outputs, self.passed(outputs, {}))
@@ -123,14 +148,14 @@ class Gate(Plain):
         return odds(outputs) > self.strictness
 
     def at(self, strictness: float, /) -> Gate:
-        return Gate(self.measured, strictness, self._decoys)
+        return Gate(self.measured, strictness, self.decoys)
 
     def answers(self, outputs: Mapping[str, Tensor], passed: Tensor) -> Tensor:
         """The answers, (N, K), if the net answers these, (N,)."""
-        v, confidence = outputs["logits"], self.measured.confidence.item()
+        v = outputs["logits"]
         chosen = torch.where(passed, v.argmax(dim=1), outputs["decoys"].argmax(dim=1))
-        answers = one_shape(chosen, v.shape[1], confidence).to(v.dtype)
-        return answers if self._decoys else torch.where(passed[:, None], answers, 1 / v.shape[1])
+        answers = one_shape(chosen, v.shape[1], self.measured.confidence).to(v.dtype)
+        return answers if self.decoys else torch.where(passed[:, None], answers, 1 / v.shape[1])
 
 
 def odds(outputs: Mapping[str, Tensor]) -> Tensor:
@@ -174,14 +199,24 @@ class Suspicion(Plain):
     scope: ClassVar[Scope] = "account"
 
     def __init__(self, gate: Gate, floor: float, limit: float, suspects: Suspects, classes: int):
-        self._gate, self._limit, self._refuse = gate, limit, suspects == "refuse"
+        self._gate, self.limit, self._refuse = gate, limit, suspects == "refuse"
         self._fall = max(0.0, gate.strictness - floor) / FULL
-        self._size = 2 * min(COLUMNS, classes)
+        self._classes, self._size = classes, 2 * min(COLUMNS, classes)
 
     def start(self) -> State:
         nothing = torch.tensor(0.0, dtype=torch.float64)
         seen = torch.zeros(KEPT, self._size)
-        return {"suspicion": nothing, "trust": nothing, "seen": seen, "left": torch.tensor(UNLIMITED)}
+        return {SUSPICION: nothing, "trust": nothing, "seen": seen, "left": torch.tensor(UNLIMITED)}
+
+    def digest(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The `signals`, (N, 3 + D): the odds, the net's class and the decoys', and what queries are compared by."""
+        if SIGNALS in outputs:
+            return outputs
+        named = [outputs[name].argmax(dim=1, keepdim=True) for name in ("logits", "decoys")]
+        found = outputs["logits"].logsumexp(dim=1, keepdim=True)
+        return {
+            SIGNALS: torch.cat([found, *(classes.to(found.dtype) for classes in named), directions(outputs)], dim=1)
+        }
 
     def passed(self, outputs: Mapping[str, Tensor], state: State, /) -> Tensor:
         return self.review(outputs, state).passed
@@ -191,36 +226,52 @@ class Suspicion(Plain):
 
     def review(self, outputs: Mapping[str, Tensor], state: State) -> Review:
         """Look at an account's next queries, up to the first that reveals an attacker."""
-        known, found = self._gate.measured, odds(outputs)
-        points = torch.cat([state["seen"].to(found), directions(outputs)])
-        repeated = likeness(points) > known.alike.item()
-        suspicion, trust, strictness = float(state["suspicion"]), float(state["trust"]), self._gate.strictness
+        signals = self.digest(outputs)[SIGNALS]
+        passed, after = self._review(signals.numpy(force=True), state)
+        return Review(torch.tensor(passed, dtype=torch.bool, device=signals.device), after)
+
+    def _review(self, signals: Array, state: State) -> tuple[list[bool], State]:
+        known, seen = self._gate.measured, state["seen"].numpy(force=True)
+        points = np.concatenate((seen, signals[:, 3:]))
+        alike, evidence = known.alike.item(), known.evidence.tolist()
+        suspicion, trust, strictness = float(state[SUSPICION]), float(state["trust"]), self._gate.strictness
         passed: list[bool] = []
-        evidence = known.evidence.to(found.device)[_bins(found)]
-        for o, e, again in zip(found.tolist(), evidence.tolist(), repeated.tolist(), strict=True):
-            if again and e < 0:
+        found, nearest = signals[:, 0], _likeness(points)
+        places = (found - LOW) * (BINS / (HIGH - LOW))
+        for o, place, near in zip(found.tolist(), places.tolist(), nearest.tolist(), strict=True):
+            e = evidence[int(place) if 0 < place < BINS else BINS - 1 if place >= BINS else 0]
+            if near > alike and e < 0:
                 e = 0.0
-            if suspicion <= self._limit:
+            if suspicion <= self.limit:
                 suspicion += e if e > -RECOVERY else -RECOVERY
-            if suspicion > self._limit:
+            if suspicion > self.limit:
                 break
             passed.append(o > strictness - self._fall * trust)
             suspicion, trust = suspicion if suspicion > 0 else 0.0, min(FULL, trust - e) if trust > e else 0.0
-        memory = {
-            "suspicion": torch.tensor(suspicion, dtype=torch.float64),
-            "trust": torch.tensor(trust, dtype=torch.float64),
-            "seen": points[len(passed) : len(passed) + KEPT].to(state["seen"]).clone(),
+        after = {
+            **state,
+            SUSPICION: torch.from_numpy(np.array(suspicion)),
+            "trust": torch.from_numpy(np.array(trust)),
+            "seen": torch.from_numpy(points[len(passed) : len(passed) + KEPT].astype(seen.dtype)),
         }
-        return Review(torch.tensor(passed, dtype=torch.bool, device=found.device), {**state, **memory})
+        return passed, after
+
+    def _answers(self, signals: Array, passed: list[bool]) -> Array:
+        """The answers, (N, K), if the net answers these queries, and none that comes later."""
+        chosen = signals[:, 2].astype(np.int64) if self._gate.decoys else np.full(len(signals), self._classes)
+        own = signals[: len(passed), 1]
+        np.copyto(chosen[: len(passed)], own, where=passed, casting="unsafe")
+        return _shapes(self._classes, self._gate.measured.confidence.item(), signals.dtype).take(chosen, axis=0)
 
     def __call__(self, outputs: Mapping[str, Tensor], x: Tensor, state: State, /) -> tuple[Tensor, State]:
-        left = int(state["left"])
-        passed, after = self.review(outputs, state)
-        n = len(passed)
-        answers = self._gate.answers(outputs, F.pad(passed, (0, len(x) - n)))
+        left, given = int(state["left"]), self.digest(outputs)[SIGNALS]
+        signals = given.numpy(force=True)
+        passed, after = self._review(signals, state)
+        n, asked = len(passed), len(signals)
+        answers = torch.from_numpy(self._answers(signals, passed)).to(given.device)
         if not self._refuse:
             return answers, after
-        if n < len(x):  # what came before the revealing query is not held against the account twice
+        if n < asked:  # what came before the revealing query is not held against the account twice
             left = n if left == UNLIMITED else min(n, left)
             return answers[:left], {**state, "left": torch.tensor(left)}
         if left == UNLIMITED:

@@ -81,11 +81,15 @@ class Parity(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What became of one file: its name, hash, outputs and parity, or the reason why there is none."""
+    """What became of one file: its name, hash, outputs and parity, or the reason why there is none.
+
+    `read` names those outputs that the guard reads.
+    """
 
     file: str = ""
     sha256: str = ""
     outputs: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
     parity: tuple[Parity, ...] = ()
     reason: str = ""
 
@@ -125,7 +129,12 @@ class Exported:
 
 
 def _record(part: Part) -> dict[str, Any]:
-    return {**asdict(part), "outputs": list(part.outputs), "parity": [one._asdict() for one in part.parity]}
+    return {
+        **asdict(part),
+        "outputs": list(part.outputs),
+        "read": list(part.read),
+        "parity": [one._asdict() for one in part.parity],
+    }
 
 
 def export(
@@ -167,15 +176,15 @@ def export(
         path.unlink(missing_ok=True)
 
     compared = samples(release, rows)
-    heads = _Heads(release.model.heads())
-    made = _kept(tool, release, heads, heads.names, compared, files["heads"])
+    heads = _Heads(release.model.heads(), release.model.guard, release.shape)
+    made = _kept(tool, release, heads, compared, files["heads"])
     if not made.file:
         whole = Part(reason=made.reason)
     elif release.model.guard.scope != "none":
         whole = Part(reason="the guard remembers queries: only the server can answer as audited")
     else:
-        box = _Box(heads, release.model.guard, release.scaling)
-        whole = _kept(tool, release, box, (OUTPUT,), _raw(compared, release.scaling), files["model"])
+        box = _Box(heads, release.scaling)
+        whole = _kept(tool, release, box, _raw(compared, release.scaling), files["model"])
     exported = Exported(folder, chosen, release.identity, made, whole, tool.opset, tool.packages())
     _write(folder, {**others, chosen: exported.record()})
     if exported.tier == "C":
@@ -187,29 +196,45 @@ def export(
 
 
 class _Heads(nn.Module):
-    """All heads as one module, from inputs (N, *shape) in [0, 1] to a tuple of outputs, each as `outputs_of` has it."""
+    """All heads as one module, from inputs (N, *shape) in [0, 1] to a tuple of outputs by `names`.
 
-    def __init__(self, heads: Mapping[str, nn.Module]):
+    The outputs are the heads', each as `outputs_of` has it, and then what the guard's digest adds to them. The guard
+    reads those that are in `read`.
+    """
+
+    def __init__(self, heads: Mapping[str, nn.Module], guard: Guard, shape: tuple[int, ...]):
         super().__init__()
-        self.names, self.parts = tuple(heads), nn.ModuleList(heads.values())
+        self._heads, self.parts, self.guard = heads, nn.ModuleList(heads.values()), guard
         self._dtypes = [_dtype_of(part) for part in self.parts]
         self.eval()
+        self.names = tuple(heads)
+        like = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            self.read = tuple(guard.digest(outputs_of(heads, like)))
+        self.names = (*heads, *(name for name in self.read if name not in heads))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        asked = zip(self.parts, self._dtypes, strict=True)
-        return tuple(at_least_float32(part(x.to(dtype))) for part, dtype in asked)
+        asked = zip(self._heads, self.parts, self._dtypes, strict=True)
+        return self._all({name: at_least_float32(part(x.to(dtype))) for name, part, dtype in asked})
 
     def reference(self, x: Tensor) -> tuple[Tensor, ...]:
         """What the release itself computes."""
-        return tuple(outputs_of(dict(zip(self.names, self.parts, strict=True)), x).values())
+        return self._all(outputs_of(self._heads, x))
+
+    def _all(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        known = {**outputs, **self.guard.digest(outputs)}
+        return tuple(known[name] for name in self.names)
 
 
 class _Box(nn.Module):
     """The whole box, from inputs (N, *shape) as users have them to answers (N, K)."""
 
-    def __init__(self, heads: _Heads, guard: Guard, scaling: Scaling | None):
+    names = (OUTPUT,)
+    read = ()
+
+    def __init__(self, heads: _Heads, scaling: Scaling | None):
         super().__init__()
-        self.heads, self._guard, self._scaling = heads, guard, scaling
+        self.heads, self._scaling = heads, scaling
         self.eval()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -222,7 +247,8 @@ class _Box(nn.Module):
         return (torch.cat([self._answers(self.heads.reference(part), part) for part in x.split(CHUNK)]),)
 
     def _answers(self, outputs: Sequence[Tensor], x: Tensor) -> Tensor:
-        answers, _ = self._guard(dict(zip(self.heads.names, outputs, strict=True)), x, {})
+        known = dict(zip(self.heads.names, outputs, strict=True))
+        answers, _ = self.heads.guard({name: known[name] for name in self.heads.read}, x, {})
         return answers
 
 
@@ -313,11 +339,12 @@ class Session:
 
     Args:
         graph: the content of an ONNX file.
+        outputs: the names of those that are given; all if there are none.
         threads: that compute one request.
         cuda: whether a GPU computes.
     """
 
-    def __init__(self, graph: bytes, threads: int = 1, *, cuda: bool = False):
+    def __init__(self, graph: bytes, outputs: Sequence[str] = (), threads: int = 1, *, cuda: bool = False):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -327,7 +354,7 @@ class Session:
         options.log_severity_level = 3
         providers = ["CUDAExecutionProvider"] if cuda else []
         self._session = onnxruntime.InferenceSession(graph, options, providers=[*providers, "CPUExecutionProvider"])
-        self.names = [output.name for output in self._session.get_outputs()]
+        self.names = list(outputs) or [output.name for output in self._session.get_outputs()]
         self._run = self._session.run
 
     @property
@@ -356,30 +383,21 @@ class _NotKept(Exception):
         self.parity = found
 
 
-def _kept(
-    tool: _Tool,
-    release: Release,
-    module: _Heads | _Box,
-    outputs: tuple[str, ...],
-    compared: Sequence[Sample],
-    path: Path,
-) -> Part:
+def _kept(tool: _Tool, release: Release, module: _Heads | _Box, compared: Sequence[Sample], path: Path) -> Part:
     """The file at `path` if it could be written and answers as `module` does; else the reason why it is not there."""
     try:
         with torch.no_grad(), replacing(path) as temporary:
-            run = _written(tool, module, compared[0].x[:2].clone(), outputs, notes_of(release), temporary)
-            found = tuple(parity(module, run, sample, absolute=outputs == (OUTPUT,)) for sample in compared)
+            run = _written(tool, module, compared[0].x[:2].clone(), notes_of(release), temporary)
+            found = tuple(parity(module, run, sample) for sample in compared)
             if not all(one.passed for one in found):
                 differ = "; ".join(str(one) for one in found if not one.passed)
                 raise _NotKept(f"it does not answer as the release does: {differ}", found)
     except _NotKept as e:
-        return Part(outputs=outputs, parity=e.parity, reason=str(e))
-    return Part(path.name, sha256(path), outputs, found)
+        return Part(parity=e.parity, reason=str(e))
+    return Part(path.name, sha256(path), module.names, module.read, found)
 
 
-def _written(
-    tool: _Tool, module: _Heads | _Box, like: Tensor, outputs: Sequence[str], notes: dict[str, str], path: Path
-) -> Run:
+def _written(tool: _Tool, module: _Heads | _Box, like: Tensor, notes: dict[str, str], path: Path) -> Run:
     """The module, written and read back.
 
     Raises:
@@ -388,7 +406,7 @@ def _written(
     module.reference(like)  # what a guard computes once and keeps must not be computed while it is traced
     try:
         with _quiet():
-            tool.write(module, like, outputs, notes, path)
+            tool.write(module, like, module.names, notes, path)
         run = tool.read(path)
         run(torch.cat([like, like[:1]]))  # as many rows as it was not traced with
         return run
@@ -396,15 +414,15 @@ def _written(
         raise _NotKept(f"it cannot be written as a graph ({_cause(e)})") from e
 
 
-def parity(module: _Heads | _Box, run: Run, sample: Sample, *, absolute: bool) -> Parity:
+def parity(module: _Heads | _Box, run: Run, sample: Sample) -> Parity:
     """How an export answers, beside the module that it was made from.
 
     Args:
         module: what the release computes.
         run: the export.
         sample: what both are asked.
-        absolute: whether differences are not divided by the greatest number of the row.
     """
+    absolute = isinstance(module, _Box)
     rows = [
         _differences(ours.flatten(1).double(), torch.as_tensor(theirs).flatten(1).double(), absolute)
         for ours, theirs in zip(module.reference(sample.x), run(sample.x), strict=True)

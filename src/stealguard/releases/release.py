@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from stealguard.devices import choose
 from stealguard.errors import ReleaseError, StealguardError, require
 from stealguard.files import durable_move, read_text, replacing, sha256, write_text
 from stealguard.identity import fingerprint, tensor_hash
-from stealguard.nets import Normalized, adapted, build, is_users, restore, state_of
+from stealguard.nets import NETS, Normalized, adapted, build, is_users, restore, state_of
 from stealguard.releases import recipes
 from stealguard.results import VictimFacts
 from stealguard.settings import changed, create
@@ -103,7 +104,7 @@ class Release:
         """
         name = self.recipe["data"]["name"]
         kind = name.partition(":")[0]
-        known = name in sets.SETS or kind in ("folder", "npz", "csv", "parquet")
+        known = name in sets.SETS or kind in ("folder", "npz", "csv", "parquet", "wds")
         require(data is not None or known, "data", "given: the release was made from data without a name", "none")
         source = name if data is None else data
         alike = isinstance(source, str) and source.partition(":")[0] == kind
@@ -248,6 +249,11 @@ def load(
     if net is None and is_users(recipe["net"]):
         raise ReleaseError(
             f"Release `{folder}` was made from your own `{recipe['net']}`: pass it, or one like it, as `net`."
+        )
+    held = sum(tensor.numel() for tensor in state.values())
+    if recipe["net"] in NETS and math.prod(recipe["shape"]) + recipe["classes"] > held:
+        raise ReleaseError(
+            f"`{folder}` has inputs of shape {recipe['shape']}, for which its weights are too few: {held:,}."
         )
     like = torch.rand(2, *recipe["shape"], generator=torch.Generator().manual_seed(0))
     try:

@@ -25,6 +25,7 @@ from stealguard.serving.keys import Key, Restriction, key_id, matches
 from stealguard.serving.ledger.base import Event, Ledger, LedgerUnavailable, Outcome, TooFast
 from stealguard.serving.limits import Limits
 from stealguard.serving.protocol import BadRequest, Spec
+from stealguard.serving.service import Answered
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -42,8 +43,8 @@ class Answering(Protocol):
     spec: Spec
     weights: str
 
-    async def answers(self, account: str, x: NDArray[np.float32], restriction: Restriction) -> NDArray[np.float32]:
-        """Answers (N, K) to inputs (N, *shape)."""
+    async def answer(self, account: str, x: NDArray[np.float32], restriction: Restriction) -> Answered:
+        """The account's answers to inputs (N, *shape)."""
         ...
 
     def close(self) -> None:
@@ -136,9 +137,7 @@ class Request:
         Raises:
             BadRequest: it is longer (413), or not compressed as its headers say.
         """
-        too_long = BadRequest(f"A body should have at most {limit} bytes.", 413)
-        if int(self.headers.get(b"content-length", b"0")) > limit:
-            raise too_long
+        _check_length(int(self.headers.get(b"content-length", b"0")), limit)
         parts, size, more = list[bytes](), 0, True
         while more:
             message = await self._receive()
@@ -146,8 +145,7 @@ class Request:
                 raise _Gone
             parts.append(message.get("body", b""))
             size, more = size + len(parts[-1]), message.get("more_body", False)
-            if size > limit:
-                raise too_long
+            _check_length(size, limit)
         self._read = True
         return _decompressed(b"".join(parts), self.headers.get(b"content-encoding", b""), limit)
 
@@ -318,14 +316,15 @@ class Application:
         request.rows = len(query.x)
         key, ledger = request.key, self._ledger
         if ledger is None:
-            answers = await service.answers(key.account, query.x, key.restriction)
+            answers, _ = await service.answer(key.account, query.x, key.restriction)
             return _answered(answers, query, service.spec)
         hashes = tuple(hashlib.sha256(x).hexdigest() for x in query.x) if self._keep_hashes else ()
         outcome: Outcome = "failed"
+        suspicion = None
         try:
             await ledger.reserve(key, service.weights, request.rows)
             try:
-                answers = await service.answers(key.account, query.x, key.restriction)
+                answers, suspicion = await service.answer(key.account, query.x, key.restriction)
                 reply = _answered(answers, query, service.spec)
             except BaseException:
                 ledger.give_back(key, service.weights, request.rows)
@@ -336,7 +335,8 @@ class Application:
             outcome = "refused" if isinstance(e, Refused) else "rate" if isinstance(e, TooFast) else "budget"
             raise
         finally:
-            ledger.record(Event(time.time(), key.account, key.id, request.model, request.rows, outcome, hashes=hashes))
+            model, rows = request.model, request.rows
+            ledger.record(Event(time.time(), key.account, key.id, model, rows, outcome, 1, suspicion, hashes))
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -373,6 +373,11 @@ def _header_length(headers: Mapping[bytes, bytes]) -> int | None:
     return int(given)
 
 
+def _check_length(size: int, limit: int) -> None:
+    if size > limit:
+        raise BadRequest(f"A body should have at most {limit} bytes.", 413)
+
+
 def _decompressed(body: bytes, encoding: bytes, limit: int) -> bytes:
     """The body that was compressed so; never more than `limit` bytes of it are made."""
     encoding = encoding.strip().lower()
@@ -385,8 +390,7 @@ def _decompressed(body: bytes, encoding: bytes, limit: int) -> bytes:
         text = stream.decompress(body, limit + 1)
     except zlib.error:
         raise BadRequest(f"The body should be compressed by {encoding.decode()}.") from None
-    if len(text) > limit:
-        raise BadRequest(f"A body should have at most {limit} bytes after decompression.", 413)
+    _check_length(len(text), limit)
     if not stream.eof or stream.unused_data:
         raise BadRequest("The compressed body should be complete, with nothing after its end.")
     return text

@@ -20,7 +20,7 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 class Engine(Protocol):
-    """From contiguous float32 inputs (N, *shape) in [0, 1] to the outputs of all heads, by name.
+    """From contiguous float32 inputs (N, *shape) in [0, 1] to what the guard reads: the heads' outputs, digested.
 
     `backend` is `onnx` or `torch`, `device` where it computes, and `why` says in one sentence why it is this one.
     """
@@ -50,12 +50,12 @@ class TorchEngine:
 
     def __init__(self, release: Release, device: torch.device | str = "cpu", why: str = "torch was asked for"):
         self.device, self.why = str(device), why
-        self._heads = release.model.to(device).heads()
+        self._heads, self._digest = release.model.to(device).heads(), release.model.guard.digest
 
     def __call__(self, x: NDArray[np.float32], /) -> dict[str, Tensor]:
         torch.set_flush_denormal(True)  # of the thread that computes: numbers next to 0 slow it down by far
         with torch.inference_mode():
-            return outputs_of(self._heads, torch.from_numpy(x))
+            return dict(self._digest(outputs_of(self._heads, torch.from_numpy(x))))
 
 
 class OnnxEngine:
@@ -81,7 +81,7 @@ class OnnxEngine:
         self.device = "cuda" if cuda else "cpu"
         self.why = "the export answers as the release does"
         try:
-            self._session = Session(content, threads, cuda=cuda)
+            self._session = Session(content, record["heads"]["read"], threads, cuda=cuda)
         except ImportError as e:
             raise StealguardError(f"ONNX Runtime is missing: pip install 'stealguard[onnx]' ({e}).") from e
 

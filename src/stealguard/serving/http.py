@@ -114,6 +114,13 @@ class _Connection(HttpToolsProtocol):
         self._expect(self._limits.body_seconds)
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """The application is woken when the body is complete or too long, not for each part of it."""
+        if not self.cycle.response_complete:
+            self.cycle.body += body
+            if len(self.cycle.body) > self._limits.body_bytes:
+                self.cycle.message_event.set()
+
     def on_message_complete(self) -> None:
         self._in_message = False
         self._expect(self._limits.idle_seconds if self.cycle.response_complete else math.inf)

@@ -86,13 +86,15 @@ def _infer(spec: Spec) -> dict[str, Any]:
 
 
 def _request(spec: Spec) -> dict[str, Any]:
-    data = {"type": "array", "description": "Numbers, flat in row-major order or nested like the shape."}
+    data = {
+        "type": "array", "items": {"type": ["number", "array"]},
+        "description": "As many finite numbers as the shape has, flat in row-major order or nested like the shape.",
+    }  # fmt: skip
     inputs = {
         "name": {"const": INPUT},
         "datatype": {"enum": ["FP32", "FP16", "FP64"]},
         "shape": _shape(spec.shape, spec.rows),
         "data": data,
-        "parameters": {"type": "object", "properties": {"binary_data_size": _COUNT}},
     }
     outputs = {
         "name": {"const": OUTPUT},
@@ -101,7 +103,7 @@ def _request(spec: Spec) -> dict[str, Any]:
     return _object(
         {
             "id": _TEXT,
-            "inputs": _list_of_one(_object(inputs, "name", "datatype", "shape")),
+            "inputs": _list_of_one(_object(inputs, "name", "datatype", "shape", "data")),
             "outputs": _list_of_one(_object(outputs, "name"), least=0),
             "parameters": {"type": "object", "properties": {"binary_data_output": _FLAG}},
         },

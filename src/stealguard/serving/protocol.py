@@ -37,6 +37,7 @@ class Spec(NamedTuple):
         classes: how many probabilities an answer has.
         names: of the classes, or empty.
         rows: how many inputs a request may hold.
+        identity: SHA-256 (hex) of all that the answers follow from, or empty.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Spec(NamedTuple):
     classes: int
     names: tuple[str, ...] = ()
     rows: int = 1024
+    identity: str = ""
 
 
 class Query(NamedTuple):
@@ -123,14 +125,15 @@ def server_metadata(version: str) -> dict[str, Any]:
 
 
 def model_metadata(spec: Spec, versions: Sequence[str]) -> dict[str, Any]:
-    """What GET /v2/models/NAME answers; the classes' names are among the `parameters`."""
+    """What GET /v2/models/NAME answers; the classes' names and the identity are among the `parameters`."""
+    told = {"class_names": list(spec.names), "identity": spec.identity}
     return {
         "name": spec.name,
         "versions": list(versions),
         "platform": "stealguard",
         "inputs": [{"name": INPUT, "datatype": "FP32", "shape": [-1, *spec.shape]}],
         "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, spec.classes]}],
-        "parameters": {"rows": spec.rows, **({"class_names": list(spec.names)} if spec.names else {})},
+        "parameters": {"rows": spec.rows, **{name: value for name, value in told.items() if value}},
     }
 
 
@@ -210,7 +213,8 @@ def _shape(given: object, spec: Spec) -> tuple[int, ...]:
     """The shape (N, *spec.shape) that a request states, checked in Python's integers, which do not overflow."""
     if (
         type(given) is not list
-        or any(type(n) is not int for n in given)  # a boolean is an int to isinstance
+        or {*map(type, given)} != {int}  # a boolean is an int to isinstance
+        or len(given) != 1 + len(spec.shape)
         or tuple(given[1:]) != spec.shape
         or given[0] < 1
     ):
@@ -264,7 +268,7 @@ def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any]:
 
 
 def _finite(x: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    if not np.isfinite(x).all():
+    if np.count_nonzero(np.isfinite(x)) < x.size:  # faster than `all` for few numbers
         raise BadRequest("The inputs should be finite numbers within the range of FP32.")
     return x.reshape(shape)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stealguard.data.inputs import Inputs, as_inputs
+from stealguard.data.inputs import Inputs, ahead, as_inputs, chunks
 from stealguard.devices import device_of
 from stealguard.errors import Interrupted, NonFiniteLoss, pick, require
 from stealguard.files import opened, replacing, set_aside
@@ -183,11 +183,21 @@ def _batches(
     sampler: Sampler, epoch: int, x: Inputs, y: Tensor, outliers: Inputs | None, augment: Augmentation,
     device: torch.device, seed: int,
 ) -> Iterator[Batch]:  # fmt: skip
-    """The batches of an epoch, read by row and augmented, on the model's device."""
+    """The batches of an epoch, read by row and augmented, on the model's device.
+
+    What is not in memory is read ahead, while the step before is computed.
+    """
     generator = torch.Generator().manual_seed(derive(seed, "augmentation", epoch))
-    for rows, drawn in sampler.epoch(epoch):
-        others = None if outliers is None else augment(outliers.rows(drawn).to(device), generator=generator)
-        yield Batch(augment(x.rows(rows).to(device), generator=generator), y[rows.to(y.device)].to(device), others)
+
+    def read(drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        rows, others = drawn
+        return rows, x.rows(rows), None if outliers is None else outliers.rows(others)
+
+    held = x.held and (outliers is None or outliers.held)
+    steps = sampler.epoch(epoch)
+    for rows, inputs, drawn in map(read, steps) if held else ahead(read, steps):
+        others = None if drawn is None else augment(drawn.to(device), generator=generator)
+        yield Batch(augment(inputs.to(device), generator=generator), y[rows.to(y.device)].to(device), others)
 
 
 def _epoch(
@@ -319,8 +329,13 @@ def correct(model: nn.Module, x: Tensor | Inputs, y: Tensor, chunk: int = 1024) 
     """The model's accuracy on inputs (N, ...) and labels (N,), in evaluation mode, in [0, 1]."""
     model.eval()
     inputs, device = as_inputs(x), device_of(model)
+
+    def read(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs.rows(rows), y[rows.to(y.device)]
+
+    parts = chunks(inputs, chunk)
     hits = [
-        (model(inputs.rows(rows).to(device)).argmax(dim=1) == y[rows.to(y.device)].to(device)).sum()
-        for rows in torch.arange(len(inputs)).split(chunk)
+        (model(x.to(device)).argmax(dim=1) == y.to(device)).sum()
+        for x, y in (map(read, parts) if inputs.held else ahead(read, parts))
     ]
     return torch.stack(hits).sum().item() / len(inputs)

@@ -222,7 +222,8 @@ def one(picture: Array, height: int, width: int, smallest: float, rng: Generator
         box = (left % 1, top % 1, left % 1 + scale * width, top % 1 + scale * height)
         part = picture[int(top) : int(top) + ceil(box[3]), int(left) : int(left) + ceil(box[2])]
         box = (*box[:2], min(box[2], part.shape[1]), min(box[3], part.shape[0]))
-        found[:] = Image.fromarray(part).resize((width, height), Image.Resampling.BILINEAR, box=box, reducing_gap=2)
+        resized = Image.fromarray(part).resize((width, height), Image.Resampling.BILINEAR, box=box, reducing_gap=2)
+        found = np.asarray(resized)
     else:
         part = picture[max(0, high - height) // 2 :, max(0, wide - width) // 2 :][:height, :width]
         top, left = (int(rng.integers(room + 1)) for room in (height - part.shape[0], width - part.shape[1]))

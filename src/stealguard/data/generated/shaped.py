@@ -110,8 +110,8 @@ class Images(Made):
 
     def fresh(self, index: Tensor, /) -> Tensor:
         images = torch.empty(len(index), *self.shape[1:], dtype=torch.uint8)
-        for number, image in enumerate(parallel(self._image, index.tolist())):
-            images[number] = torch.from_numpy(image)
+        for place, image in zip(images.numpy(), parallel(self._image, index.tolist()), strict=True):
+            place[:] = image
         return images
 
 
@@ -243,7 +243,7 @@ def uniform(seed: int, rows: Array, columns: int) -> Array:
     They are those of SplitMix64 (Steele, Lea and Flood, 2014), which needs no state: the same whatever rows are asked.
     """
     place = rows.astype(np.uint64)[:, None] * np.uint64(columns) + np.arange(columns, dtype=np.uint64)
-    z = np.uint64(seed) + (place + np.uint64(1)) * GOLDEN
+    z: Array = np.uint64(seed) + (place + np.uint64(1)) * GOLDEN
     z = (z ^ (z >> np.uint64(30))) * FIRST
     z = (z ^ (z >> np.uint64(27))) * SECOND
     return np.asarray(((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53)

@@ -94,7 +94,7 @@ function drawn(name, attributes) {
   return node;
 }
 
-function curve({account, points, used}, limit) {
+function curve({account, points, used, refused}, limit) {
   const figure = document.createElement("figure"), caption = document.createElement("figcaption");
   const svg = drawn("svg", {viewBox: "0 0 320 90", role: "img", "aria-label": `Suspicion of ${account}`});
   const values = points.map(([, value]) => value);
@@ -105,7 +105,7 @@ function curve({account, points, used}, limit) {
   svg.append(drawn("polyline", {points: values.map((value, i) => `${x(i)},${y(value)}`).join(" "), fill: "none", stroke: "currentColor", "stroke-width": 2}));
   const last = values.length ? values[values.length - 1] : 0;
   if (values.length) svg.append(drawn("circle", {cx: x(values.length - 1), cy: y(last), r: 3, fill: "currentColor"}));
-  caption.textContent = `${account}: ${used.toLocaleString("en")} answered, suspicion ${last.toFixed(1)}${last > limit ? ", suspected" : ""}`;
+  caption.textContent = `${account}: ${used.toLocaleString("en")} answered, suspicion ${last.toFixed(1)}${refused ? ", refused" : ""}`;
   figure.append(svg, caption);
   return figure;
 }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Any
 
 from stealguard.serving.app import Failure, Reply, Request, Route
 from stealguard.serving.keys import Restriction
@@ -59,14 +59,18 @@ async def _suspicion(service: Service, ledger: Ledger | None, request: Request) 
     return Reply.of({"limit": service.suspicion_limit, "accounts": curves})
 
 
-def _curves(ledger: Ledger, model: str) -> list[dict[str, object]]:
-    points, used = defaultdict[str, list[tuple[float, float]]](list), defaultdict[str, int](int)
-    for account in sorted(ledger.keys.usage()):
-        for event in ledger.keys.history(account):
-            if event.model == model and event.suspicion is not None:
-                points[account].append((event.at, event.suspicion))
-                used[account] += event.rows if event.outcome == "answered" else 0
-    return [
-        {"account": account, "used": used[account], "points": found[-POINTS:]}
-        for account, found in sorted(points.items(), key=lambda entry: -entry[1][-1][1])
-    ]
+def _curves(ledger: Ledger, model: str) -> list[dict[str, Any]]:
+    found = []
+    for account in ledger.keys.usage():
+        events = [event for event in ledger.keys.history(account) if event.model == model]
+        points = [(event.at, event.suspicion) for event in events if event.suspicion is not None]
+        if points:
+            used = sum(event.rows for event in events if event.outcome == "answered")
+            refused = any(event.outcome == "refused" for event in events)
+            found.append({"account": account, "used": used, "refused": refused, "points": points[-POINTS:]})
+    return sorted(found, key=_worst)
+
+
+def _worst(entry: dict[str, Any]) -> tuple[bool, float]:
+    """Accounts that were refused come first, then those of more suspicion."""
+    return not entry["refused"], -entry["points"][-1][1]
