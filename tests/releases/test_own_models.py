@@ -16,6 +16,7 @@ from samples import mlp, noise, task
 from stealguard.defenses import Rounding
 from stealguard.errors import Invalid, ReleaseError
 from stealguard.nets import Normalized
+from stealguard.releases import recipes
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -149,6 +150,33 @@ def test_a_release_of_a_package_loads_by_itself_and_one_of_the_users_code_does_n
     sg.releases.release.write_into(made.folder, made.model, {k: v for k, v in recipe.items() if k != "sha256"})
     with pytest.raises(ReleaseError, match="made from your own `my_module:net`"):
         sg.load(made.folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("mean", "0.5"),
+        ("std", [True]),
+        ("weights", {"file": 3}),
+        ("honest", {"served": 0.5}),
+        ("honest", {"served": 0.5, "inputs": 10, "curve": [[1, 2]]}),
+        ("data", {"name": "x", "train_sha256": "", "test_sha256": "", "reading": {"size": ["a", "b"]}}),
+    ],
+)
+def test_a_recipe_with_a_wrong_value_is_refused_by_its_key(key: str, value: Any) -> None:
+    sound = {**protected_recipe(), key: value}
+    with pytest.raises(ReleaseError, match=f"should hold `{key}`"):
+        recipes.check(sound, Path("recipe.json"))
+    recipes.check({name: kept for name, kept in protected_recipe().items() if name not in recipes.LATER}, Path("old"))
+
+
+def protected_recipe() -> dict[str, Any]:
+    return {
+        "net": "mlp", "structure": "", "shape": [4], "classes": 3, "names": [], "classes_given": None, "scaling": None,
+        "data": {"name": "x", "train_sha256": "", "test_sha256": ""}, "outliers": [],
+        "defense": {"name": "none", "settings": {}}, "training": {}, "start": None, "seed": 0, "history": [],
+        "created": "", "seconds": 0.0, "weights_sha256": "",
+    }  # fmt: skip
 
 
 def test_a_table_is_protected_in_its_own_units_and_audited_by_name(tmp_path: Path) -> None:

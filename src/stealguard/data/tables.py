@@ -6,9 +6,8 @@ A cell is a number, or words; nothing in it is evaluated.
 from __future__ import annotations
 
 import csv
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +75,7 @@ def read(kind: str, word: str, known: Columns | None = None, *, labels: bool = T
         notes.append(f"Columns that are not used: {_listed(unused)}.")
     if chosen not in table:
         return Encoded(x, None, (), columns, tuple(notes))
-    y = np.array([_word(cell, row, chosen) for row, cell in enumerate(table[chosen], 1)])
+    y = np.array(_words(chosen, table[chosen]))
     classes = _ordered(set(y.tolist()))
     rule = f"a target column of at most {CLASSES} classes (name another with `{kind}:{path}:COLUMN`)"
     require(len(classes) <= CLASSES, "data", rule, f"{len(classes):,} different values in `{chosen}`")
@@ -105,46 +104,53 @@ def encoded(table: Table, columns: Columns) -> Array:
 
 
 def _numbers(name: str, cells: Sequence[Any]) -> Array:
-    values = np.empty(len(cells))
-    for row, cell in enumerate(cells, 1):
-        value = _number(_present(cell, row, name))
-        if value is None:
-            raise Invalid("data", f"numbers in the column `{name}`", f"`{cell!s:.40}` in row {row}")
-        values[row - 1] = value
-    return values
+    values = _floats(cells)
+    if values is not None:
+        return values
+    row, cell = next((row, cell) for row, cell in enumerate(cells, 1) if _floats([_present(cell, row, name)]) is None)
+    raise Invalid("data", f"numbers in the column `{name}`", f"`{cell!s:.40}` in row {row}")
 
 
-def _one_hot(name: str, cells: Sequence[Any], words: Sequence[str]) -> Array:
-    place = {word: number for number, word in enumerate(words)}
-    block = np.zeros((len(cells), len(words)))
-    for row, cell in enumerate(cells, 1):
-        word = _word(cell, row, name)
-        if word not in place:
-            rule = f"a known category in the column `{name}` ({_listed(words)})"
-            raise Invalid("data", rule, f"`{word:.40}` in row {row}")
-        block[row - 1, place[word]] = 1
+def _one_hot(name: str, cells: Sequence[Any], categories: Sequence[str]) -> Array:
+    place, words = {word: number for number, word in enumerate(categories)}, _words(name, cells)
+    strange = next((row for row, word in enumerate(words) if word not in place), None)
+    if strange is not None:
+        rule = f"a known category in the column `{name}` ({_listed(categories)})"
+        raise Invalid("data", rule, f"`{words[strange]:.40}` in row {strange + 1}")
+    block = np.zeros((len(cells), len(categories)))
+    block[np.arange(len(cells)), [place[word] for word in words]] = 1
     return block
 
 
 def _categories(name: str, cells: Sequence[Any]) -> tuple[str, ...]:
     """The categories of a column in order; none where all of its cells are numbers."""
-    if all(_number(_present(cell, row, name)) is not None for row, cell in enumerate(cells, 1)):
+    if _floats(cells) is not None:
         return ()
-    words = {_word(cell, row, name) for row, cell in enumerate(cells, 1)}
+    words = set(_words(name, cells))
     rule = f"columns of numbers, or of at most {CATEGORIES} categories (leave this one out of the file)"
     require(len(words) <= CATEGORIES, "data", rule, f"{len(words):,} different words in `{name}`")
     return tuple(sorted(words))
 
 
-def _number(cell: Any) -> float | None:
-    """The finite number that a cell holds, or None."""
-    if not isinstance(cell, str | int | float | np.number | np.bool_) or (isinstance(cell, str) and "_" in cell):
-        return None
+def _floats(cells: Sequence[Any]) -> Array | None:
+    """The cells as finite numbers, (N,), or None where one of them is none."""
     try:
-        value = float(cell)
-    except (ValueError, OverflowError):
+        values = np.array(cells, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
         return None
-    return value if math.isfinite(value) else None
+    plain = values.ndim == 1 and bool(np.isfinite(values).all())
+    spelled = any(isinstance(cell, str) and "_" in cell for cell in cells)  # 1_000 is a word here
+    return values if plain and not spelled else None
+
+
+def _words(name: str, cells: Sequence[Any]) -> list[str]:
+    """The cells of a column as categories."""
+    known: dict[Any, str] = {}
+    for row, cell in enumerate(cells, 1):
+        if not isinstance(cell, Hashable) or cell not in known:
+            word = _word(cell, row, name)  # refuses what has no hash
+            known[cell] = word
+    return [known[cell] for cell in cells]
 
 
 def _present(cell: Any, row: int, name: str) -> Any:
