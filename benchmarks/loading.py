@@ -1,11 +1,11 @@
 """Data larger than memory: peak memory of an epoch on JPEGs of 3 x 224 x 224, and its time against torch's DataLoader.
 
-    python -m benchmarks.loading --pictures 2500 --rounds 3
+    python -m benchmarks.loading --pictures 1000 --rounds 3
 
 Pictures are decoded by row, whatever their number. The peak is that of a process of its own for `--pictures` of them,
-and for twice as many: it is flat if both are alike. The limit is 2 GB, of which torch's libraries take about 0.25. Times
-are those of `fit` on a folder and on shards, and of the same steps on a DataLoader with the same decoder; interleaved in
-one run, each with as many threads or worker processes as there are cores, and one thread for torch.
+and for five times as many: it is flat if both are alike. The limit is 2 GB, of which torch's libraries take about 0.25.
+Times are those of `fit` on a folder and on shards, and of the same steps on a DataLoader with the same decoder,
+interleaved in one run; each has as many threads or worker processes as there are cores, and torch has one thread.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def peak(data_name: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=2500)
+    parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -120,7 +120,7 @@ def main() -> None:
     pictures.KEPT = 0
     print(heading(given.rounds, 1))
     with tempfile.TemporaryDirectory() as made:
-        for n in given.pictures, 2 * given.pictures:
+        for n in given.pictures, 5 * given.pictures:
             folder = Path(made) / str(n)
             folder.mkdir()
             write(folder, n)

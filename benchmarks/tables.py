@@ -57,10 +57,12 @@ def control_charts(n: int = 3000, length: int = 60) -> Pair:
     return torch.from_numpy(x).float()[:, None], torch.from_numpy(y)
 
 
-def from_aeon(name: str) -> Pair:
+def from_aeon(folder: str, name: str) -> Pair:
     """The package's training and test signals together, by its files in the format .ts."""
-    folder = Path(str(find_spec("aeon").submodule_search_locations[0])) / "datasets" / "data" / name  # type: ignore[union-attr, index]
-    lines = [line for part in ("TRAIN", "TEST") for line in (folder / f"{name}_{part}.ts").read_text().splitlines()]
+    spec = find_spec("aeon")
+    assert spec is not None
+    home = Path(str((spec.submodule_search_locations or [""])[0])) / "datasets" / "data" / folder
+    lines = [line for part in ("TRAIN", "TEST") for line in (home / f"{name}_{part}.ts").read_text().splitlines()]
     rows = [line.split(":") for line in lines if line and line[0] not in "@#"]
     x = torch.tensor([[[float(value) for value in channel.split(",")] for channel in row[:-1]] for row in rows])
     words = sorted({row[-1].strip() for row in rows})
@@ -73,8 +75,8 @@ SOURCES: dict[str, Callable[[], Pair]] = {
     "digits-8x8": lambda: from_sklearn("digits"),
     "iris": lambda: from_sklearn("iris"),
     "control-charts": control_charts,
-    "power-demand": lambda: from_aeon("ItalyPowerDemand"),
-    "vowels": lambda: from_aeon("JapaneseVowels_eq"),
+    "power-demand": lambda: from_aeon("ItalyPowerDemand", "ItalyPowerDemand"),
+    "vowels": lambda: from_aeon("JapaneseVowels", "JapaneseVowels_eq"),
 }
 AEON = {"power-demand", "vowels"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,17 @@ def test_named_sets_are_made_at_the_shape_of_the_task_and_not_resized() -> None:
         named("spectrum", (5,), "pools", like=like)
     with pytest.raises(Invalid, match="a task beside it, from whose training inputs it is made"):
         named("noise", (5,), "pools")
+
+
+def test_what_limits_a_defense_is_known_before_it_is_trained() -> None:
+    assert list(roles.doubts(Stored(torch.rand(9, 1, 4, 4)), {})) == []
+    x = Stored(torch.rand(400, 3))
+    among, apart = Stored(torch.rand(200, 3)), Stored(torch.rand(200, 3) + 2)
+    assert roles.overlap(among, x) > 0.7
+    assert roles.overlap(apart, x) == 0
+    first, second = roles.doubts(x, {"among": among, "apart": apart})
+    assert "mixtures of task inputs" in first
+    assert re.match(r"[789]\d % of the outliers `among` lie as near to task inputs", second)
 
 
 def test_several_sets_and_one_labelled_set() -> None:

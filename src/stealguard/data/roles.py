@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from stealguard.data.sets import Role
 from stealguard.errors import require
 from stealguard.seeds import derive
 
+COMPARED, NUMBERS = 1000, 2**22  # inputs, and numbers in them, that outliers are compared with, at most
+DOUBTFUL = 0.1  # share of outliers among the inputs from which on it is said before a training
 HELD_OUT = 1 / 3  # of every outlier set: never trained on, so that an audit can query the family with unseen inputs
 
 
@@ -39,6 +42,42 @@ def chosen(names: Sequence[str], shape: tuple[int, ...]) -> str:
     made = [name for name in names if SETS[name].shape != shape]
     at = f", made with inputs of {' x '.join(map(str, shape))}" if made else ""
     return f"{' and '.join(names)}{at} (none were named)"
+
+
+def doubts(x: Inputs, families: Mapping[str, Inputs]) -> Iterator[str]:
+    """What is known beforehand to limit a defense that trains on outliers: nothing for images, and lines for others.
+
+    Args:
+        x: the task's training inputs (N, *shape).
+        families: the outliers by name.
+    """
+    if len(x.shape) == 4:
+        return
+    yield (
+        "These are no images. On the tables and signals that were measured, queries without the columns' joint "
+        "distribution gave poor clones, and mixtures of task inputs gave clones as good as without a defense "
+        "(docs/research/README.md). Audit with the pool `mixed` too."
+    )
+    for name, outliers in families.items():
+        share = overlap(outliers, x)
+        if share > DOUBTFUL:
+            yield (
+                f"{100 * share:.0f} % of the outliers `{name}` lie as near to task inputs as task inputs lie to each "
+                "other: the net can hardly tell these apart, and may answer honest inputs as outliers."
+            )
+
+
+def overlap(outliers: Inputs, x: Inputs) -> float:
+    """The share of the outliers whose nearest input is no farther than that of nearly all other inputs, in [0, 1].
+
+    Inputs are compared with a half of theirs, up to `COMPARED` of each; nearly all are all but a twentieth.
+    """
+    most = max(2, min(COMPARED, NUMBERS // math.prod(x.shape[1:])))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(derive(0, "overlap")))[: 2 * most]
+    inputs, others = x.rows(order).flatten(1).chunk(2)
+    asked = outliers.rows(torch.linspace(0, len(outliers) - 1, min(most, len(outliers))).long()).flatten(1)
+    usual = torch.cdist(others, inputs).amin(dim=1).quantile(0.95)
+    return (torch.cdist(asked, inputs).amin(dim=1) <= usual).double().mean().item()
 
 
 def family(name: str) -> str:

@@ -18,7 +18,7 @@ from stealguard import data as sets
 from stealguard.boxes.base import logits
 from stealguard.data.inputs import Inputs, Joined, Subset
 from stealguard.data.reading import fitted
-from stealguard.data.roles import chosen, divide, named, stand_ins
+from stealguard.data.roles import chosen, divide, doubts, named, stand_ins
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defended, Defense
 from stealguard.devices import choose, device_of
@@ -139,6 +139,8 @@ def protect(
         if outliers and progress:
             print(f"outliers: {chosen(outliers, shape)}", file=sys.stderr)
     families = _families(outliers, task, resize)
+    for doubt in doubts(task.train.x, {label: known for label, (known, _) in families.items()}) if progress else ():
+        print(f"notice: {doubt}", file=sys.stderr)
     require(bool(families) or not preset.defense.needs_outliers, "outliers", "given: this defense needs some", "none")
     for note in notes if progress else ():
         print(f"data: {note}", file=sys.stderr)
