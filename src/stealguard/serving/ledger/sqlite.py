@@ -202,15 +202,14 @@ class SqliteLedger(Serving):
             await asyncio.to_thread(states.flush)
 
     def _add(self, events: Sequence[Event]) -> None:
-        """Write events, and remove about as many that are too old, or more."""
+        """Write events, and remove some that are too old, more of them than were written."""
         rows = [(*event[:-1], json.dumps(event.hashes) if event.hashes else None) for event in events]
-        oldest = "SELECT rowid FROM history ORDER BY rowid LIMIT ?"
+        latest = time.time() - self._kept
         with self._transaction("NORMAL") as db:
             db.executemany("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            db.execute(
-                f"DELETE FROM history WHERE rowid IN ({oldest}) AND at < ?",
-                (2 * len(rows) + 100, time.time() - self._kept),
-            )
+            if db.execute("SELECT at FROM history ORDER BY rowid LIMIT 1").fetchone()[0] < latest:
+                oldest = "SELECT rowid FROM history ORDER BY rowid LIMIT ?"
+                db.execute(f"DELETE FROM history WHERE rowid IN ({oldest}) AND at < ?", (2 * len(rows) + 100, latest))
 
     async def _release(self) -> None:
         await asyncio.to_thread(self._writer.shutdown)
