@@ -256,7 +256,7 @@ def test_a_response_is_read_up_to_a_limit(url: str, model: Model, monkeypatch: p
 
 @given(st.binary(max_size=200), st.none() | st.integers(-5, 300))
 def test_any_body_is_an_answer_or_a_fault(body: bytes, length: int | None) -> None:
-    served = remote.Served("m", "", "input", "FP32", (2,), "p", 3, (), 64, True, "")
+    served = remote.Told("m", "", "input", "FP32", (2,), "p", 3, (), 64, True, "")
     heads = {} if length is None else {remote.BINARY: str(length)}
     outputs = b'{"outputs":[{"name":"p","datatype":"FP32","shape":[1,3],"parameters":{"binary_data_size":12}}]}'
     for reply in (Response(200, heads, body), Response(200, {remote.BINARY: str(len(outputs))}, outputs + body)):

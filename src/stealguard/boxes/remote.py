@@ -35,7 +35,7 @@ _PATH = re.compile(
 )
 
 
-class Served(NamedTuple):
+class Told(NamedTuple):
     """What a server tells of a model; `shape` is () and `classes` 0 where it does not."""
 
     name: str
@@ -242,7 +242,7 @@ def _address(url: str) -> tuple[str, str, str]:
 def _served(
     metadata: Mapping[str, Any], told: Mapping[str, Any], name: str, version: str, output: str, rows: int | None,
     url: str,
-) -> Served:  # fmt: skip
+) -> Told:  # fmt: skip
     parameters = _object(metadata.get("parameters"))
     entry, leaving = _input(metadata, url), _output(metadata, output, url)
     shape, columns = _shape(entry), _shape(leaving)[-1]
@@ -253,7 +253,7 @@ def _served(
     size = (8 if entry["datatype"] == "FP64" else 4 if binary else 16) * math.prod(known)  # bytes, about 16 in JSON
     fitting = max(1, LARGEST_BODY // size) if known else ROWS
     classes = 0 if columns < 1 else max(2, columns)
-    return Served(
+    return Told(
         name=name, version=version, input=str(entry["name"]), input_type=str(entry["datatype"]),
         shape=known, output=str(leaving["name"]), classes=classes,
         names=_names({**_object(leaving.get("parameters")), **parameters}, classes),
@@ -324,7 +324,7 @@ def _identity(parameters: Mapping[str, Any]) -> str:
 # One request -------------------------------------------------------------------------------------------------------
 
 
-def _request(x: NDArray[Any], served: Served) -> tuple[bytes, dict[str, str]]:
+def _request(x: NDArray[Any], served: Told) -> tuple[bytes, dict[str, str]]:
     """The body and the headers that ask for the answers to `x`, (N, *shape)."""
     import orjson
 
@@ -342,7 +342,7 @@ def _request(x: NDArray[Any], served: Served) -> tuple[bytes, dict[str, str]]:
     return header + data.tobytes(), headers
 
 
-def _tensor(reply: Response, served: Served, n: int, url: str) -> NDArray[Any]:
+def _tensor(reply: Response, served: Told, n: int, url: str) -> NDArray[Any]:
     """The output (n, K) in a response.
 
     Raises:
