@@ -12,7 +12,7 @@ BROWSER := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(
 demo: $(VENV)/installed
 	$(BIN)/stealguard demo
 
-test: $(VENV)/tests lint  ## the whole suite, with coverage; browser tests need Chromium
+test: $(VENV)/tests lint  ## the whole suite, with coverage; browser tests need Chromium, Redis tests redis-server
 	$(PYTEST) --cov --cov-fail-under=90
 
 test-fast: $(VENV)/tests  ## what tells most in the least time, without coverage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +13,16 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 import stealguard as sg
+from browsing import Browser, find_chromium
 from samples import noise, task
 
 # No test depends on time: a slow machine is not a failure.
 settings.register_profile("stealguard", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("stealguard"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") or os.environ.get("STEALGUARD_CI") else "stealguard")
+
+
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,3 +67,10 @@ def ini_release(once: Callable[[str, Callable[[Path], object]], Path]) -> sg.Rel
 def folder(tmp_path: Path, ini_release: sg.Release) -> Path:
     """A copy of the release's folder, for tests that write into it."""
     return Path(shutil.copytree(ini_release.folder, tmp_path / "ini"))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    opened = Browser(find_chromium(), tmp_path_factory.mktemp("chromium"))
+    yield opened
+    opened.close()

@@ -12,12 +12,12 @@ import numpy as np
 from samples import noise, task
 
 
-def write_sets(folder: Path) -> Path:
-    """A task, outliers and a pool as npz files."""
+def write_sets(folder: Path, shape: tuple[int, ...] = (1, 28, 28)) -> Path:
+    """A task, outliers and a pool as npz files, of inputs of that shape."""
     names = ("train_x", "train_y", "test_x", "test_y")
-    np.savez(folder / "task.npz", **{name: part.numpy() for name, part in zip(names, task(200), strict=True)})
-    np.savez(folder / "outliers.npz", x=noise(90).numpy())
-    np.savez(folder / "pool.npz", x=noise(120, seed=7).numpy())
+    np.savez(folder / "task.npz", **{name: part.numpy() for name, part in zip(names, task(200, shape), strict=True)})
+    np.savez(folder / "outliers.npz", x=noise(90, shape).numpy())
+    np.savez(folder / "pool.npz", x=noise(120, shape, seed=7).numpy())
     return folder
 
 
@@ -32,5 +32,5 @@ def tiny(sets: Path, **changes: Any) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """For processes of a test: this one's import path, and one thread."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    """For processes of a test: this one's import path, and its one thread."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

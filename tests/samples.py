@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stealguard.boxes.accounts import Account, Accounts
 from stealguard.defenses.base import Defended, Defense, Rule
+from stealguard.seeds import seeded
 from stealguard.training import Training, fit
 from stealguard.training.combine import COMBINES
 
@@ -37,6 +38,12 @@ def noise(n: int, shape: tuple[int, ...] = (1, 28, 28), seed: int = 3) -> Tensor
 
 def mlp(inputs: int = 16, classes: int = 3) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, 24), nn.ReLU(), nn.Linear(24, classes))
+
+
+def linear(inputs: int = 784, classes: int = 10) -> nn.Module:
+    """Learns blobs in little time; the same net at each call."""
+    with seeded(0):
+        return nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
 
 
 def boxed(model: Defended, shape: tuple[int, ...] = (16,)) -> Account:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from stealguard.files import set_aside, sha256, sync, write_text
+from stealguard.files import appending, check_regular, opened, read_text, replacing, set_aside, sha256, sync, write_text
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -68,3 +71,40 @@ def test_a_damaged_file_makes_way(tmp_path: Path) -> None:
         assert set_aside(path) == tmp_path / "c.pt.damaged"
     assert not path.exists()
     assert (tmp_path / "c.pt.damaged").read_text() == "two"
+
+
+@pytest.mark.parametrize("read", [opened, appending, read_text, sha256, check_regular])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(read, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("pipe", "device", "loop", "."):
+        with pytest.raises(
+            OSError, match=rf"(Not a regular|Is a directory|Too many levels|No such device).*{re.escape(name)}"
+        ):
+            read(tmp_path / name)
+
+
+DYING = """
+import os, sys
+from pathlib import Path
+from stealguard.files import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os._exit(0)
+"""
+
+
+def test_the_draft_of_a_killed_process_is_removed_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    subprocess.run([sys.executable, "-c", DYING, str(path)], check=True)
+    (draft,) = tmp_path.iterdir()
+    (tmp_path / ".file.txt.of-another").touch()
+    with replacing(path) as mine:
+        assert not draft.exists()
+        with replacing(path) as other:  # a process that runs keeps its own
+            other.write_text("other")
+        assert mine.exists()
+        mine.write_text("whole")
+    assert path.read_text() == "whole"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".file.txt.of-another", "file.txt"]

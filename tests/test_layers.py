@@ -88,18 +88,13 @@ def test_public_names_of_a_package_all_exist(package: str) -> None:
         assert not name.startswith("_")
 
 
-# A kind of attack and of training; what runs a comparison and what computes a release's heads; a part of a task and of
-# one defense's own data.
-TWICE = {"Augmentation", "Engine", "Split"}
-
-
 def test_no_two_public_classes_have_the_same_name() -> None:
     where = defaultdict[str, list[str]](list)
     for path in FILES:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 where[node.name].append(str(path.relative_to(HOME)))
-    assert {name: files for name, files in where.items() if len(files) > 1 and name not in TWICE} == {}
+    assert {name: files for name, files in where.items() if len(files) > 1} == {}
 
 
 @pytest.mark.parametrize("table", [ATTACKS, DEFENSES], ids=["attacks", "defenses"])

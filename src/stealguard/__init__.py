@@ -19,7 +19,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from stealguard import attacks, boxes, combine, data, defenses, losses, nets, report, surrogate
     from stealguard.attacks.base import Attack
-    from stealguard.auditing import Given, Victim, audit
+    from stealguard.auditing import Given, Remote, Victim, audit
     from stealguard.comparing import compare
     from stealguard.defenses.base import Defense
     from stealguard.defenses.ini import InI
@@ -37,6 +37,7 @@ __all__ = [
     "Given",
     "InI",
     "Release",
+    "Remote",
     "StealguardError",
     "Training",
     "Victim",
@@ -67,6 +68,7 @@ _HOMES = {
     "Given": "auditing",
     "InI": "defenses.ini",
     "Release": "releases",
+    "Remote": "auditing",
     "StealguardError": "errors",
     "Training": "training",
     "Victim": "auditing",

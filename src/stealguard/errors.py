@@ -118,6 +118,26 @@ def disk_error(error: BaseException | None) -> OSError | None:
     return error
 
 
+def memory_error(error: BaseException | None) -> MemoryError | None:
+    """The lack of memory behind an error, if there is one: torch raises a RuntimeError of its allocator instead.
+
+    >>> memory_error(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."))
+    MemoryError('There is not enough memory: you tried to allocate 9 bytes.')
+    """
+    while error is not None:
+        text = str(error)
+        if isinstance(error, MemoryError):
+            return error if text else MemoryError("There is not enough memory.")
+        if isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY):
+            said = text.splitlines()[0].partition("memory: ")[2] or text.splitlines()[0]
+            return MemoryError(f"There is not enough memory: {said}")
+        error = error.__cause__ or error.__context__
+    return None
+
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
 def one_line(error: BaseException, limit: int = 2_000) -> str:
     """What an error says, in one line of at most about `limit` characters.
 

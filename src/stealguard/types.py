@@ -82,6 +82,14 @@ class Guard(Protocol):
         """Answers (at most N, K) to inputs `x` (N, *shape) in [0, 1], and what is remembered from now on."""
         ...
 
+    def passed(self, outputs: Mapping[str, Tensor], state: State, /) -> Tensor | None:
+        """Which of the next inputs, (at most N,), the net itself answers; None where it answers all."""
+        ...
+
+    def at(self, strictness: float, /) -> Guard | None:
+        """The guard without memory at another strictness, in log odds; None where it has none."""
+        ...
+
 
 class Probabilities(NamedTuple):
     """Answers that are rows on the simplex over `classes` classes, with the classes' names where they are known."""

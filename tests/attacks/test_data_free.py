@@ -254,6 +254,7 @@ class TestLabelsAlone:
 
 
 class TestLearning:
+    @pytest.mark.slow
     @ALL
     def test_a_linear_box_is_learned(self, attack: Any) -> None:
         victim, clone = linear_victim(), untrained()
@@ -261,6 +262,7 @@ class TestLearning:
         replace(attack, budget=12_000)(Metered(Boxed(victim, (16,)), 12_000), POOL, clone, seed=0)
         assert same(victim, clone, noise(2000, (16,), seed=9)) > 0.9
 
+    @pytest.mark.slow
     @ON_LABELS
     def test_a_linear_box_is_learned_from_labels(self, attack: Any) -> None:
         victim, clone = linear_victim(), untrained()
@@ -273,6 +275,7 @@ class TestLearning:
         assert isinstance(pair, Vote)
         assert same(victim, pair, noise(2000, (16,), seed=9)) > 0.9
 
+    @pytest.mark.slow
     def test_the_generator_approaches_a_proxy_pool(self) -> None:
         """Without the term of the clone, the queries of the GAN come to be distributed as the pool is."""
         pool = torch.cat([0.1 * noise(400, (8,)), 0.9 + 0.1 * noise(400, (8,), seed=4)], dim=1)
@@ -286,6 +289,7 @@ class TestLearning:
             distance[proxy] = (torch.cat(box.seen).mean(dim=0) - pool.mean(dim=0)).abs().mean().item()
         assert distance[True] < 0.5 * distance[False]
 
+    @pytest.mark.slow
     def test_the_diversity_term_evens_the_classes(self) -> None:
         """It spreads the queries over the classes of a box that seldom answers some."""
         victim = linear_victim()
@@ -359,10 +363,10 @@ class TestAlternation:
 @pytest.mark.slow
 @pytest.mark.parametrize("labels", [False, True], ids=["soft", "hard"])
 def test_images_are_learned_without_a_pool(labels: bool) -> None:
-    """A small net on blobs of 28 x 28 pixels: DisGUIDE's clone agrees on blobs that it never saw."""
-    x, y = blobs(2000)
+    """A small net on blobs of 16 x 16 pixels: DisGUIDE's clone agrees on blobs that it never saw."""
+    x, y = blobs(2000, (1, 16, 16))
     torch.manual_seed(0)
-    victim = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
+    victim = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10))
     optimizer = torch.optim.Adam(victim.parameters(), 1e-3)
     for _ in range(200):
         rows = torch.randint(len(x), (128,))
@@ -370,8 +374,10 @@ def test_images_are_learned_without_a_pool(labels: bool) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    clone = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
-    plain = Boxed(victim, (1, 28, 28))
-    box = Metered(Labels(plain) if labels else plain, 15_000)
-    DisGUIDE(15_000, replay_steps=1)(box, torch.zeros(1, 1, 28, 28), clone, seed=0)
+    clone = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10))
+    plain = Boxed(victim, (1, 16, 16))
+    box = Metered(Labels(plain) if labels else plain, 10_000)
+    DisGUIDE(10_000, replay_steps=1, training=Alternating(batch=128, width=8))(
+        box, torch.zeros(1, 1, 16, 16), clone, seed=0
+    )
     assert same(victim, clone, x) > (0.6 if labels else 0.8)

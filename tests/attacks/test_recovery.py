@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor
@@ -27,7 +29,8 @@ from stealguard.seeds import seeded
 from stealguard.simplex import reverse_sigmoid
 
 METHODS = {"d-dae": d_dae, "p-bayes": p_bayes}
-POOL, LABELS = blobs(3000, (16,), classes=3)
+MANY, _ = blobs(3000, (16,), classes=3)  # enough for shadow models that are certain of some classes
+POOL = MANY[:1000]
 
 
 def rows(n: int, k: int = 10, seed: int = 0) -> Tensor:
@@ -41,6 +44,16 @@ def resources(k: int = 3, seed: int = 5, pool: Tensor = POOL) -> Resources:
             return mlp(classes=k)
 
     return Resources(pool, fresh, seed)
+
+
+@cache
+def clean_answers(seed: int, pool: Tensor) -> Tensor:
+    return shadow_answers(resources(seed=seed, pool=pool))
+
+
+def similar_answers(pool: Tensor = POOL) -> Tensor:
+    """What a victim answers that is similar to the shadow models, and is none of them: clean rows (300, 3)."""
+    return clean_answers(8, pool)[-300:]
 
 
 def l1(a: Tensor, b: Tensor) -> float:
@@ -115,18 +128,18 @@ def test_answers_without_a_defense_are_left_alone(method: Method) -> None:
     assert torch.equal(recovery.recovery(method, rows(1500), true, seed=0)(true), true)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_classes_that_no_shadow_model_is_certain_of_are_recovered(method: Method) -> None:
-    clean, true = shadow_answers(resources()), shadow_answers(resources(seed=8))[-300:]
+    clean, true = clean_answers(5, MANY), similar_answers(MANY)
     perturbed = reverse_sigmoid(true)
     assert l1(recovery.recovery(method, clean, perturbed, seed=0)(perturbed), true) < l1(perturbed, true) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_recovery_spends_no_query_of_its_own(name: str) -> None:
-    true = shadow_answers(resources(seed=8))[
-        -300:
-    ]  # a victim that is similar to the shadow models, and is none of them
+    true = similar_answers()
     metered = Metered(lambda x: mixing(true[: len(x)], 0.9), 500)
     box = treated(metered, [name], resources())
     assert metered.spent == 0
@@ -139,6 +152,7 @@ def test_recovery_spends_no_query_of_its_own(name: str) -> None:
     assert torch.equal(again(noise(300, (16,))), got)
 
 
+@pytest.mark.slow
 def test_recovery_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     box = treated(Metered(lambda x: mixing(rows(len(x), 3), 0.9), 500), ["d-dae"], resources())
     assert isinstance(box, Recovered)
@@ -147,6 +161,7 @@ def test_recovery_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     box(noise(1, (16,)))
 
 
+@pytest.mark.slow
 def test_rows_of_zeros_stay_zeros() -> None:
     box = treated(Metered(lambda x: F.one_hot(torch.arange(len(x)) % 3, 3).float(), 500), [], None)
     recovered = Recovered(box, resources(), method=p_bayes)

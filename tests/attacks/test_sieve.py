@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +37,7 @@ def right(clone: nn.Module) -> float:
     return (clone(x).argmax(dim=1) == task(x)).float().mean().item()
 
 
+@pytest.mark.slow
 def test_it_learns_the_honest_answers_among_linear_decoys() -> None:
     sieved = right(clone(Sieve(budget=4000, training=LONG, sieve=LONG)))
     assert sieved > right(clone(Knockoff(budget=4000, training=LONG))) + 0.2

@@ -78,6 +78,7 @@ def audit(victim: Any, store: Path, **changes: Any) -> list[Row]:
     return sg.audit(victim, **(given | changes), store=store)
 
 
+@pytest.mark.slow
 def test_rows_tell_the_number_of_accounts_and_more_of_them_steal_more(victim: sg.Release, tmp_path: Path) -> None:
     one, ten, all_apart = audit(victim, tmp_path / "rows.sqlite", accounts=(1, 10, 120))
     assert [row.accounts for row in (one, ten, all_apart)] == [1, 10, 120]
@@ -88,6 +89,7 @@ def test_rows_tell_the_number_of_accounts_and_more_of_them_steal_more(victim: sg
     assert audit(victim, tmp_path / "rows.sqlite", accounts=10) == [ten], "a row is kept"
 
 
+@pytest.mark.slow
 def test_a_refused_account_gets_no_more_answers_and_the_attacker_moves_on(tmp_path: Path) -> None:
     release = protected(Trusting(refuses=True), tmp_path / "b")
     rows = audit(release, tmp_path / "rows.sqlite", accounts=[1, 5, 20, 40])
@@ -95,6 +97,7 @@ def test_a_refused_account_gets_no_more_answers_and_the_attacker_moves_on(tmp_pa
     assert [row.queries for row in rows] == [6, 30, 120, 120]
 
 
+@pytest.mark.slow
 def test_accounts_of_a_victim_that_does_not_tell_them_apart_are_skipped(tmp_path: Path) -> None:
     asked = []
 
@@ -151,6 +154,7 @@ class TestSearch:
         metrics = {**row.metrics, "clone_accuracy": 0.1, "renamed_accuracy_20": 0.7}
         assert reached(replace(row, metrics=metrics)) == 0.7
 
+    @pytest.mark.slow
     def test_the_accounts_that_an_attacker_of_a_guard_needs(self, victim: sg.Release, tmp_path: Path) -> None:
         shown: list[Row] = []
         given: dict[str, Any] = {"data": DATA, "store": tmp_path / "rows.sqlite", "progress": False}

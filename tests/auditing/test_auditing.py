@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,11 +14,13 @@ import torch
 from torch import Tensor
 
 import stealguard as sg
-from samples import mlp, noise, task
+from grids import environment
+from samples import linear, mlp, noise, task
 from stealguard.attacks import Knockoff
 from stealguard.attacks.transfer import random_queries
 from stealguard.auditing import run as auditing
 from stealguard.auditing.plan import architecture
+from stealguard.boxes import Accounts
 from stealguard.defenses import EDM, PRADA
 from stealguard.errors import BoxFault, Invalid
 from stealguard.results import Row, Store
@@ -28,13 +29,15 @@ SHORT = Knockoff(budget=100, training=sg.Training(epochs=1, batch=32))
 
 
 def audit(release: Any, **changes: Any) -> list[Row]:
+    """An audit with clones that take little time, unless `clone` is given."""
     given: dict[str, Any] = {"attacks": [SHORT], "pools": [noise(150)], "data": task(), "progress": False}
-    return sg.audit(release, **(given | changes))
+    return sg.audit(release, **(given | {"clone": linear()} | changes))
 
 
 def test_a_row_says_what_happened(folder: Path) -> None:
-    soft, hard = audit(folder)
+    soft, hard = audit(folder, clone=None)
     release = sg.load(folder)
+    assert soft.clone == "given:Normalized", "of the architecture of the release"
     assert (soft.labels, hard.labels) == ("soft", "hard")
     assert soft.queries == soft.budget == 100
     _, _, x, y = task()
@@ -54,6 +57,7 @@ def test_a_second_audit_computes_nothing_again(folder: Path, monkeypatch: pytest
         audit(folder, seeds=[1])
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_clone(folder: Path, tmp_path: Path) -> None:
     def accuracies(name: str, seeds: list[int]) -> list[float | None]:
         return [row.clone_accuracy for row in audit(folder, store=tmp_path / name, seeds=seeds)]
@@ -63,6 +67,7 @@ def test_the_seed_decides_the_clone(folder: Path, tmp_path: Path) -> None:
     assert accuracies("c.sqlite", [1]) == one[2:], "a seed's clone does not depend on the others"
 
 
+@pytest.mark.slow
 def test_a_knockoff_of_an_undefended_net_works(tmp_path: Path) -> None:
     plain = sg.protect("lenet5", task(2000), defense="none", epochs=3, out=tmp_path / "plain", progress=False)
     x = task(2000)[0]
@@ -73,6 +78,7 @@ def test_a_knockoff_of_an_undefended_net_works(tmp_path: Path) -> None:
     assert (row.agreement or 0) > 0.9
 
 
+@pytest.mark.slow
 def test_a_tabular_classifier_is_protected_and_audited(tmp_path: Path) -> None:
     from sklearn.datasets import load_breast_cancer
 
@@ -86,11 +92,12 @@ def test_a_tabular_classifier_is_protected_and_audited(tmp_path: Path) -> None:
         net, data, outliers=[noise(900, x.shape[1:])], defense=sg.InI(delta=0.0),
         training=sg.Training(batch=32, lr=0.02), epochs=30, out=tmp_path / "table", progress=False,
     )  # fmt: skip
-    soft, _hard = audit(release, data=data, pools=[noise(150, x.shape[1:], seed=5)])
+    soft, _hard = audit(release, data=data, clone=None, pools=[noise(150, x.shape[1:], seed=5)])
     assert (soft.benign_accuracy or 0) > 0.9
     assert soft.clone == "given:Sequential"
 
 
+@pytest.mark.slow
 def test_an_in_family_pool_is_what_was_held_out(tmp_path: Path) -> None:
     family = noise(240)
     release = sg.protect(
@@ -140,6 +147,7 @@ def test_a_guard_that_refuses_ends_the_attack_and_costs_honest_users_too(tmp_pat
     assert not answers.exists()
 
 
+@pytest.mark.slow
 def test_a_guard_that_remembers_is_asked_again_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = sg.protect("lenet5", task(300), defense=PRADA(delta=1.0), epochs=1, out=tmp_path / "a", progress=False)
     planned = {"attacks": [Knockoff(200, SHORT.training)], "pools": [noise(300)], "labels": ["soft"]}
@@ -156,15 +164,16 @@ def test_a_guard_that_remembers_is_asked_again_after_a_kill(tmp_path: Path, monk
     assert (row.queries, row.clone_accuracy) == (alone.queries, alone.clone_accuracy)
 
 
+@pytest.mark.slow
 def test_a_clone_has_the_users_architecture_and_not_the_defenses(tmp_path: Path) -> None:
     release = sg.protect(
         "lenet5", task(200), outliers=[noise(60)], defense=EDM(members=2), epochs=1, out=tmp_path / "edm",
         progress=False,
     )  # fmt: skip
-    clone = architecture(release, None, 10, torch.device("cpu")).fresh(noise(2), seed=0)
+    clone = architecture(release, None, 10, torch.device("cpu"), release.shape).fresh(noise(2), seed=0)
     plain = sg.nets.build("lenet5", noise(4), 10, seed=0)
     assert {k: v.shape for k, v in clone.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
-    (row, _) = audit(release)
+    (row, _) = audit(release, clone=None)
     assert (row.status, row.victim.metrics["top_1_kept"], row.victim.metrics["distortion"]) == ("ok", 1, 0)
 
 
@@ -200,7 +209,7 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from stealguard.results import Store
-put, left = Store.put, [{rows}]
+put, left = Store.put, [3]
 def dying(store, row):
     put(store, row)
     left[0] -= 1
@@ -208,98 +217,99 @@ def dying(store, row):
         os.kill(os.getpid(), signal.SIGKILL)
 Store.put = dying
 from test_auditing import audit
-audit({folder!r}, seeds=range(6), store={store!r})
+audit({folder!r}, seeds=range(3), store={store!r})
 """
 
 
+def kill(code: str, **words: Path) -> None:
+    """Run code of this module that ends by SIGKILL."""
+    code = code.format(tests=str(Path(__file__).parent), **{key: str(path) for key, path in words.items()})
+    ended = subprocess.run([sys.executable, "-c", code], env=environment(), check=False)
+    assert ended.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
 def test_an_audit_that_was_sigkilled_goes_on_to_the_same_rows(folder: Path, tmp_path: Path) -> None:
-    """It is killed when its fifth row of twelve is in the store."""
-
-    def run(store: Path, die_after: int) -> int:
-        code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder), store=str(store), rows=die_after)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        return subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode
-
+    """It is killed when its third row of six is in the store."""
     killed, whole = tmp_path / "killed.sqlite", tmp_path / "whole.sqlite"
-    assert run(killed, die_after=5) == -signal.SIGKILL
+    kill(KILLED, folder=folder, store=killed)
     finished = {row.key: row.when for row in Store(killed)}
-    assert len(finished) == 5, "killed in the middle"
-    assert run(killed, die_after=0) == run(whole, die_after=0) == 0
+    assert len(finished) == 3, "killed in the middle"
+    for store in (killed, whole):
+        audit(folder, seeds=range(3), store=store)
     assert finished.items() <= {row.key: row.when for row in Store(killed)}.items(), "nothing was computed again"
     stores = [sorted(Store(path), key=lambda row: row.key) for path in (killed, whole)]
     results = [[(row.key, row.clone_accuracy, row.agreement) for row in rows] for rows in stores]
     assert results[0] == results[1]
-    assert len(results[0]) == 12
+    assert len(results[0]) == 6
 
 
 KILLED_INSIDE = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
+from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from test_auditing import audit
-from stealguard.boxes import accounts
-log = open({log!r}, "a")
-answer = accounts.Accounts.answer
-def logged(self, account, x):
-    if len(x) == 1024:  # the test set is smaller
-        print(len(x), file=log, flush=True)
-    return answer(self, account, x)
-accounts.Accounts.answer = logged
 from stealguard.attacks import knockoff
-fit = knockoff.fit
-def dying(*a, **k):
-    if os.environ.get("DIE"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return fit(*a, **k)
-knockoff.fit = dying
-from samples import noise
-(row,) = audit({folder!r}, labels=["soft"], pools=[noise(4096)], store={store!r},
-               attacks=[knockoff.Knockoff(budget=4096, training=knockoff.Training(epochs=1))])
-print(row.status, row.queries, row.clone_accuracy, row.agreement)
+from test_auditing import asking_much
+knockoff.fit = lambda *given, **options: os.kill(os.getpid(), signal.SIGKILL)
+asking_much(Path({folder!r}), Path({store!r}), Path({log!r}))
 """
 
 
-def test_an_attack_killed_after_its_queries_pays_for_none_of_them_again(folder: Path, tmp_path: Path) -> None:
-    def run(store: str, die: bool) -> tuple[str, int]:
-        log = tmp_path / f"{store}.log"
-        code = KILLED_INSIDE.format(
-            tests=str(Path(__file__).parent), folder=str(folder), store=str(tmp_path / store), log=str(log)
-        )
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)} | ({"DIE": "1"} if die else {})
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == (-signal.SIGKILL if die else 0), done.stderr
-        return done.stdout, len(log.read_text().splitlines())
+def asking_much(folder: Path, store: Path, log: Path) -> Row:
+    """A row of 4,096 queries; each request of 1,024 inputs is a line of the log (the test set is smaller)."""
+    answer = Accounts.answer
 
-    assert run("killed.sqlite", die=True) == ("", 4)
-    again, asked = run("killed.sqlite", die=False)
-    whole, _ = run("whole.sqlite", die=False)
-    assert asked == 4, "the four chunks that were answered before the kill, and no more"
-    assert again == whole
-    assert again.startswith("ok 4096 ")
+    def logged(accounts: Accounts, account: str, x: Tensor) -> Tensor:
+        if len(x) == 1024:
+            with log.open("a") as file:
+                print(len(x), file=file)
+        return answer(accounts, account, x)
+
+    attack = Knockoff(budget=4096, training=sg.Training(epochs=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Accounts, "answer", logged)
+        (row,) = audit(folder, labels=["soft"], pools=[noise(4096)], store=store, attacks=[attack])
+    return row
+
+
+@pytest.mark.slow
+def test_an_attack_killed_after_its_queries_pays_for_none_of_them_again(folder: Path, tmp_path: Path) -> None:
+    killed, log = tmp_path / "killed.sqlite", tmp_path / "killed.log"
+    kill(KILLED_INSIDE, folder=folder, store=killed, log=log)
+    assert log.read_text().count("1024") == 4
+    again = asking_much(folder, killed, log)
+    assert log.read_text().count("1024") == 4, "the four requests that were answered before the kill, and no more"
+    whole = asking_much(folder, tmp_path / "whole.sqlite", tmp_path / "whole.log")
+    results = [(row.status, row.queries, row.clone_accuracy, row.agreement) for row in (again, whole)]
+    assert results[0] == results[1]
+    assert results[0][:2] == ("ok", 4096)
     assert not list(tmp_path.glob("*.answers"))
 
 
 class TestOwnedSamples:
+    @pytest.mark.slow
     def test_samples_to_tune_on_come_with_the_no_theft_accuracy(self, folder: Path) -> None:
         without, tuned = audit(folder, labels=["soft"], own=[0, 100])
         assert (without.own, without.no_theft, tuned.own) == (0, None, 100)
         assert (tuned.no_theft or 0) > 0.5, "a hundred samples of blobs teach a net something"
         assert (tuned.clone_accuracy or 0) > (without.clone_accuracy or 0)
 
+    @pytest.mark.slow
     def test_queries_near_the_task(self, folder: Path) -> None:
         (row,) = audit(folder, labels=["soft"], pools=["own:50"])
         assert (row.pool, row.own, row.queries) == ("own:50", 50, 100)
         assert row.no_theft is not None
 
+    @pytest.mark.slow
     def test_the_no_theft_accuracy_is_computed_once_a_seed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn = []
         monkeypatch.setattr(auditing, "no_theft_accuracy", lambda *a, seed: drawn.append(seed) or 0.5)
         audit(folder, own=[30], seeds=[0, 1], treatments=["", "sharpen"])
         assert len(set(drawn)) == len(drawn) == 4, "30 samples, and the 20 that renaming is compared with, of two seeds"
 
+    @pytest.mark.slow
     def test_every_row_has_what_twenty_samples_alone_give(self, folder: Path) -> None:
         (row,) = audit(folder, labels=["soft"])
         (owning,) = audit(folder, labels=["soft"], own=[20])
@@ -325,8 +335,8 @@ class TestTreatments:
 
     def test_an_attack_without_meaning_is_a_row_that_says_why(self, tmp_path: Path) -> None:
         release = sg.protect(mlp(), task(200, (16,), 3), defense="none", epochs=1, out=tmp_path / "a", progress=False)
-        (row,) = audit(release, net=mlp(), data=task(200, (16,), 3), pools=[noise(150, (16,))], labels=["soft"],
-                       treatments=["smooth"])  # fmt: skip
+        (row,) = audit(release, net=mlp(), clone=None, data=task(200, (16,), 3), pools=[noise(150, (16,))],
+                       labels=["soft"], treatments=["smooth"])  # fmt: skip
         assert (row.status, row.queries) == ("skip", 0)
         assert row.reason == "Smoothing turns and shifts images, and these inputs are not images."
 

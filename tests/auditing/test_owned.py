@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import stealguard as sg
-from samples import blobs, mlp, noise, task
+from samples import blobs, linear, mlp, noise, task
 from stealguard.attacks import Knockoff
 from stealguard.auditing.owned import fine_tuned, near, near_task, no_theft_accuracy, owned
 from stealguard.data import SETS, Split
@@ -87,13 +87,14 @@ class TestNearTask:
         assert near_task("own:20", task_of(task(300))) is None
         assert near_task("digits", task_of(task(300, (16,), 3))) is None, "a task of another kind"
 
+    @pytest.mark.slow
     def test_a_row_has_what_the_pool_gives_without_theft(
         self, digits: Callable[..., None], folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         digits()
-        attack = Knockoff(budget=100, training=sg.Training(epochs=1, batch=32))
-        (row,) = sg.audit(folder, [attack], "digits", "soft", data=task(), progress=False)
+        attack, clone = Knockoff(budget=100, training=sg.Training(epochs=1, batch=32)), linear()
+        (row,) = sg.audit(folder, [attack], "digits", "soft", data=task(), clone=clone, progress=False)
         assert (row.pool, row.queries, row.own, row.in_family) == ("digits", 100, 0, False)
         assert row.metrics["no_theft_pool"] > 0.8, "inputs of the task itself, with their labels"
-        (other,) = sg.audit(folder, [attack], noise(150), "soft", data=task(), progress=False)
+        (other,) = sg.audit(folder, [attack], noise(150), "soft", data=task(), clone=clone, progress=False)
         assert "no_theft_pool" not in other.metrics

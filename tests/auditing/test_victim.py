@@ -54,6 +54,7 @@ def check(rows: list[Any], folder: Path) -> None:
     assert "not known" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_bare_function_of_arrays_is_audited(net: nn.Module, tmp_path: Path) -> None:
     weights = [p.detach().numpy().astype(np.float64) for p in net.parameters()]
 
@@ -66,6 +67,7 @@ def test_a_bare_function_of_arrays_is_audited(net: nn.Module, tmp_path: Path) ->
     check(audit(sg.Given(model, shape=SHAPE, classes=CLASSES), tmp_path), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_scikit_learn_forest_is_audited(tmp_path: Path) -> None:
     from sklearn.ensemble import RandomForestClassifier
 
@@ -84,6 +86,7 @@ def test_a_torch_module_is_audited_with_clones_of_its_own_architecture(net: nn.M
     assert victim_of(net).identity != victim_of(mlp()).identity
 
 
+@pytest.mark.slow
 def test_an_onnx_file_is_audited(net: nn.Module, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -195,6 +198,7 @@ def test_the_victims_own_weights_are_no_clone(net: nn.Module, tmp_path: Path) ->
         audit(net, tmp_path, clone=net)
 
 
+@pytest.mark.slow
 def test_rows_know_the_test_set_and_the_clones_structure(net: nn.Module, tmp_path: Path) -> None:
     x, y, z, w = DATA
     a, b = (audit(net, tmp_path, data=data)[0] for data in (DATA, (x, y, z, (w + 1) % CLASSES)))
@@ -231,6 +235,7 @@ def test_an_exception_in_one_attack_does_not_end_the_others(net: nn.Module, tmp_
     assert fine.status == "ok"
 
 
+@pytest.mark.slow
 def test_raw_units_are_taken_and_attacks_work_in_the_unit_cube(tmp_path: Path) -> None:
     x, y, test_x, test_y = DATA
     data = (100 * x - 20, y, 100 * test_x - 20, test_y)

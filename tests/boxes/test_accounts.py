@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier
 from typing import ClassVar
 
@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stealguard.boxes.accounts import Accounts
+from stealguard.boxes.accounts import Accounts, LocalStates, packed, unpacked
 from stealguard.defenses.base import Plain
 from stealguard.errors import Invalid, Refused, StealguardError
-from stealguard.types import Scope, State
+from stealguard.types import Guard, Scope, State
 
 NAMES = st.sampled_from(["ann", "bob", "../cy", "", "dé"])
 SHAPE = (1,)
@@ -43,6 +43,14 @@ class CountingAll(Counting):
     scope: ClassVar[Scope] = "shared"
 
 
+class Failing(Counting):
+    """The same count; a request of two inputs fails."""
+
+    def __call__(self, outputs: Mapping[str, Tensor], x: Tensor, state: State, /) -> tuple[Tensor, State]:
+        1 // (len(x) - 2)
+        return super().__call__(outputs, x, state)
+
+
 class Generous(Counting):
     """A guard that answers five inputs of an account."""
 
@@ -52,25 +60,27 @@ class Generous(Counting):
         return torch.full((len(x), 2), 0.5)[:left], {"asked": state["asked"] + granted}
 
 
+def remembering(store: dict[str, bytes] | None = None, limit: int = 1000, guard: Guard | None = None) -> Accounts:
+    """Accounts whose memory is written to a store."""
+    return Accounts(HEADS, guard or Counting(), SHAPE, LocalStates(store, limit))
+
+
 def counted(accounts: Accounts, name: str, n: int = 3) -> int:
     return int(accounts.answer(name, torch.rand(n, 1))[0, 0])
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(NAMES, st.booleans()), max_size=25), st.integers(1, 6))
-def test_each_account_is_remembered_through_evictions_and_restarts(
-    tmp_path_factory: pytest.TempPathFactory, visits: list[tuple[str, bool]], limit: int
-) -> None:
-    folder = tmp_path_factory.mktemp("accounts")
-    accounts, asked = Accounts(HEADS, Counting(), SHAPE, folder, limit), dict[str, int]()
+def test_each_account_is_remembered_through_evictions_and_restarts(visits: list[tuple[str, bool]], limit: int) -> None:
+    store, asked = dict[str, bytes](), dict[str, int]()
+    states = LocalStates(store, limit)
     for name, restarts in visits:
         asked[name] = asked.get(name, 0) + 3
-        assert counted(accounts, name) == asked[name]
-        assert len(accounts._known) <= limit
+        assert counted(Accounts(HEADS, Counting(), SHAPE, states), name) == asked[name]
+        assert len(states._known) <= limit
         if restarts:
-            accounts.save()
-            accounts = Accounts(HEADS, Counting(), SHAPE, folder, limit)
-    assert all(path.parent == folder and path.suffix == ".safetensors" for path in folder.rglob("*"))
+            states.flush()
+            states = LocalStates(store, limit)
 
 
 def test_new_accounts_start_from_the_blank_state() -> None:
@@ -87,12 +97,20 @@ def test_a_connected_account_answers_as_the_accounts_do() -> None:
     assert box.shape == SHAPE
 
 
-def test_shared_memory_is_the_memory_of_all_accounts(tmp_path: Path) -> None:
-    accounts = Accounts(HEADS, CountingAll(), SHAPE, tmp_path, 1)
+def test_answers_from_known_outputs_are_those_of_a_whole_question() -> None:
+    whole, guard_alone, x = remembering(), Accounts({}, Counting(), SHAPE), torch.rand(2, 1)
+    for _ in range(2):
+        assert torch.equal(whole.answer("ann", x), guard_alone.judged("ann", {"logits": torch.zeros(2, 2)}, x).answers)
+
+
+def test_shared_memory_is_the_memory_of_all_accounts() -> None:
+    store = dict[str, bytes]()
+    states = LocalStates(store, 1)
+    accounts = Accounts(HEADS, CountingAll(), SHAPE, states)
     assert [counted(accounts, name) for name in ("ann", "bob", "ann")] == [3, 6, 9]
     assert accounts.state("cy") == {"asked": torch.tensor(9)}
-    accounts.save()
-    assert counted(Accounts(HEADS, CountingAll(), SHAPE, tmp_path), "dé") == 12
+    states.flush()
+    assert counted(remembering(store, guard=CountingAll()), "dé") == 12
 
 
 def test_fewer_answers_than_inputs_are_a_refusal_of_the_whole_request() -> None:
@@ -114,62 +132,110 @@ def test_inputs_that_break_a_rule_are_named_and_not_counted(x: Tensor) -> None:
     assert accounts.state("ann") == {"asked": torch.tensor(0)}
 
 
-def test_many_threads_lose_no_query(tmp_path: Path) -> None:
-    accounts, names, together = Accounts(HEADS, Counting(), SHAPE, tmp_path, 2), ["ann", "bob", "cy"], Barrier(6)
+def test_a_guard_that_raises_changes_no_memory() -> None:
+    accounts = remembering({}, guard=Failing())
+    assert counted(accounts, "ann", 1) == 1
+    with pytest.raises(ZeroDivisionError):
+        counted(accounts, "ann", 2)
+    assert counted(accounts, "ann", 1) == 2
+
+
+def test_many_threads_lose_no_query() -> None:
+    states, names, together = LocalStates({}, 2), ["ann", "bob", "cy"], Barrier(8)
+    accounts = Accounts(HEADS, Counting(), SHAPE, states)
 
     def ask(number: int) -> None:
         together.wait()
         for turn in range(20):
             counted(accounts, names[(number + turn) % 3], 1)
             if turn % 5 == 0:
-                accounts.save()
+                states.flush()
 
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(ask, range(6)))
-    assert sum(int(accounts.state(name)["asked"]) for name in names) == 120
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+    assert sum(int(accounts.state(name)["asked"]) for name in names) == 160
 
 
-def test_the_account_that_was_not_used_for_longest_is_written(tmp_path: Path) -> None:
-    accounts = Accounts(HEADS, Counting(), SHAPE, tmp_path, 2)
+def test_the_account_that_was_not_used_for_longest_is_dropped_from_memory() -> None:
+    store = dict[str, bytes]()
+    states = LocalStates(store, 2)
     for name in ("ann", "bob", "ann", "cy"):
-        counted(accounts, name)
-    assert list(accounts._known) == ["ann", "cy"]
-    assert len(list(tmp_path.iterdir())) == 1
+        counted(Accounts(HEADS, Counting(), SHAPE, states), name)
+    assert list(states._known) == ["ann", "cy"]
+    assert store.keys() == {"ann", "bob"}
 
 
-def test_a_memory_that_cannot_be_written_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    accounts = Accounts(HEADS, Counting(), SHAPE, tmp_path, 1)
+def test_only_states_that_changed_are_written() -> None:
+    store = dict[str, bytes]()
+    states = LocalStates(store)
+    counted(Accounts(HEADS, Counting(), SHAPE, states), "ann")
+    states.flush()
+    store.clear()
+    assert Accounts(HEADS, Counting(), SHAPE, states).state("ann") == {"asked": torch.tensor(3)}
+    states.flush()
+    assert store == {}
+
+
+class Full(dict[str, bytes]):
+    """A store without room."""
+
+    def update(self, *_: object) -> None:
+        raise OSError("disk full")
+
+
+def test_a_memory_that_cannot_be_written_is_not_forgotten() -> None:
+    accounts = remembering(Full(), 1)
     counted(accounts, "ann")
-    with monkeypatch.context() as full:
-        full.setattr("stealguard.boxes.accounts.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-        with pytest.raises(OSError, match="disk full"):
-            counted(accounts, "bob")
+    with pytest.raises(OSError, match="disk full"):
+        counted(accounts, "bob")
     assert counted(accounts, "ann") == 6
 
 
-def test_without_a_folder_nothing_is_evicted() -> None:
-    accounts = Accounts(HEADS, Counting(), SHAPE, limit=1)
+def test_without_a_store_nothing_is_dropped() -> None:
+    accounts = remembering(None, limit=1)
     assert [counted(accounts, name) for name in ("ann", "bob", "ann")] == [3, 3, 6]
 
 
-def test_guards_without_memory_leave_no_files(tmp_path: Path) -> None:
-    accounts = Accounts(HEADS, Plain(), SHAPE, tmp_path / "none", 1)
+def test_guards_without_memory_write_nothing() -> None:
+    store = dict[str, bytes]()
+    states = LocalStates(store, 1)
+    accounts = Accounts(HEADS, Plain(), SHAPE, states)
     for name in ("ann", "bob"):
         torch.testing.assert_close(accounts.answer(name, torch.rand(1, 1)).sum(), torch.tensor(1.0))
-    accounts.save()
-    assert not (tmp_path / "none").exists()
+    states.flush()
+    assert store == {}
 
 
-def test_a_truncated_file_is_named(tmp_path: Path) -> None:
-    accounts = Accounts(HEADS, Counting(), SHAPE, tmp_path, 1)
-    counted(accounts, "ann")
-    accounts.save()
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:9])
-    with pytest.raises(StealguardError, match="is not a safetensors file"):
-        counted(Accounts(HEADS, Counting(), SHAPE, tmp_path, 1), "ann")
+def test_a_damaged_memory_is_named() -> None:
+    accounts = remembering({"ann": packed({"asked": torch.tensor(3)})[:9]})
+    with pytest.raises(StealguardError, match="is remembered of account `ann` is damaged"):
+        counted(accounts, "ann")
 
 
-def test_the_limit_is_at_least_one(tmp_path: Path) -> None:
+def test_the_limit_is_at_least_one() -> None:
     with pytest.raises(Invalid, match=r"`limit` should be at least 1. Found 0"):
-        Accounts(HEADS, Counting(), SHAPE, tmp_path, 0)
+        LocalStates({}, 0)
+
+
+def numbered(dtype: torch.dtype, shape: list[int], reverses: bool) -> Tensor:
+    """A tensor of these sizes, in the reverse order of axes where told so, which is not contiguous then."""
+    x = torch.arange(math.prod(shape)).reshape(shape).to(dtype)
+    return x.permute(tuple(reversed(range(len(shape))))) if reverses else x
+
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.int64, torch.int32, torch.uint8, torch.bool]
+TENSORS = st.builds(numbered, st.sampled_from(DTYPES), st.lists(st.integers(0, 3), max_size=3), st.booleans())
+
+
+@given(st.dictionaries(st.sampled_from(["seen", "left", "é"]), TENSORS))
+def test_a_state_comes_back_from_its_bytes(state: dict[str, Tensor]) -> None:
+    back = unpacked(packed(state), "ann")
+    assert back.keys() == state.keys()
+    for name, value in state.items():
+        assert back[name].dtype == value.dtype
+        assert torch.equal(back[name], value)
+
+
+def test_tensors_that_share_memory_are_written_each() -> None:
+    nothing = torch.tensor(0.0)
+    assert unpacked(packed({"suspicion": nothing, "trust": nothing}), "") == {"suspicion": nothing, "trust": nothing}

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -27,22 +26,39 @@ from stealguard.defenses import RobustInI
 from stealguard.defenses.base import Defense
 from stealguard.errors import Invalid, StealguardError
 from stealguard.results import Row, Store
+from waiting import until
 
 pytestmark = pytest.mark.slow
 
 OWN = "own_methods:Uniform"
 
+# Cells in this process, for what no test of processes needs: a process takes seconds to start.
+HERE: dict[str, Any] = {"engine": "slurm", "address": "debug", "progress": False}
+UNCLOSED = pytest.mark.filterwarnings("ignore::ResourceWarning")  # logs that submitit's debug executor leaves open
+
+
+Once = Callable[[str, Callable[[Path], object]], Path]
+
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sets(tmp_path_factory.mktemp("sets"))
+def sets(once: Once) -> Path:
+    def make(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        write_sets(folder)
+
+    return once("sets of comparisons", make)
 
 
 @pytest.fixture(scope="module")
-def whole(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
-    """The tiny grid, never interrupted, and its folder."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    return out, sg.compare(tiny(sets), out, workers=2, progress=False)
+def whole(sets: Path, once: Once) -> tuple[Path, list[Row]]:
+    """The tiny grid, never interrupted: its folder and its rows."""
+
+    def make(folder: Path) -> None:
+        rows = sg.compare(tiny(sets), folder / "out", workers=2, progress=False)
+        (folder / "rows.json").write_text(json.dumps([row.record() for row in rows]))
+
+    folder = once("whole comparison", make)
+    return folder / "out", [Row.of(record) for record in json.loads((folder / "rows.json").read_text())]
 
 
 def attempts(out: Path, event: str) -> list[dict[str, Any]]:
@@ -59,13 +75,6 @@ def results(rows: Iterable[Row]) -> list[tuple[Any, ...]]:
     return [(r.victim.name, r.seed, r.labels, r.status, r.benign_accuracy, r.clone_accuracy, r.agreement) for r in rows]
 
 
-def until(true: Callable[[], Any], process: subprocess.Popen[Any] | None = None) -> Any:
-    while not (found := true()):
-        assert process is None or process.poll() is None
-        time.sleep(0.01)
-    return found
-
-
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -73,10 +82,10 @@ def alive(pid: int) -> bool:
         return False
 
 
-def as_process(sets: Path, out: Path, grid: dict[str, Any], before: str = "") -> subprocess.Popen[bytes]:
+def as_process(out: Path, grid: dict[str, Any], *, workers: int, before: str = "") -> subprocess.Popen[bytes]:
     path = out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(grid))
-    command = ["compare", str(path), "--out", str(out), "--workers", "2", "--json"]
+    command = ["compare", str(path), "--out", str(out), "--workers", str(workers), "--threads", "1", "--json"]
     code = f"{before}\nfrom stealguard.cli import main\nif __name__ == '__main__': main({command!r})"
     script = out.with_suffix(".py")  # spawned workers read it again
     script.write_text(code)
@@ -99,24 +108,26 @@ def test_every_victim_is_trained_once_and_attacked_with_its_seed(whole: tuple[Pa
     assert len(count(out, "ends")) == 4 + 4
 
 
+@UNCLOSED
 def test_a_failed_row_is_replaced_in_the_store_when_the_theft_succeeds(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
     out, rows = Path(shutil.copytree(whole[0], tmp_path / "out")), whole[1]
     Store(out / "audit.sqlite").put(replace(rows[0], status="failed", reason="the first try"))
-    assert sg.compare(tiny(sets), out, progress=False) == rows
+    assert sg.compare(tiny(sets), out, **HERE) == rows
     assert set(Store(out / "audit.sqlite")) == set(rows)
 
 
+@UNCLOSED
 def test_a_second_run_does_nothing_again_and_a_changed_line_does_only_its_own(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(whole[0], tmp_path / "out"))
-    assert sg.compare(tiny(sets), out, progress=False) == whole[1]
+    assert sg.compare(tiny(sets), out, **HERE) == whole[1]
     assert count(out, "begins") == count(whole[0], "begins")
     (out / "audit.sqlite").unlink()
     defenses = ["none", {"ini": {"name": "ours"}}, {"ini": {"name": "new", "delta": 0}}]
-    rows = sg.compare(tiny(sets, defenses=defenses, seeds=[0]), out, workers=1, threads=1, progress=False)
+    rows = sg.compare(tiny(sets, defenses=defenses, seeds=[0]), out, **HERE)
     assert [row.victim.name for row in rows] == ["none", "none", "ours", "ours", "new", "new"]
     assert len(count(out, "begins")) == 8 + 2, "one victim and its thefts"
     assert {row.key for row in rows} == Store(out / "audit.sqlite").keys()
@@ -126,7 +137,7 @@ def test_a_run_that_was_killed_leaves_no_process_and_continues_to_the_same_rows(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    process = as_process(sets, out, tiny(sets))
+    process = as_process(out, tiny(sets), workers=2)
     until(lambda: len(list(out.glob("cells/*.json"))) >= 1, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -149,20 +160,21 @@ def test_a_killed_process_stops_no_other_cell_and_its_own_is_done_again(
     killed: list[str] = []
     killer = threading.Thread(target=kill)
     killer.start()
-    rows = sg.compare(tiny(sets), tmp_path, workers=2, progress=False)
+    rows = sg.compare(tiny(sets, seeds=[0]), tmp_path, workers=2, progress=False)
     killer.join()
-    assert results(rows) == results(whole[1])
+    assert results(rows) == results(row for row in whole[1] if row.seed == 0)
     begun = count(tmp_path, "begins")
     assert begun.pop(killed[0]) == 2
     assert set(begun.values()) == {1}
 
 
+@UNCLOSED
 def test_a_failure_is_marked_and_done_again_when_its_cause_is_gone(
     sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = tiny(sets, defenses=["none"], seeds=[0], labels=["soft"], own=[0, 20])
     grid["nets"] = ["faulty:sound", "faulty:deadly", "faulty:raising"]
-    rows = sg.compare(grid, tmp_path, workers=2, progress=False)
+    rows = sg.compare(grid, tmp_path, workers=1, threads=1, progress=False)
     assert [(row.victim.net, row.status) for row in rows] == [
         ("faulty:sound", "ok"), ("faulty:sound", "ok"), ("faulty:deadly", "failed"), ("faulty:deadly", "failed"),
         ("faulty:raising", "failed"), ("faulty:raising", "failed"),
@@ -174,21 +186,23 @@ def test_a_failure_is_marked_and_done_again_when_its_cause_is_gone(
     assert set(Store(tmp_path / "audit.sqlite")) == set(rows)
     monkeypatch.setenv("MENDED", "1")
     grid["nets"].remove("faulty:deadly")
-    mended = sg.compare(grid, tmp_path, workers=1, threads=1, progress=False)
+    mended = sg.compare(grid, tmp_path, **HERE)
     assert [row.status for row in mended] == ["ok"] * 4
     assert mended[:2] == rows[:2]
     assert set(Store(tmp_path / "audit.sqlite")) == {*mended, *rows[2:4]}, "the failures that were mended are gone"
 
 
+@UNCLOSED
 def test_a_theft_that_fails_does_not_stop_the_others_of_its_victim(sets: Path, tmp_path: Path) -> None:
     grid = tiny(sets, defenses=["none"], seeds=[0], labels=["soft"], budgets=[100, 121])  # the pool has 120
-    rows = sg.compare(grid, tmp_path, workers=1, threads=1, progress=False)
+    rows = sg.compare(grid, tmp_path, **HERE)
     assert [row.status for row in rows] == ["ok", "failed"]
     assert "`budget` should be at most the pool's size: pass a budget of 120" in rows[1].reason
     assert rows[1].victim.key == rows[0].victim.key
     assert rows[1].victim.setting == rows[0].victim.setting, "it belongs to the same victim"
 
 
+@UNCLOSED
 def test_damaged_files_are_set_aside_and_what_they_held_is_done_again(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
@@ -199,7 +213,7 @@ def test_damaged_files_are_set_aside_and_what_they_held_is_done_again(
     foreign.write_text('[{"attack": 3}]')
     weights = next(out.glob("releases/*/seed-0/weights.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert results(sg.compare(tiny(sets), out, workers=2, progress=False)) == results(whole[1])
+    assert results(sg.compare(tiny(sets), out, **HERE)) == results(whole[1])
     aside = {path.name for path in out.glob("cells/*.damaged")}
     assert aside == {f"{path.name}.damaged" for path in (emptied, truncated, foreign)}
     assert [path.name for path in out.glob("releases/*/*.damaged")] == ["seed-0.damaged"]
@@ -207,35 +221,34 @@ def test_damaged_files_are_set_aside_and_what_they_held_is_done_again(
     assert {key for key, times in begun.items() if times == 2} >= {p.stem for p in (emptied, truncated, foreign)}
     assert begun[sound.stem] == 1
     assert sorted(begun.values()) == [1] * 4 + [2] * 4, "three cells and a victim"
-    sg.compare(tiny(sets), out, progress=False)
+    sg.compare(tiny(sets), out, **HERE)
     assert count(out, "begins") == begun, "and only once"
 
 
+@UNCLOSED
 def test_a_full_disk_fails_cells_and_spoils_nothing(sets: Path, tmp_path: Path) -> None:
     grid, out = tiny(sets, defenses=["none"], labels=["soft"]), tmp_path / "out"
-    (first,) = sg.compare(grid | {"seeds": [0]}, out, workers=1, threads=1, progress=False)
+    (first,) = sg.compare(grid | {"seeds": [0]}, out, **HERE)
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))"
-    process = as_process(sets, out, grid, before=limit)  # each file may have 40 kB: less than weights have
+    process = as_process(out, grid, workers=1, before=limit)  # each file may have 40 kB: less than weights have
     said, errors = process.communicate()
     assert process.returncode in (1, 2), errors
     assert b"File too large" in errors + said, errors
     assert next(iter(Store(out / "audit.sqlite"))) == first
     assert len(list(out.glob("releases/*/seed-1"))) == 0
-    rows = sg.compare(grid, out, workers=1, threads=1, progress=False)
+    rows = sg.compare(grid, out, **HERE)
     assert [row.status for row in rows] == ["ok", "ok"]
     assert rows[0] == first
 
 
 def test_two_runs_at_once_share_the_work(sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path) -> None:
-    processes = [as_process(sets, tmp_path / "out", tiny(sets)) for _ in range(2)]
+    grid, expected = tiny(sets, seeds=[0]), results(row for row in whole[1] if row.seed == 0)
+    processes = [as_process(tmp_path / "out", grid, workers=1) for _ in range(2)]
     said = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     for text in said:
-        assert results(Row.of(json.loads(line)) for line in text.splitlines()) == results(whole[1])
-    assert len(Store(tmp_path / "out" / "audit.sqlite")) == 8, "each theft once, whichever run did it"
-
-
-UNCLOSED = pytest.mark.filterwarnings("ignore::ResourceWarning")  # logs that submitit's debug executor leaves open
+        assert results(Row.of(json.loads(line)) for line in text.splitlines()) == expected
+    assert len(Store(tmp_path / "out" / "audit.sqlite")) == 4, "each theft once, whichever run did it"
 
 
 @UNCLOSED
@@ -255,7 +268,7 @@ class TestGuards:
         self, sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
     ) -> None:
         grid = tiny(sets, defenses=[{OWN: {"name": "uniform"}}, "none"], seeds=[0], labels=["soft"])
-        rows = sg.compare(grid, tmp_path, engine="slurm", address="debug", progress=False)
+        rows = sg.compare(grid, tmp_path, **HERE)
         assert [row.victim.name for row in rows] == ["uniform", "none"]
         one, other = (json.loads(path.read_text()) for path in sorted(tmp_path.glob("releases/*/*/recipe.json")))
         assert one["weights_sha256"] == other["weights_sha256"]
@@ -321,11 +334,12 @@ def test_a_wrong_argument_is_named(sets: Path, tmp_path: Path, changes: dict[str
 
 
 ON_A_CLUSTER = """
-import json, os, signal, sys, threading, time
+import json, os, signal, sys, threading
 from pathlib import Path
 from ray.cluster_utils import Cluster
 import stealguard as sg
-from test_comparing import attempts, count, until
+from test_comparing import attempts, count
+from waiting import until
 
 grid, out = json.loads(sys.argv[1]), Path(sys.argv[2])
 
@@ -350,7 +364,6 @@ def kill():
     told["killed"], worker = until(lambda: held(raylet))
     cluster.remove_node(second, allow_graceful=False)
     os.kill(worker, signal.SIGKILL)
-    told["seconds"] = time.perf_counter()
 
 told = {}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -360,25 +373,24 @@ killer.start()
 rows = sg.compare(grid, out, engine="ray", address=cluster.address, progress=False)
 killer.join()
 cluster.shutdown()
-print(json.dumps({"killed": told["killed"], "after": time.perf_counter() - told["seconds"],
-                  "status": [row.status for row in rows]}))
+print(json.dumps({"killed": told["killed"], "status": [row.status for row in rows]}))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells nodes' processes apart by /proc")
 def test_a_ray_cluster_that_loses_a_node_does_every_cell_and_none_twice(sets: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    grid = tiny(sets, seeds=[0, 1, 2])
+    grid = tiny(sets)
     done = subprocess.run(
         [sys.executable, "-c", ON_A_CLUSTER, json.dumps(grid), str(tmp_path)],
         env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["status"] == ["ok"] * 12
+    assert told["status"] == ["ok"] * 8
     ended, begun = count(tmp_path, "ends"), count(tmp_path, "begins")
-    assert len(ended) == 6 + 6
+    assert len(ended) == 4 + 4
     assert set(ended.values()) == {1}, "none twice"
     assert begun.pop(told["killed"]) == 2, "what was at work there was begun again"
     assert set(begun.values()) == {1}
-    assert len(Store(tmp_path / "audit.sqlite")) == 12
+    assert len(Store(tmp_path / "audit.sqlite")) == 8

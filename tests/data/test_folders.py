@@ -271,7 +271,7 @@ def test_rules_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (classes(tmp_path / "empty") / "c").mkdir()
     refused(tmp_path / "empty", "class folders with pictures. Found none in .*empty/c")
     picture(classes(tmp_path / "sizes") / "b" / "x.png", size=(9, 6))
-    refused(tmp_path / "sizes", r"one size .*-resize 8x6! .*Found .*png \(8x6\) and .*x.png \(9x6\)")
+    refused(tmp_path / "sizes", r"one size .*with `size` to .*Found .*png \(8x6\) and .*x.png \(9x6\)")
     (classes(tmp_path / "bad") / "b" / "x.png").write_text("no picture")
     refused(tmp_path / "bad", r"readable pictures. Found .*x.png")
     whole = (classes(tmp_path / "cut") / "b" / "3.png").read_bytes()

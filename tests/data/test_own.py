@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from stealguard import data
-from stealguard.data import Task, archives, datasets
+from stealguard.data import Task, datasets, formats
 from stealguard.data.archives import KEYS
 from stealguard.data.scaling import Scaling
 from stealguard.errors import Invalid
@@ -464,7 +464,7 @@ def test_damaged_archives_are_told_in_one_line(tmp_path: Path) -> None:
 def test_archives_that_would_unpack_to_more_than_they_warrant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = saved(tmp_path / "a.npz", x=np.zeros((100, 1000), np.uint8))
     np.savez_compressed(tmp_path / "b.npz", x=np.zeros((100, 1000), np.uint8))
-    monkeypatch.setattr(archives, "SMALL", 1000)
+    monkeypatch.setattr(formats, "SMALL", 1000)
     assert len(data.images(name)) == 100  # it is as large as its arrays
     with pytest.raises(Invalid, match=r"100,000 bytes of arrays in [0-9]+ bytes of file"):
         data.images(f"npz:{tmp_path}/b.npz")

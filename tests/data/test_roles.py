@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.data import TensorDataset
 
 from stealguard import data
 from stealguard.data import SETS, roles
+from stealguard.data.generated import shaped
 from stealguard.data.inputs import Stored, Subset, row_hashes
 from stealguard.data.roles import conform, divide, named, several, stand_ins, unseen
 from stealguard.errors import Invalid
@@ -24,13 +26,43 @@ def test_roles_follow_from_the_table_of_sets() -> None:
     assert stand_ins((3, 32, 32)) == ["stamps", "wallpapers"]
     assert unseen((1, 28, 28)) == ["letters"]
     assert unseen((3, 32, 32)) == ["clipart"]
-    for ask, said in (stand_ins, "`outliers`"), (unseen, "`pools`"):
-        with pytest.raises(Invalid, match=rf"{said} should be given.*\(5,\)"):
-            ask((5,))
+    assert stand_ins((1, 224, 320)) == stand_ins((4, 16, 16)) == ["glyphs", "textures"]
+    assert (stand_ins((3, 224, 224)), unseen((3, 224, 224))) == (["stamps", "wallpapers"], ["clipart"])
+    for shape in (5,), (2, 50), (3, 8, 8, 8):
+        assert (stand_ins(shape), unseen(shape)) == (["uniform", "shuffled"], ["noise"])
     assert all((spec.role in ("task", "near-task")) == spec.labelled for spec in SETS.values())
     assert roles.family("cifar10-gray") == "cifar10"
     assert roles.family("mnist") == "mnist"
     assert roles.family("npz:mine.npz") == "npz:mine.npz"
+
+
+def test_a_line_says_which_sets_were_chosen() -> None:
+    assert roles.chosen(["glyphs", "textures"], (1, 28, 28)) == "glyphs and textures (none were named)"
+    said = "uniform and shuffled, made with inputs of 2 x 50 (none were named)"
+    assert roles.chosen(stand_ins((2, 50)), (2, 50)) == said
+
+
+def test_named_sets_are_made_at_the_shape_of_the_task_and_not_resized() -> None:
+    found = named(["textures", "strokes"], (3, 12, 20), "pools", resize=True)
+    assert [type(x).__name__ for x in found.values()] == ["Images", "Images"]
+    assert [x.shape for x in found.values()] == [(20_000, 3, 12, 20), (30_000, 3, 12, 20)]
+    like = Stored(torch.rand(30, 5))
+    assert torch.equal(named("noise", (5,), "pools", like=like)["noise"][:9], shaped.at("noise", (5,), like)[:9])
+    with pytest.raises(Invalid, match=r"can be made with inputs of shape \(5,\). Found `spectrum`"):
+        named("spectrum", (5,), "pools", like=like)
+    with pytest.raises(Invalid, match="a task beside it, from whose training inputs it is made"):
+        named("noise", (5,), "pools")
+
+
+def test_what_limits_a_defense_is_known_before_it_is_trained() -> None:
+    assert list(roles.doubts(Stored(torch.rand(9, 1, 4, 4)), {})) == []
+    x = Stored(torch.rand(400, 3))
+    among, apart = Stored(torch.rand(200, 3)), Stored(torch.rand(200, 3) + 2)
+    assert roles.overlap(among, x) > 0.7
+    assert roles.overlap(apart, x) == 0
+    first, second = roles.doubts(x, {"among": among, "apart": apart})
+    assert "mixtures of task inputs" in first
+    assert re.match(r"[789]\d % of the outliers `among` lie as near to task inputs", second)
 
 
 def test_several_sets_and_one_labelled_set() -> None:

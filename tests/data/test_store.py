@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from stealguard.data import formats, store
 from stealguard.data.sets import SetSpec
 from stealguard.data.sources import Site, Source, Unavailable, local
 from stealguard.errors import FetchError, Invalid
+from waiting import CAP, until
 
 Register = Callable[..., SetSpec]
 
@@ -201,33 +201,32 @@ from stealguard.data.sources import Source, local
 
 given = local("digits/raw", formats.mnist)
 
+root, name = Path(sys.argv[1]), sys.argv[2]
+
 def slowly(site):
     (site.work / "half").write_text("half")
-    (Path(sys.argv[1]) / f"started-{sys.argv[2]}").write_text("")
-    time.sleep(float(sys.argv[3]))
+    (root / f"started-{name}").write_text("")
+    while not (root / "released").exists():
+        time.sleep(0.01)
     return given.read(site)
 
 SETS["digits"] = SetSpec("small", (1, 28, 28), (20, 10), 10, "none", (Source("slow folder", slowly),))
-print(get("digits", root=Path(sys.argv[1]), progress=False))
+(root / f"asking-{name}").write_text("")
+print(get("digits", root=root, progress=False))
 """
 
 
-def fetching(root: Path, name: str, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", FETCH, str(root), name, str(seconds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.02)
+def fetching(root: Path, name: str) -> subprocess.Popen[str]:
+    """A process that fetches `digits`; its source gives them once there is a file `released`."""
+    return subprocess.Popen([sys.executable, "-c", FETCH, str(root), name], stdout=subprocess.PIPE, text=True)
 
 
 def test_two_processes_at_once_both_succeed(root: Path) -> None:
     write_idx(root / "digits" / "raw")
-    both = [fetching(root, name, 0.5) for name in ("a", "b")]
-    answers = [process.communicate(timeout=60)[0].strip() for process in both]
+    both = [fetching(root, name) for name in ("a", "b")]
+    until(lambda: list(root.glob("started-*")) and len(list(root.glob("asking-*"))) == 2)
+    (root / "released").write_text("")
+    answers = [process.communicate(timeout=CAP)[0].strip() for process in both]
     assert answers == [str(root / "digits.safetensors")] * 2
     assert len(list(root.glob("started-*"))) == 1  # the other waited and took what was there
 
@@ -236,10 +235,10 @@ def test_two_processes_at_once_both_succeed(root: Path) -> None:
 @pytest.mark.parametrize("ending", ["SIGKILL", "SIGINT"])
 def test_an_ended_fetch_leaves_nothing_that_counts(root: Path, ending: str, register: Register) -> None:
     write_idx(root / "digits" / "raw")
-    with fetching(root, "a", 60) as process:
-        wait_for(root / "started-a")
+    with fetching(root, "a") as process:
+        until((root / "started-a").exists, process)
         process.send_signal(getattr(signal, ending))
-        process.wait(30)
+        process.wait(CAP)
     register("digits")
     assert not (root / "digits.safetensors").exists()
     assert (ending == "SIGKILL") == bool(list((root / ".work").glob("digits/*/half")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 import stealguard as sg
 from samples import blobs, boxed, mlp, noise
-from stealguard.boxes.accounts import Accounts
+from stealguard.boxes.accounts import Accounts, LocalStates
 from stealguard.boxes.base import Boxed, ask, outputs_of
 from stealguard.defenses import HODA
 from stealguard.defenses.base import Defended
@@ -142,21 +141,22 @@ def test_queries_harder_than_the_task_are_detected_and_an_honest_account_is_not(
     assert answered(model, hardest(model, 300)) == 99, "the first histogram reveals the attacker"
 
 
-@pytest.mark.parametrize("size", [1, 37, 100, 512])
-def test_neither_batches_nor_a_restart_change_what_is_detected(size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 37, 100, 512])
+def test_neither_batches_nor_a_restart_change_what_is_detected(size: int) -> None:
     model = staged()
     x = torch.cat([noise(230, SHAPE, seed=2), hardest(model, 120)])
     whole = answered(model, x)
     assert whole == 299, "the first two histograms are honest"
-    found = 0
+    store, found = dict[str, bytes](), 0
     for part in x.split(size):
-        accounts = Accounts(model.heads(), model.guard, SHAPE, tmp_path)  # as after a restart
+        states = LocalStates(store)  # as after a restart
+        accounts = Accounts(model.heads(), model.guard, SHAPE, states)
         try:
             found += len(accounts.answer("a", part))
         except Refused as refusal:
             found += refusal.left
             break
-        accounts.save()
+        states.flush()
     assert found == whole
 
 

@@ -94,6 +94,7 @@ def with_settings(model: Defended, settings: MemGuard) -> Defended:
     return other
 
 
+@pytest.mark.slow
 def test_the_classifier_cannot_tell_answers_apart_and_the_budget_holds() -> None:
     model, x = trained(), noise(400, (16,))[:150]
     y = Boxed(model, (16,))(x)

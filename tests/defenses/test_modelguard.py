@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from benchmarks.modelguard_lp import solved
 from torch import Tensor, nn
 
 from samples import told
-from stealguard.boxes.accounts import Accounts
+from stealguard.boxes.accounts import Accounts, LocalStates
 from stealguard.defenses import ModelGuardS, ModelGuardW
 from stealguard.defenses.modelguard import SMALLEST, Quantized, least_likely
 from stealguard.errors import Invalid
@@ -129,19 +127,19 @@ def test_codewords_of_other_classes_are_named() -> None:
         quantized(ModelGuardS(), torch.eye(3), {"codewords": torch.eye(4)})
 
 
-def test_all_accounts_share_one_book_that_outlives_the_process(tmp_path: Path) -> None:
+def test_all_accounts_share_one_book_that_outlives_the_process() -> None:
     net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6))
     x = torch.rand(40, 4, generator=torch.Generator().manual_seed(0))
     model = ModelGuardS(eps=0.5).build(net, x)
 
-    def new() -> Accounts:
-        return Accounts(model.heads(), model.guard, (4,), tmp_path, limit=1)
-
-    accounts = new()
+    store = dict[str, bytes]()
+    states = LocalStates(store)
+    accounts = Accounts(model.heads(), model.guard, (4,), states)
     first = accounts.answer("ann", x)
     assert torch.equal(accounts.answer("bob", x.flip(0)).flip(0), first), (
         "bob gets the codewords that ann's queries made"
     )
-    accounts.save()
-    assert torch.equal(new().answer("bob", x.flip(0)).flip(0), first)
+    states.flush()
+    again = Accounts(model.heads(), model.guard, (4,), LocalStates(store))
+    assert torch.equal(again.answer("bob", x.flip(0)).flip(0), first)
     assert not torch.equal(Accounts(model.heads(), model.guard, (4,)).answer("bob", x.flip(0)).flip(0), first)

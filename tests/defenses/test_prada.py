@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ import stealguard as sg
 from samples import blobs, boxed, mlp, noise
 from stealguard.attacks import JBDA
 from stealguard.boxes import Metered, ask
-from stealguard.boxes.accounts import Account, Accounts
+from stealguard.boxes.accounts import Account, Accounts, LocalStates
 from stealguard.defenses import PRADA
 from stealguard.errors import Invalid, Refused, StealguardError
 
@@ -108,24 +107,30 @@ def test_an_account_that_was_detected_is_refused_from_then_on() -> None:
         box(noise(1, SHAPE))
 
 
-def test_memory_is_bounded_and_survives_a_restart(tmp_path: Path) -> None:
+def test_memory_is_bounded_and_survives_a_restart() -> None:
     model, x = PRADA(delta=0.0, kept=50, window=150).build(Thirds(), noise(2, SHAPE)), noise(400, SHAPE)
-    accounts = Accounts(model.heads(), model.guard, SHAPE, tmp_path)
+    store = dict[str, bytes]()
+
+    def started() -> tuple[Accounts, LocalStates]:
+        states = LocalStates(store)
+        return Accounts(model.heads(), model.guard, SHAPE, states), states
+
+    accounts, states = started()
     accounts.answer("a", x[:333])
     state = accounts.state("a")
     assert state["inputs"].shape == (50, 16)
     assert state["distances"].shape == (150,)
-    accounts.save()
-    again = Accounts(model.heads(), model.guard, SHAPE, tmp_path)
+    states.flush()
+    again, _ = started()
     accounts.answer("a", x[333:])
     again.answer("a", x[333:])
     assert accounts.state("a").keys() == again.state("a").keys()
     for name, value in accounts.state("a").items():
         assert torch.equal(value, again.state("a")[name]), name
-    blank = Accounts(model.heads(), model.guard, SHAPE, tmp_path)
+    blank, states = started()
     blank.state("b")
-    blank.save()
-    assert len(Accounts(model.heads(), model.guard, SHAPE, tmp_path).answer("b", x)) == 400
+    states.flush()
+    assert len(started()[0].answer("b", x)) == 400
 
 
 def test_jacobian_augmentation_is_detected_and_an_honest_account_is_not() -> None:

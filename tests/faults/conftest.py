@@ -20,5 +20,5 @@ def commands() -> Iterator[Commands]:
 
 @pytest.fixture(scope="session")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A task of 200 images, outliers and a pool, as npz files."""
-    return write_sets(tmp_path_factory.mktemp("sets"))
+    """A task of 200 images of 6 x 6 pixels, outliers and a pool, as npz files."""
+    return write_sets(tmp_path_factory.mktemp("sets"), (1, 6, 6))

@@ -1,7 +1,7 @@
 """Runs stealguard commands, each in a process of its own that kills itself at a chosen step.
 
-A step is a change of a name in the working folder, or a wait for the disk: `os.replace`, `os.rename`, `os.unlink`,
-`os.rmdir` and `os.fsync`. The steps of a run are counted, not timed, so a run dies at the same place on every machine.
+A step is a change of a name in the working folder, or a wait for the disk: `os.replace`, `os.rename`, `os.link`,
+`os.unlink`, `os.rmdir` and `os.fsync`. The steps of a run are counted, not timed, so a run dies at the same place on every machine.
 
 The script reads one JSON object a line: `arguments` (of the command), `folder` (to work in) and `kill` (null, or the
 step's number and `before` or `after`). For each it forks, so that torch is imported once, and answers with a line of
@@ -20,7 +20,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-STEPS = ("replace", "rename", "unlink", "rmdir", "fsync")
+import loaded
+from loaded import Here
+
+STEPS = ("replace", "rename", "link", "unlink", "rmdir", "fsync")
 
 
 def watch(folder: Path, kill: list[Any] | None, log: int) -> None:
@@ -53,7 +56,9 @@ def watch(folder: Path, kill: list[Any] | None, log: int) -> None:
 def command(arguments: list[str], folder: Path, kill: list[Any] | None, log: int) -> int:
     """Run the command in this process: its exit status."""
     from stealguard.cli import main
+    from stealguard.comparing.engines import ENGINES
 
+    ENGINES["local"] = Here  # the steps of a comparison are those of one process
     os.chdir(folder)
     for number, name in ((1, "stdout"), (2, "stderr")):
         handle = os.open(folder.with_name(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -85,12 +90,6 @@ def run(arguments: list[str], folder: str, kill: list[Any] | None) -> dict[str, 
 
 
 if __name__ == "__main__":
-    import torch
-    import torch._dynamo  # which torch's optimizers import, in seconds
-
-    import stealguard
-
-    torch.set_num_threads(1)
-    assert all(map(callable, (stealguard.protect, stealguard.audit)))
+    loaded.everything()
     for line in sys.stdin:
         print(json.dumps(run(**json.loads(line))), flush=True)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from commands import STRIDE, Commands, Ended, listing
+from safetensors.torch import load_file
 
 import stealguard as sg
+from stealguard.identity import tensor_hash
 
 pytestmark = pytest.mark.slow
 
@@ -19,18 +21,19 @@ EPOCHS = 3
 
 def protect(sets: Path, *more: str, seed: int = 0) -> list[str]:
     return [
-        "protect", "lenet5", f"npz:{sets}/task.npz", "--outliers", f"npz:{sets}/outliers.npz", "--defense", "ini",
+        "protect", "mlp", f"npz:{sets}/task.npz", "--outliers", f"npz:{sets}/outliers.npz", "--defense", "ini",
         "--train", "batch=64", "--epochs", str(EPOCHS), "--seed", str(seed), "--out", "release", *more,
     ]  # fmt: skip
 
 
 def content(release: Path) -> dict[str, Any]:
-    """All of a release that does not tell the time."""
+    """All of a release that does not tell the time, its weights bit for bit."""
     recipe = dict(sg.load(release).recipe)
     for name in ("created", "seconds", "sha256"):
         recipe.pop(name, None)
     recipe["history"] = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in recipe["history"]]
-    return recipe
+    weights = next(path for name in (".new", "") if (path := release / f"weights.safetensors{name}").exists())
+    return recipe | {"weights": {name: tensor_hash(tensor) for name, tensor in load_file(weights).items()}}
 
 
 def whole(folder: Path) -> list[dict[str, Any]]:
@@ -60,17 +63,42 @@ def undisturbed(commands: Commands, sets: Path, tmp_path_factory: pytest.TempPat
     return folder, run
 
 
+@pytest.fixture(scope="module")
+def stopped(
+    commands: Commands, sets: Path, undisturbed: tuple[Path, Ended], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a training that was killed after its first epoch."""
+    _, run = undisturbed
+    folder = tmp_path_factory.mktemp("stopped") / "work"
+    first = next(
+        number for number, (name, file) in enumerate(run.steps, 1) if (name, file) == ("replace", "checkpoint.pt")
+    )
+    assert commands(folder, *protect(sets), kill=(first, "after")).killed
+    return folder
+
+
+def steps(moment: str) -> itertools.count[int]:
+    return itertools.count(1 if moment == "before" else 2, STRIDE)
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("again", [[], ["--resume"]], ids=["first", "resumed"])
 def test_a_killed_training_resumes_to_the_same_release(
-    commands: Commands, sets: Path, undisturbed: tuple[Path, Ended], tmp_path: Path, moment: str
-) -> None:
+    commands: Commands, sets: Path, undisturbed: tuple[Path, Ended], stopped: Path, tmp_path: Path,
+    again: list[str], moment: str,
+) -> None:  # fmt: skip
+    """Whether it is killed in its first run, or once more while it resumes."""
     expected, run = undisturbed
-    for step in itertools.count(1 if moment == "before" else 2, STRIDE):
+    kills = 0
+    for step in steps(moment):
         folder = tmp_path / f"{step}" / "work"
-        killed = commands(folder, *protect(sets), kill=(step, moment))
+        if again:
+            shutil.copytree(stopped, folder)
+        killed = commands(folder, *protect(sets, *again), kill=(step, moment))
         if killed.status == 0:
             break
         assert killed.killed, killed.errors
+        kills += 1
         told = f"killed {moment} step {step}, after {killed.steps[-1:]}"
         finished = (folder / "release").exists()
         if finished:
@@ -80,7 +108,9 @@ def test_a_killed_training_resumes_to_the_same_release(
         assert content(folder / "release") == content(expected / "release"), told
         assert epochs(killed) + epochs(resumed) <= epochs(run) + 1, f"{told}: epochs were trained twice"
         assert listing(folder) == listing(expected), f"{told}: files are left over"
-    assert step > len(run.steps)
+        shutil.rmtree(folder.parent)
+    assert kills >= 10 / STRIDE
+    print(f"protect {' '.join(again)}: {kills} kills {moment} a step")
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -92,17 +122,21 @@ def test_a_killed_overwrite_keeps_the_old_release_until_the_new_one_is_whole(
     assert commands(first, *protect(sets, seed=1)).status == 0
     old, new = content(first / "release"), content(expected / "release")
     assert old != new
-    for step in itertools.count(1 if moment == "before" else 2, STRIDE):
+    kills = 0
+    for step in steps(moment):
         folder = tmp_path / f"{step}" / "work"
         shutil.copytree(first, folder)
         killed = commands(folder, *protect(sets, "--overwrite"), kill=(step, moment))
         if killed.status == 0:
             break
         assert killed.killed, killed.errors
+        kills += 1
         told = f"killed {moment} step {step}, after {killed.steps[-1:]}"
         assert any(found in (old, new) for found in whole(folder)), f"{told}: neither release is left"
         resumed = commands(folder, *protect(sets, "--overwrite", "--resume"))
         assert resumed.status == 0, f"{told}: {resumed.errors}"
         assert content(folder / "release") == new, told
         assert listing(folder) == listing(expected), f"{told}: files are left over"
-    assert step > EPOCHS
+        shutil.rmtree(folder.parent)
+    assert kills >= 10 / STRIDE
+    print(f"protect --overwrite: {kills} kills {moment} a step")

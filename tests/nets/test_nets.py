@@ -26,6 +26,9 @@ WEIGHTS = {  # for 3 channels of 32 pixels and ten classes, as the papers and th
 }
 
 
+IMAGENET = {"resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032}  # as torchvision counts them
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_the_number_of_weights_of_the_papers(name: str) -> None:
     with torch.device("meta"):
@@ -33,12 +36,22 @@ def test_the_number_of_weights_of_the_papers(name: str) -> None:
     assert sum(p.numel() for p in net.parameters()) == WEIGHTS[name]
 
 
-@pytest.mark.parametrize("size", [28, 32])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("channels", "size", "classes"), [(1, 28, 2), (3, 32, 7), (4, 47, 3), (3, 64, 200), (1, 65, 2), (3, 224, 1000)]
+)
 @pytest.mark.parametrize("name", NETS)
-def test_logits_of_every_shape(name: str, channels: int, size: int) -> None:
+def test_logits_of_every_shape(name: str, channels: int, size: int, classes: int) -> None:
     with torch.device("meta"):
-        assert NETS[name](channels, size, 7)(torch.empty(2, channels, size, size)).shape == (2, 7)
+        logits = NETS[name](channels, size, classes)(torch.empty(2, channels, size, size))
+    assert logits.shape == (2, classes)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_large_inputs_have_the_stem_of_the_papers_imagenet_form(name: str) -> None:
+    with torch.device("meta"):
+        net = NETS[name](3, 224, 1000)
+        assert sum(p.numel() for p in net.parameters()) == IMAGENET[name]
+        assert net[:4](torch.empty(1, 3, 224, 224)).shape == (1, 64, 56, 56)
 
 
 def test_named_nets_normalize_their_inputs() -> None:
@@ -81,7 +94,7 @@ def test_a_net_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(Invalid, match="`net` should be a callable that returns a torch module"):
         build("their_net:odd", torch.rand(3, 5), 2, seed=0)
     for path in ("their_net:nothing", "no_such_module:make", ":make"):
-        with pytest.raises(Invalid, match=r"`net` should be a name or an importable"):
+        with pytest.raises(Invalid, match=r"`net` should be an importable `module:name`"):
             build(path, torch.rand(3, 5), 2, seed=0)
     net = mlp()
     copied = build(net, torch.rand(3, 16), 3, seed=0)
@@ -92,7 +105,7 @@ def test_a_net_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_bad_input_is_named() -> None:
     with pytest.raises(Invalid, match=r"Found `lenet` \(did you mean `lenet5`\?\)"):
         build("lenet", torch.rand(2, 1, 28, 28), 10, seed=0)
-    with pytest.raises(Invalid, match=r"`lenet5` takes images of 1 or 3 channels and 28 or 32 pixels. Found .*\(4,\)"):
+    with pytest.raises(Invalid, match=r"`lenet5` takes square images of 28 pixels or more. Found .*\(4,\)"):
         build("lenet5", torch.rand(2, 4), 10, seed=0)
     with pytest.raises(Invalid, match=r"`classes` should be at least 2. Found 1"):
         build("lenet5", torch.rand(2, 1, 28, 28), 1, seed=0)
@@ -130,7 +143,7 @@ def test_a_callable_that_fails_is_told_in_one_line(tmp_path: Path, monkeypatch: 
     for path, found in (
         ("failing_net:make", "builds a module without arguments. Found `failing_net:make` .KeyError: 'width"),
         ("failing_net:quits", "builds a module without arguments. Found `failing_net:quits` .SystemExit: 3"),
-        ("failing_module:make", "an importable `module:callable`. Found `failing_module:make` .ZeroDivisionError"),
+        ("failing_module:make", "an importable `module:name`. Found `failing_module:make` .ZeroDivisionError"),
     ):
         with pytest.raises(Invalid, match=found) as told:
             build(path, torch.rand(3, 5), 2, seed=0)

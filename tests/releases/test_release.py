@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 import stealguard as sg
+from grids import environment
 from samples import mlp, noise, task
 from stealguard.errors import Invalid, ReleaseError
 from stealguard.identity import fingerprint
@@ -102,35 +102,38 @@ def test_a_release_does_not_decide_what_code_is_imported(tmp_path: Path, monkeyp
     assert torch.equal(sg.load("own", net="their_mlp:make").model(noise(2, (16,))), made.model(noise(2, (16,))))
 
 
+def resumed(out: Path) -> sg.Release:
+    torch.manual_seed(0)
+    return sg.protect(mlp(), task(600, (16,), 3), defense="none", training=sg.Training(epochs=4, batch=16), out=out,
+                      resume=True, progress=False)  # fmt: skip
+
+
 KILLED = """
-import sys
+import os, signal, sys
 sys.path.insert(0, {tests!r})
+from itertools import count
+from pathlib import Path
 import torch
+from stealguard.releases import protection
+from test_release import resumed
 torch.set_num_threads(1)
-import stealguard as sg
-from samples import mlp, task
-torch.manual_seed(0)
-sg.protect(mlp(), task(3000, (16,), 3), defense="none", training=sg.Training(epochs=20, batch=16),
-           out={out!r}, resume=True, progress=False)
+step, losses = count(), protection.losses_of
+def dying(model, batch):
+    if next(step) == 80:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return losses(model, batch)
+protection.losses_of = dying
+resumed(Path({out!r}))
 """
 
 
+@pytest.mark.slow
 def test_a_protection_that_was_sigkilled_leaves_no_release_and_resumes_to_the_same_one(tmp_path: Path) -> None:
-    def start(out: Path) -> subprocess.Popen[bytes]:
-        code = KILLED.format(tests=str(Path(__file__).parent), out=str(out))
-        return subprocess.Popen(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        )
-
     out = tmp_path / "killed"
-    process = start(out)
-    while not (tmp_path / "killed.partial" / "checkpoint.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    code = KILLED.format(tests=str(Path(__file__).parent), out=str(out))
+    assert subprocess.run([sys.executable, "-c", code], env=environment(), check=False).returncode == -signal.SIGKILL
+    assert (tmp_path / "killed.partial" / "checkpoint.pt").exists(), "killed in the third epoch of four"
     assert not out.exists()
-    assert start(out).wait() == start(tmp_path / "whole").wait() == 0
-    both = [sg.load(f, net=mlp()) for f in (out, tmp_path / "whole")]
-    assert both[0].recipe["weights_sha256"] == both[1].recipe["weights_sha256"]
+    again, whole = resumed(out), resumed(tmp_path / "whole")
+    assert again.recipe["weights_sha256"] == whole.recipe["weights_sha256"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["killed", "whole"]

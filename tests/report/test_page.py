@@ -153,6 +153,7 @@ def test_no_rows_leave_no_page(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_grid_is_told_in_tables_and_not_in_a_card_each(tmp_path: Path) -> None:
     report.write_html(grid(victims=2, seeds=2), tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text()
@@ -187,6 +188,7 @@ def test_commands_can_be_typed(tmp_path: Path) -> None:
     assert words[words.index("--treatments") + 1 : words.index("--own")] == ["", "z-score"]
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_make_a_page_of_less_than_three_megabytes(tmp_path: Path) -> None:
     """One clone a cell is the most that as many rows can ask of a page; `python -m benchmarks report` has the time."""
     ways = [("knockoff", f"pool{number}", 20_000) for number in range(100)]

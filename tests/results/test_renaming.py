@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from stealguard.errors import Invalid
+from stealguard.results.metrics import accuracy
 from stealguard.results.renaming import best_renaming, renamed_accuracy, renaming
 
 Y = torch.arange(200) % 4
@@ -16,6 +17,15 @@ def test_a_permuted_clone_is_perfect_after_the_best_renaming() -> None:
     answers = F.one_hot((Y + 1) % 4, 4).float()
     assert (answers.argmax(dim=1) == Y).sum() == 0
     assert best_renaming(answers, Y) == 1.0
+
+
+def test_each_class_gets_the_label_that_it_stands_for_most() -> None:
+    """A clone that is right up to the names of its classes: 0 -> 1 -> 2 -> 0, and one row of five is wrong."""
+    y = torch.tensor([0, 1, 2, 0, 1])
+    predicted = torch.tensor([1, 2, 0, 1, 0])
+    assert accuracy(torch.eye(4)[predicted], y) == 0
+    assert renaming(predicted, y, 4)[1:].tolist() == [0, 1, 3]  # nothing was called 3, which keeps its name
+    assert best_renaming(torch.eye(4)[predicted], y) == 0.8
 
 
 def test_two_classes_may_have_one_name() -> None:
@@ -42,6 +52,7 @@ def test_a_constant_clone_has_the_share_of_the_most_frequent_class() -> None:
 def test_rows_without_a_preference_are_wrong() -> None:
     answers = torch.cat([torch.full((2, 2), 0.5), torch.eye(2)])
     assert best_renaming(answers, torch.tensor([0, 0, 1, 0])) == 0.5
+    assert best_renaming(torch.full((4, 2), 0.5), torch.tensor([0, 1, 0, 1])) == 0
 
 
 def test_few_samples_rename_a_permuted_clone() -> None:

@@ -19,6 +19,7 @@ from report.made_up import failed_row, make_row
 from stealguard.errors import StealguardError
 from stealguard.results import Row, Store, read
 from stealguard.results.tables import THEFT, VICTIM
+from waiting import CAP
 
 
 @pytest.fixture
@@ -267,11 +268,12 @@ def write_together(path: Path, writers: int, count: int) -> None:
         writer.stdin.write(json.dumps(make_row().record()) + "\n")
         writer.stdin.flush()
     for writer in started:
-        _, errors = writer.communicate(timeout=120)
+        _, errors = writer.communicate(timeout=CAP)
         assert writer.returncode == 0, errors
     assert Store(path).keys() >= {f"writer{number}-{seed}" for number in range(writers) for seed in range(count)}
 
 
+@pytest.mark.slow
 def test_eight_processes_lose_no_row(tmp_path: Path) -> None:
     path = tmp_path / "new" / "audit.sqlite"  # made by the process that comes first
     write_together(path, 8, 50)

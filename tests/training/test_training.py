@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +16,14 @@ import torch
 from torch import Tensor, nn
 
 import stealguard as sg
+from grids import environment
 from samples import blobs, mlp, noise
 from stealguard.data.inputs import Stored
 from stealguard.errors import Interrupted, Invalid, NonFiniteLoss
 from stealguard.training.combine import COMBINES
 from stealguard.training.loop import SCHEDULES, Training, correct, fit
+from stealguard.training.losses import task_loss
+from stealguard.types import Objective
 
 QUICK = Training(epochs=2, batch=32)
 
@@ -113,37 +114,40 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, keep: str) -> None:
     assert torch.equal(weights(whole), weights(again))
 
 
+def long_run(checkpoint: Path, objective: Objective = task_loss) -> Tensor:
+    """The weights after six epochs of 25 steps, begun or resumed."""
+    model = small(dropout=True)
+    fit(model, *data(400), Training(epochs=6, batch=16), seed=0, objective=objective, checkpoint=checkpoint,
+        resume=True, progress=False)  # fmt: skip
+    return weights(model)
+
+
 KILLED = """
-import sys, torch
+import os, signal, sys
 sys.path.insert(0, {tests!r})
+from itertools import count
 from pathlib import Path
-from test_training import data, small, weights
-from stealguard.training.loop import Training, fit
+import torch
+from test_training import long_run
+from stealguard.training.losses import task_loss
+from stealguard.types import Objective
 torch.set_num_threads(1)
-model = small(dropout=True)
-fit(model, *data(400), Training(epochs=40, batch=16), seed=0, checkpoint=Path({path!r}), resume=True, progress=False)
-torch.save(weights(model), {path!r} + ".done")
+step = count()
+def dying(model, batch):
+    if next(step) == 60:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task_loss(model, batch)
+long_run(Path({path!r}), dying)
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_was_sigkilled_ends_in_the_same_bits(tmp_path: Path) -> None:
-    def start(path: Path) -> subprocess.Popen[bytes]:
-        code = KILLED.format(tests=str(Path(__file__).parent), path=str(path))
-        return subprocess.Popen(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        )
-
-    killed, whole = tmp_path / "killed.pt", tmp_path / "whole.pt"
-    process = start(killed)
-    while not killed.exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    epochs = len(torch.load(killed, weights_only=True)["history"])
-    assert 1 <= epochs < 40, "killed in the middle"
-    assert start(killed).wait() == start(whole).wait() == 0
-    assert torch.equal(torch.load(f"{killed}.done"), torch.load(f"{whole}.done"))
+    killed = tmp_path / "killed.pt"
+    code = KILLED.format(tests=str(Path(__file__).parent), path=str(killed))
+    assert subprocess.run([sys.executable, "-c", code], env=environment(), check=False).returncode == -signal.SIGKILL
+    assert len(torch.load(killed, weights_only=True)["history"]) == 2, "killed in the third epoch"
+    assert torch.equal(long_run(killed), long_run(tmp_path / "whole.pt"))
     assert [p.name for p in tmp_path.glob(".*")] == [], "no temporary file stays once a run ends well"
 
 

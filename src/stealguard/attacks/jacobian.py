@@ -52,7 +52,7 @@ def jacobian_step(clone: nn.Module, x: Tensor, labels: Tensor, step: float, scor
 
 
 @dataclass(frozen=True)
-class Augmentation(ABC):
+class JacobianAttack(ABC):
     """What the attacks of this family share: train on all answers, make new inputs of the old ones, ask, repeat.
 
     If the budget is not enough for a whole round, a random part of the inputs is augmented.
@@ -124,7 +124,7 @@ class Augmentation(ABC):
 
 
 @dataclass(frozen=True)
-class JBDA(Augmentation):
+class JBDA(JacobianAttack):
     """Jacobian-based dataset augmentation (Papernot et al., AsiaCCS 2017, algorithm 1): each round doubles the set.
 
     The step goes toward the label that the box gave, as the paper writes it. Programs that step along the gradient of
@@ -149,7 +149,7 @@ class JBDA(Augmentation):
 
 
 @dataclass(frozen=True)
-class JBDATR(Augmentation):
+class JBDATR(JacobianAttack):
     """Several small steps toward a random class other than the box's label (PRADA's T-RND I-FGSM).
 
     Juuti et al., EuroS&P 2019. PRADA makes one new input of each old one in a round; ModelGuard's JBTR3, three.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stealguard.auditing.remote import Remote
 from stealguard.auditing.run import audit
 from stealguard.auditing.suites import SUITES
 from stealguard.auditing.victim import by_account, victim_of
@@ -50,9 +51,10 @@ def accounts_to_reach(
 ) -> int | None:
     """The smallest number of accounts tried with which one of the thefts reaches an accuracy; None if none does.
 
-    The number is doubled, from 1 up to one query an account, until the accuracy is reached, and then bisected. What
-    counts is clone accuracy, or what it is after a renaming by 20 labeled samples where that is more (`reached`). More
-    accounts are taken to give no less; where single attacks vary, pass several seeds: the best of them counts.
+    The number is doubled, from 1 up to one query an account, or to the number of a remote victim's keys, until the
+    accuracy is reached, and then bisected. What counts is clone accuracy, or what it is after a renaming by 20 labeled
+    samples where that is more (`reached`). More accounts are taken to give no less; where single attacks vary, pass
+    several seeds: the best of them counts.
 
     Args:
         accuracy: in (0, 1].
@@ -69,6 +71,8 @@ def accounts_to_reach(
     rule = "attacks or their names: a suite brings its own numbers of accounts"
     require(not isinstance(attacks, str) or attacks not in SUITES, "attacks", rule, f"`{attacks}`")
     victim = victim_of(victim, net=net, defense=defense, device=device)
+    if isinstance(victim, Remote) and victim.accounts == 1:
+        raise NotApplicable(f"Nothing but one account of `{victim.name}` is given: pass several `keys`.")
     if not by_account(victim):
         raise NotApplicable(f"The answers of `{victim.name}` do not depend on the account: one is enough.")
 
@@ -79,7 +83,8 @@ def accounts_to_reach(
         )  # fmt: skip
 
     enough = []
-    for rows in search(steal, accuracy):
+    most = victim.accounts if isinstance(victim, Remote) else sys.maxsize
+    for rows in search(steal, accuracy, most):
         for row in rows:
             show(row)
         if max(map(reached, rows)) >= accuracy:
@@ -87,12 +92,13 @@ def accounts_to_reach(
     return min(enough, default=None)
 
 
-def search(steal: Callable[[int], list[Row]], accuracy: float) -> Iterator[list[Row]]:
+def search(steal: Callable[[int], list[Row]], accuracy: float, limit: int = sys.maxsize) -> Iterator[list[Row]]:
     """The rows of each number of accounts that is tried: doubled until one reaches the accuracy, then bisected.
 
     Args:
         steal: from a number of accounts to the rows of all thefts with it.
         accuracy: in (0, 1].
+        limit: the largest number that can be tried; one query an account where that is less.
 
     Raises:
         StealguardError: all thefts with some number failed or had no meaning.
@@ -103,7 +109,7 @@ def search(steal: Callable[[int], list[Row]], accuracy: float) -> Iterator[list[
         yield rows
         if _best(rows) >= accuracy:
             break
-        most = max(row.budget for row in rows)
+        most = min(max(row.budget for row in rows), limit)
         if number >= most:
             return
         below, number = number, min(2 * number, most)

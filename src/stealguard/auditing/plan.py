@@ -92,12 +92,14 @@ class Architecture:
         drawn: whether a module's weights are drawn anew for each clone; else each begins with those that it has.
         classes: that an answer has.
         device: where clones are.
+        shape: of an input.
     """
 
     given: str | nn.Module
     drawn: bool
     classes: int
     device: torch.device
+    shape: tuple[int, ...]
 
     @property
     def name(self) -> str:
@@ -108,7 +110,8 @@ class Architecture:
     def hash(self) -> str:
         """SHA-256 (hex) of its structure, and of the weights where these are kept."""
         if isinstance(self.given, str):
-            return self.given if ":" not in self.given else fingerprint(structure(self._built(None, seed=0)))
+            like = torch.zeros(2, *self.shape)
+            return self.given if ":" not in self.given else fingerprint(structure(self._built(like, seed=0)))
         return fingerprint([structure(self.given), "" if self.drawn else hash_of(self.given)])
 
     def fresh(self, like: Inputs | Tensor, *, seed: int) -> nn.Module:
@@ -121,11 +124,13 @@ class Architecture:
         net = reinitialized(self.given, seed=seed) if self.drawn else self._built(some, seed=seed)  # type: ignore[arg-type]
         return adapted(net, some, self.classes).to(self.device)
 
-    def _built(self, like: Tensor | None, *, seed: int) -> nn.Module:
-        return build(self.given, torch.zeros(2, 1) if like is None else like, self.classes, seed=seed)
+    def _built(self, like: Tensor, *, seed: int) -> nn.Module:
+        return build(self.given, like, self.classes, seed=seed)
 
 
-def architecture(victim: Victim, clone: str | nn.Module | None, classes: int, device: torch.device) -> Architecture:
+def architecture(
+    victim: Victim, clone: str | nn.Module | None, classes: int, device: torch.device, shape: tuple[int, ...]
+) -> Architecture:
     """The clones' architecture: the one that is named, or the victim's own, drawn anew.
 
     Raises:
@@ -134,11 +139,11 @@ def architecture(victim: Victim, clone: str | nn.Module | None, classes: int, de
     own = victim.model.net if isinstance(victim, Release) else victim.module if isinstance(victim, Given) else None
     if clone is None:
         given = own if own is not None else DEFAULT_CLONES.get(victim.shape, "mlp")
-        return Architecture(given, own is not None, classes, device)
+        return Architecture(given, own is not None, classes, device, shape)
     if isinstance(clone, nn.Module) and own is not None:
         rule = "a net that has not learned from the victim"
         require(hash_of(clone) != hash_of(own), "clone", rule, "the victim's own weights")
-    return Architecture(clone, False, classes, device)
+    return Architecture(clone, False, classes, device, shape)
 
 
 def thefts(
@@ -178,13 +183,18 @@ def _pools(victim: Victim, task: Task, given: Any, size: int, seed: int, resize:
         yield Pool(given, Stored(near(owned(task.train, n, seed=seed).x[:], size, seed=seed)))
     else:
         families = victim.facts().outliers
-        for name, x in named(given, shape, "pools", resize=resize, scaling=task.scaling).items():
+        found = named(
+            given, shape, "pools", resize=resize, scaling=task.scaling, like=task.train.x, reading=task.reading
+        )
+        for name, x in found.items():
             pool = Pool(name, divide(x, name)[1], in_family=True) if name in families else Pool(name, x)
             yield _without_test_inputs(pool, task)
 
 
 def _without_test_inputs(pool: Pool, task: Task) -> Pool:
     """The pool without the task's test inputs: a clone that has learned these would be measured on its own queries."""
+    if pool.x.made:
+        return pool
     known = torch.from_numpy(np.isin(row_hashes(pool.x), row_hashes(task.test.x)))
     if not known.any():
         return pool

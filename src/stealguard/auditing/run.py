@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from torch import nn
+from torch import Tensor, nn
 
 from stealguard import data as sets
 from stealguard.attacks import ATTACKS, Knockoff
@@ -22,11 +22,13 @@ from stealguard.attacks.recovery import Resources
 from stealguard.attacks.treatments import treated
 from stealguard.auditing.owned import fine_tuned, near_task, no_theft_accuracy, owned
 from stealguard.auditing.plan import Architecture, Theft, architecture, thefts
+from stealguard.auditing.remote import HONEST, Remote
 from stealguard.auditing.suites import SUITES, Block, suite
 from stealguard.auditing.utility import boxed, everything, utility
 from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
 from stealguard.boxes import Boxed, Labels, Ledger, LedgerError, ManyAccounts, Metered
-from stealguard.data.roles import several, unseen
+from stealguard.boxes.metered import check_answers
+from stealguard.data.roles import chosen, several, unseen
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
 from stealguard.errors import NotApplicable, StealguardError, pick, require
@@ -71,7 +73,7 @@ def audit(
 
     Args:
         victim: a release or its folder; or any other `Victim`, or what `Given` takes: a module, a scikit-learn
-            classifier, a function, `module:callable`, an `.onnx` file.
+            classifier, a function, `module:callable`, an `.onnx` file. A model behind a server is a `Remote`.
         attacks: KnockoffNets if None; an attack or its name, `module:Class`, or several of these; or the name of a
             suite (`quick`, `adaptive`, `standard`, `full`), which brings its own labels, treatments, owned samples and
             accounts; all but `quick` have the attacks that counter a release's defense.
@@ -104,22 +106,27 @@ def audit(
     """
     victim = victim_of(victim, net=net, defense=defense, device=device)
     task = _task(victim, data)
-    if isinstance(victim, Given):
+    if isinstance(victim, Given | Remote):
         victim = victim.fitted(tuple(task.train.x.shape[1:]), task.classes, task.names)
-    families = unseen(tuple(task.train.x.shape[1:])) if pools is None else several(pools)
+    shape = tuple(task.train.x.shape[1:])
+    families = unseen(shape) if pools is None else several(pools)
+    if pools is None and progress:
+        print(f"pools: {chosen(families, shape)}", file=sys.stderr)
     if isinstance(attacks, str) and attacks in SUITES:
         blocks = suite(attacks, families, victim)
     else:
         combined = [_many(part) for part in (labels, treatments, own, accounts)]
         blocks = [Block(_attacks(attacks, _many(budgets)), families, *combined)]
     where = choose(device) if device is not None else _device(victim)
-    clones = architecture(victim, clone, task.classes, where)
+    clones = architecture(victim, clone, task.classes, where, tuple(task.train.x.shape[1:]))
     planned = [t for block in blocks for t in thefts(victim, task, block, _many(seeds), clones, resize=resize)]
     required = "attacks, pools, labels, treatments, own, accounts, seeds"
     require(bool(planned), required, "at least one of each", "an empty list")
+    if isinstance(victim, Remote):
+        victim.check_accounts(max(theft.accounts for theft in planned))
     planned[0].fresh()  # a clone that cannot be built is found before anything is asked
     if progress:
-        _tell(task, planned)
+        _tell(victim, task, planned)
     path = Path(store or _home(victim) / STORE)
     kept, work = Store(path), _Audit(victim, task, path.with_name(f"{path.name}.answers"), where)
     keys = [work.key(theft) for theft in planned]
@@ -135,7 +142,7 @@ def audit(
                     kept.put(work.row(key, theft))
                 if _done(kept, key):  # else the next try need not pay for the same answers
                     work.forget(key)
-    work.close()
+    work.close(complete=all(_done(kept, key) for key in keys))
     return [found for found in map(kept.get, keys) if found is not None]
 
 
@@ -178,8 +185,12 @@ def _home(victim: Victim) -> Path:
     return Path("runs") / f"audit-{name}"
 
 
-def _tell(task: sets.Task, planned: Sequence[Theft]) -> None:
+def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
     notes = [f"data: {note}" for note in task.notes]
+    if isinstance(victim, Remote):
+        spent = sum(theft.attack.budget for theft in planned)
+        n = len(planned)
+        notes.append(f"queries: {len(task.test.x):,} test inputs, and at most {spent:,} of {n} theft{'s' * (n > 1)}")
     for pool in {theft.pool.name: theft.pool for theft in planned if theft.pool.dropped}.values():
         notes.append(f"pools: {pool.dropped:,} inputs of `{pool.name}` are test inputs of the task and are not queried")
     for note in notes:
@@ -198,10 +209,7 @@ def _task(victim: Victim, data: Any) -> sets.Task:
         _check_shape(task, victim.shape)
         return _check_classes(task, victim.output.classes, victim.output.names)
     made = victim.recipe["data"]
-    source = made["name"] if data is None else data
-    nameless = data is None and not (source in sets.SETS or source.startswith(("folder:", "npz:")))
-    require(not nameless, "data", "given: the release was made from data without a name", "none")
-    task = sets.task(source, seed=victim.recipe["seed"], classes=victim.recipe["classes_given"], scaling=victim.scaling)
+    task = victim.task(data)
     _check_shape(task, victim.shape)
     _check_classes(task, victim.output.classes, victim.output.names)
     if data is None or task.name == made["name"]:
@@ -235,13 +243,35 @@ class _Audit:
 
     def __init__(self, victim: Victim, task: sets.Task, answers: Path, device: torch.device):
         self._victim, self._task, self._folder, self._device = victim, task, answers, device
-        self._answers = everything(boxed(renewed(victim), "honest", task.scaling), task.test.x)
         self._line, self._near_line = cache(self._no_theft), cache(self._no_theft_near)
+
+    @cached_property
+    def _answers(self) -> Tensor:
+        """The victim's answers to the test inputs, as its users get them."""
+        box, x = boxed(renewed(self._victim), HONEST, self._task.scaling), self._task.test.x
+        if not isinstance(self._victim, Remote):
+            return check_answers(everything(box, x), len(x), self._victim.name, self._task.classes)
+        with self.alone(self._honest):
+            ledger = Ledger(box, self._folder / self._honest, self._victim.name, self._victim.rows)
+            try:
+                return everything(ledger, x)
+            finally:
+                ledger.close()
+
+    @cached_property
+    def _honest(self) -> str:
+        """The name of the file with a remote victim's answers to the test inputs."""
+        return f"test-{fingerprint([*self._source, self._task.test.hash])}"
+
+    @cached_property
+    def _source(self) -> list[str]:
+        """Where the answers come from, in a list; an empty one where the victim is in this process."""
+        return [self._victim.source] if isinstance(self._victim, Remote) else []
 
     @cached_property
     def _identity(self) -> str:
         """Of the victim; for a victim without one, the hash of its answers to the test inputs."""
-        return self._victim.identity or f"answers-{tensor_hash(self._answers)}"
+        return self._victim.facts().key or self._victim.identity or f"answers-{tensor_hash(self._answers)}"
 
     @cached_property
     def _facts(self) -> VictimFacts:
@@ -258,18 +288,19 @@ class _Audit:
         name, settings = describe(ATTACKS, theft.attack)
         train = self._task.train.hash if theft.own else ""
         return fingerprint([
-            self._identity, self._victim.facts().setting, self._task.test.hash, train, name, settings,
+            *self._source, self._identity, self._victim.facts().setting, self._task.test.hash, train, name, settings,
             code_of(type(theft.attack)), theft.pool.x.hash, theft.labels, theft.treatment, theft.own, theft.tunes,
             theft.accounts, theft.seed, theft.clone.hash, self._device.type,
         ])  # fmt: skip
 
     def row(self, key: str, theft: Theft) -> Row:
         """Steal once and measure; an attack that cannot be finished gives a row that says why."""
-        started = time.perf_counter()
+        facts, started = self._facts, time.perf_counter()  # users' answers first: an attack may spend the whole budget
         if remembers(self._victim):  # what the guard remembered of an attacker that was killed is gone
             (self._folder / key).unlink(missing_ok=True)
         box = self._box(f"attacker {key[:16]}", theft)
-        ledger = Ledger(Labels(box) if theft.labels == "hard" else box, self._folder / key)
+        rows = self._victim.rows if isinstance(self._victim, Remote) else None
+        ledger = Ledger(Labels(box) if theft.labels == "hard" else box, self._folder / key, self._victim.name, rows)
         metered = Metered(ledger, theft.attack.budget, self._victim.name)
         status, reason, metrics = "ok", "", dict[str, float]()
         try:
@@ -284,11 +315,13 @@ class _Audit:
             status, reason = "failed", str(e)
         except Exception as e:  # an attack or a victim of somebody else's: the other thefts go on
             status, reason = "failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
+            if metered.refusal and not metered.spent:  # few attacks can do anything without a single answer
+                reason = metered.refusal
         finally:
             ledger.close()
         name, settings = describe(ATTACKS, theft.attack)
         return Row.of_theft(
-            key=key, victim=self._facts, attack=name, settings=settings, pool=theft.pool.name,
+            key=key, victim=facts, attack=name, settings=settings, pool=theft.pool.name,
             pool_hash=theft.pool.x.hash, in_family=theft.pool.in_family, labels=theft.labels,
             treatment=theft.treatment, own=theft.own, accounts=theft.accounts, budget=theft.attack.budget,
             queries=metered.spent, seed=theft.seed, clone=theft.clone.name, clone_hash=theft.clone.hash,
@@ -307,8 +340,14 @@ class _Audit:
         """Drop what an attacker was answered: its row is safe."""
         (self._folder / key).unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Remove the locks, and the folder of answers if nothing is kept in it."""
+    def close(self, *, complete: bool) -> None:
+        """Remove the locks, and the folder of answers if nothing is kept in it.
+
+        Args:
+            complete: whether every row is safe; else a remote victim's answers to the test inputs are kept.
+        """
+        if complete:
+            self.forget(self._honest)
         if self._folder.is_dir():
             for lock in self._folder.glob("*.lock"):
                 if not lock.with_suffix("").exists():

@@ -27,6 +27,7 @@ from stealguard.attacks import (
 from stealguard.attacks.active import STRATEGIES
 from stealguard.attacks.base import Attack
 from stealguard.attacks.treatments import TREATMENTS
+from stealguard.auditing.remote import Remote
 from stealguard.auditing.victim import Victim, by_account
 from stealguard.defenses.base import Defense
 from stealguard.errors import pick
@@ -75,7 +76,7 @@ def suite(name: str, pools: Sequence[Any], victim: Victim | None = None) -> list
     """
     made = pick(SUITES, name, "suite")
     blocks: list[Block] = []
-    for block in made(pools, partial(adaptive_blocks, _known(victim), pools)):
+    for block in made(pools, partial(adaptive_blocks, _known(victim), pools, accounts=_accounts(victim))):
         if not any(block.within(earlier) for earlier in blocks):
             blocks.append(block)
     return blocks
@@ -86,6 +87,13 @@ def _known(victim: Victim | None) -> Sequence[str]:
     defense = victim.defense if isinstance(victim, Release) else None
     ways = () if type(defense) is Defense else (defense and defense.countered_by) or GENERIC
     return (*ways, "accounts") if victim is not None and by_account(victim) else ways
+
+
+def _accounts(victim: Victim | None) -> Sequence[int]:
+    """The numbers of accounts that are tried; of a remote victim no more than there are keys, and as many as these."""
+    if not isinstance(victim, Remote):
+        return ACCOUNTS
+    return [*(n for n in ACCOUNTS if n < victim.accounts), victim.accounts]
 
 
 def adaptive_blocks(

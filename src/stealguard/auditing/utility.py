@@ -11,6 +11,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from stealguard.auditing.remote import Remote
 from stealguard.auditing.victim import Victim, renewed
 from stealguard.boxes.base import Boxed, ask, logits
 from stealguard.boxes.scaled import Unscaled
@@ -28,6 +29,8 @@ BLOCK = 8192  # inputs decoded at once
 def utility(victim: Victim, answers: Tensor, x: Inputs, y: Tensor, scaling: Scaling | None = None) -> dict[str, float]:
     """The metrics of a victim's answers, by name; what only a release can tell is left out for others.
 
+    A remote victim is not timed: each of these answers would be paid for, and most of the time be the network's.
+
     Args:
         answers: the victim's to `x`, (N, K).
         x: the test inputs, (N, *shape) in [0, 1].
@@ -35,6 +38,8 @@ def utility(victim: Victim, answers: Tensor, x: Inputs, y: Tensor, scaling: Scal
         scaling: the units in which the victim takes inputs, if these are not [0, 1].
     """
     found = {"benign_accuracy": accuracy(answers, y), "calibration_error": calibration_error(answers, y)}
+    if isinstance(victim, Remote):
+        return found
     accounts, fresh = count(), renewed(victim)
 
     def guarded(part: Tensor) -> Tensor:  # an account of its own for each request: none is refused for being repeated

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stealguard.boxes.base import CHUNK
+from stealguard.auditing.remote import Remote
+from stealguard.boxes.base import CHUNK, as_answers, looks_like_logits, on_simplex
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
-from stealguard.errors import BoxFault, Invalid, StealguardError, require
-from stealguard.files import sha256
+from stealguard.errors import BoxFault, Invalid, StealguardError, one_line, require
+from stealguard.files import check_regular, sha256
 from stealguard.identity import fingerprint
 from stealguard.nets import structure
 from stealguard.registry import imported
@@ -27,7 +28,7 @@ from stealguard.releases.release import RECIPE, hash_of
 from stealguard.results import VictimFacts
 from stealguard.types import BlackBox, Probabilities
 
-SUM_OFF = 1e-3  # how far from 1 the sum of a row on the simplex may be
+FATAL = 4  # what ONNX Runtime logs to stderr: errors are told by its exceptions
 
 
 @runtime_checkable
@@ -116,7 +117,12 @@ class Given:
         return other
 
     def _answer(self, x: Tensor, /) -> Tensor:
-        parts = [self._ask(part) for part in x.split(CHUNK)]
+        try:
+            parts = [self._ask(part) for part in x.split(CHUNK)]
+        except (StealguardError, MemoryError):
+            raise
+        except (Exception, SystemExit) as e:  # whatever a stranger's model raises
+            raise BoxFault(f"`{self.name}` should answer. Found {type(e).__name__}: {one_line(e)}") from e
         return torch.cat([_rows(part, self.output.classes, self.name).to(x.device) for part in parts])
 
 
@@ -168,14 +174,7 @@ def _from_logits(found: Tensor) -> Tensor:
     """Answers from what a net gives: logits, log-probabilities or probabilities (N, K), or one logit (N, 1)."""
     if found.dim() == 2 and found.shape[1] == 1:
         found = found.squeeze(1)
-    if found.dim() == 1:
-        p = found if bool(((found >= 0) & (found <= 1)).all()) else found.sigmoid()
-        return torch.stack([1 - p, p], dim=1)
-    return found if _on_simplex(found) else found.softmax(dim=1)
-
-
-def _on_simplex(rows: Tensor) -> bool:
-    return bool(rows.dim() == 2 and (rows >= 0).all() and ((rows.sum(dim=1) - 1).abs() <= SUM_OFF).all())
+    return as_answers(found, logits=looks_like_logits(found))
 
 
 class _OfFunction:
@@ -208,7 +207,10 @@ def _onnx(path: Path) -> tuple[str, None, Ask]:
     except ImportError as e:
         raise StealguardError(f"`{path}` needs ONNX Runtime: pip install 'stealguard[onnx]' ({e}).") from e
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        check_regular(path)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = FATAL
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         entry, identity = session.get_inputs()[0], fingerprint([sha256(part) for part in _parts(path)])
     except Exception as e:  # onnxruntime has no common base of its errors
         raise Invalid("victim", "an .onnx file that can be read", f"`{path}` ({str(e).splitlines()[0]})") from e
@@ -231,7 +233,7 @@ def _rows(found: Tensor, classes: int, name: str) -> Tensor:
     elif found.dim() == 1 and classes and bool(((found >= 0) & (found < classes) & (found == found.floor())).all()):
         found = F.one_hot(found.long(), classes)
     found = found.to(torch.float32)
-    if found.dim() != 2 or not _on_simplex(found):
+    if found.dim() != 2 or not on_simplex(found):
         raise BoxFault(
             f"`{name}` should answer rows on the simplex (N, K), or labels in 0 .. {max(0, classes - 1)}. "
             f"Found {tuple(found.shape)}{'' if found.dim() != 2 else ' off the simplex'}."
@@ -253,6 +255,8 @@ def victim_of(
     """
     if isinstance(given, Victim):
         return given
+    if str(given).startswith(("http://", "https://")):
+        raise Invalid("victim", "`stealguard.Remote(url, key)` for a model behind a server that is yours", f"`{given}`")
     if isinstance(given, str | os.PathLike):
         path = Path(given)
         if path.is_dir() or (":" not in str(given) and path.suffix != ".onnx") or (path / RECIPE).exists():
@@ -261,17 +265,23 @@ def victim_of(
 
 
 def renewed(victim: Victim) -> Victim:
-    """The victim as if nobody had asked it yet, where that can be had: a release with its memory blank."""
+    """The victim as if nobody had asked it yet, where that can be had: a release with its memory blank.
+
+    A remote victim gives its keys to accounts anew, and its server remembers what it remembers.
+    """
+    if isinstance(victim, Remote):
+        return victim.renewed()
     return replace(victim) if isinstance(victim, Release) else victim
 
 
 def remembers(victim: Victim) -> bool:
-    """Whether the victim is known to remember queries."""
+    """Whether the victim is known to remember queries, and can be made to forget them."""
     return isinstance(victim, Release) and victim.model.guard.scope != "none"
 
 
 def by_account(victim: Victim) -> bool:
-    """Whether answers may depend on the account that asks: not those of a given model, which is not told accounts."""
+    """Whether answers may depend on the account that asks: not those of a given model, which is not told accounts, and
+    not those of a remote one with a single account."""
     if isinstance(victim, Release):
         return victim.model.guard.scope == "account"
-    return not isinstance(victim, Given)
+    return victim.accounts > 1 if isinstance(victim, Remote) else not isinstance(victim, Given)

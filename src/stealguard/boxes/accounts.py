@@ -2,57 +2,185 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from threading import Lock
+from typing import NamedTuple, Protocol, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import save
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from stealguard.boxes.base import outputs_of
 from stealguard.checks import check_inputs
 from stealguard.errors import Refused, StealguardError, require
-from stealguard.files import replacing
 from stealguard.types import Guard, State
 
+T = TypeVar("T")
+Step = Callable[[State | None], tuple[T, State | None]]
+"""From what is remembered under a name, None at first, to a result and to what is remembered from now on."""
+
 SHARED = ""  # the name of the memory that all accounts share
+
+
+class States(Protocol):
+    """What is remembered under each name, for as long as the implementation says."""
+
+    def update(self, name: str, step: Step[T]) -> T:
+        """The result of `step`, which no other step under that name overlaps.
+
+        The step may run several times, of which one counts: it has no effect but what it returns. Where it raises, or
+        returns the very object that it was given, what is remembered stays as it is.
+        """
+        ...
+
+
+class StateStore(Protocol):
+    """Where states are written as bytes; a dict is one."""
+
+    def get(self, name: str, /) -> bytes | None:
+        """What was written under that name last, or None."""
+        ...
+
+    def update(self, written: Mapping[str, bytes], /) -> None:
+        """Write all of these, or raise."""
+        ...
 
 
 class _Memory:
     """What is remembered under one name; `users` is the number of requests that hold it or wait for it."""
 
-    def __init__(self, state: State):
-        self.state, self.lock, self.users = state, Lock(), 0
+    def __init__(self) -> None:
+        self.state: State | None = None
+        self.written: State | None = None  # the state that the store has
+        self.read = False
+        self.lock, self.users = Lock(), 0
+
+
+class LocalStates:
+    """States that this process holds, the latest used of them in memory where there is a store for all.
+
+    What was not flushed is lost with the process. Only one process may use a store at a time.
+
+    Args:
+        store: where states are written and read again; None to hold all of them, for as long as this object lasts.
+        limit: how many states stay in memory where there is a store, at least 1. Beyond, all that changed are written
+            together, and the eighth that was not used for longest is dropped.
+    """
+
+    def __init__(self, store: StateStore | None = None, limit: int = 1000):
+        require(limit >= 1, "limit", "at least 1", limit)
+        self._store, self._limit = store, limit
+        self._known: OrderedDict[str, _Memory] = OrderedDict()
+        self._lock = Lock()  # of `_known`, held for moments only
+        self._flushing = Lock()  # so that no older state is written after a newer one
+
+    def update(self, name: str, step: Step[T]) -> T:
+        """See `States.update`.
+
+        Raises:
+            StealguardError: what the store has is damaged, or there is no room and the store cannot be written.
+        """
+        with self._held(name) as memory:
+            result, memory.state = step(memory.state)
+        return result
+
+    def flush(self) -> None:
+        """Write the states that have changed since they were written."""
+        if self._store is None:
+            return
+        with self._flushing:
+            with self._lock:
+                memories = list(self._known.items())
+            changed = {n: (m, m.state) for n, m in memories if m.state is not None and m.state is not m.written}
+            if changed:
+                self._store.update({name: packed(state) for name, (_, state) in changed.items()})
+            for memory, state in changed.values():
+                memory.written = state
+
+    @contextmanager
+    def _held(self, name: str) -> Iterator[_Memory]:
+        """The memory of that name, for one request at a time."""
+        if self._store is not None and len(self._known) >= self._limit and name not in self._known:
+            self._make_room()
+        with self._lock:
+            memory = self._known.setdefault(name, _Memory())
+            self._known.move_to_end(name)
+            memory.users += 1
+        try:
+            with memory.lock:
+                if not memory.read:
+                    memory.state = memory.written = self._from_store(name)
+                    memory.read = True
+                yield memory
+        finally:
+            with self._lock:
+                memory.users -= 1
+
+    def _make_room(self) -> None:
+        self.flush()
+        with self._lock:
+            idle = [name for name, m in self._known.items() if not m.users and m.state is m.written]
+            for name in idle[: len(self._known) - self._limit + max(1, self._limit // 8)]:
+                del self._known[name]
+
+    def _from_store(self, name: str) -> State | None:
+        data = None if self._store is None else self._store.get(name)
+        return None if data is None else unpacked(data, name)
+
+
+def packed(state: State) -> bytes:
+    """A state, whose tensors have dtypes that NumPy has, as the bytes of a safetensors file.
+
+    The writer for torch's tensors takes four times as long, and refuses those that share memory.
+
+    >>> import torch
+    >>> unpacked(packed({"asked": torch.tensor(3)}), "ann")
+    {'asked': tensor(3)}
+    """
+    return save({key: value.detach().cpu().contiguous().numpy() for key, value in state.items()})
+
+
+def unpacked(data: bytes, name: str) -> State:
+    """The state that `packed` made these bytes from.
+
+    Raises:
+        StealguardError: they are damaged; tells the name.
+    """
+    try:
+        return load(data)
+    except SafetensorError as e:
+        raise StealguardError(f"What is remembered of account `{name}` is damaged ({e}).") from e
+
+
+class Judged(NamedTuple):
+    """What a guard makes of a request: the answers, (N, K), and what is remembered after it."""
+
+    answers: Tensor
+    state: State
 
 
 class Accounts:
     """The accounts of one defended model. A guard's memory belongs to an account, or to all of them together.
 
-    The heads run outside of every lock; only the guard, which is quick, runs under the lock of the memory that it
-    reads. Many threads may send requests at once. Memory stays in the process unless there is a folder for it.
+    The heads run outside of every lock; only the guard, which is quick, is run as a step of the memory that it reads.
+    Many threads may send requests at once.
 
     Args:
         heads: modules from inputs (N, *shape) to outputs, each row by itself.
         guard: makes answers from these.
         shape: of one input.
-        folder: where memory is written, by `save` or for lack of room, and read from; None for no folder.
-        limit: how many memories stay in the process where there is a folder, at least 1; beyond, the least recently
-            used are written and dropped.
+        states: where memory is kept; if None, in this object.
     """
 
     def __init__(
-        self, heads: Mapping[str, nn.Module], guard: Guard, shape: tuple[int, ...],
-        folder: Path | None = None, limit: int = 1000,
-    ):  # fmt: skip
-        require(limit >= 1, "limit", "at least 1", limit)
+        self, heads: Mapping[str, nn.Module], guard: Guard, shape: tuple[int, ...], states: States | None = None
+    ):
         self._heads, self._guard, self.shape = heads, guard, tuple(shape)
-        self._folder, self._limit = folder, limit
-        self._known: OrderedDict[str, _Memory] = OrderedDict()
-        self._lock = Lock()
+        self._states = LocalStates() if states is None else states
 
     def connect(self, account: str = SHARED) -> Account:
         """The black box of the account of that name; an account needs no registration."""
@@ -66,75 +194,35 @@ class Accounts:
             Refused: the guard answers fewer inputs than `x` has; none of them is answered.
         """
         x = check_inputs(x, "x", self.shape)
-        outputs = outputs_of(self._heads, x)
+        return self.judged(account, outputs_of(self._heads, x), x).answers
+
+    def judged(self, account: str, outputs: Mapping[str, Tensor], x: Tensor) -> Judged:
+        """What the guard makes of `x`, (N, *shape) in [0, 1], of which the heads' outputs are known.
+
+        Raises:
+            Refused: the guard answers fewer inputs than `x` has; none of them is answered.
+        """
         if self._guard.scope == "none":
-            answers, _ = self._guard(outputs, x, {})
+            judged = Judged(*self._guard(outputs, x, {}))
         else:
-            with self._held(self._name(account)) as memory:
-                answers, memory.state = self._guard(outputs, x, memory.state)
-        if len(answers) < len(x):
-            message = f"The queries look like theft: {len(answers)} of {len(x)} inputs are answered."
-            raise Refused(message, len(answers))
-        return answers
+            judged = self._states.update(self._name(account), partial(self._step, outputs, x))
+        n = len(judged.answers)
+        if n < len(x):
+            raise Refused(f"The queries look like theft: {n} of {len(x)} inputs are answered.", n)
+        return judged
+
+    def _step(self, outputs: Mapping[str, Tensor], x: Tensor, known: State | None) -> tuple[Judged, State]:
+        judged = Judged(*self._guard(outputs, x, self._guard.start() if known is None else known))
+        return judged, judged.state
 
     def state(self, account: str = SHARED) -> State:
         """What is remembered of the account; of all accounts where the guard's memory is shared."""
-        with self._held(self._name(account)) as memory:
-            return memory.state
-
-    def save(self) -> None:
-        """Write all memory that the process holds."""
-        with self._lock:
-            names = list(self._known)
-        for name in names:
-            with self._held(name) as memory:  # held, so that nothing newer can be written meanwhile
-                self._write(name, memory.state)
+        known = self._states.update(self._name(account), lambda known: (known, known))
+        return self._guard.start() if known is None else known
 
     def _name(self, account: str) -> str:
         """Under which name the account's memory is kept."""
         return account if self._guard.scope == "account" else SHARED
-
-    @contextmanager
-    def _held(self, name: str) -> Iterator[_Memory]:
-        """The memory of that name, for one request at a time."""
-        with self._lock:
-            if name not in self._known:
-                self._make_room()
-                self._known[name] = _Memory(self._read(name))
-            memory = self._known[name]
-            self._known.move_to_end(name)
-            memory.users += 1
-        try:
-            with memory.lock:
-                yield memory
-        finally:
-            with self._lock:
-                memory.users -= 1
-
-    def _make_room(self) -> None:
-        """Write and drop the memories that have not been used for longest, until there is room for one more."""
-        idle = [name for name, memory in self._known.items() if not memory.users] if self._folder else []
-        for name in idle[: max(0, len(self._known) + 1 - self._limit)]:
-            self._write(name, self._known[name].state)
-            del self._known[name]  # only now: a full disk must not make it forgotten
-
-    def _path(self, name: str) -> Path | None:
-        return self._folder and self._folder / f"{hashlib.sha256(name.encode()).hexdigest()}.safetensors"
-
-    def _write(self, name: str, state: State) -> None:
-        path = self._path(name)
-        if path is not None and state:
-            with replacing(path) as temporary:
-                save_file({key: value.contiguous() for key, value in state.items()}, temporary)
-
-    def _read(self, name: str) -> State:
-        path = self._path(name)
-        if path is None or not path.exists():
-            return self._guard.start()
-        try:
-            return load_file(path)
-        except SafetensorError as e:
-            raise StealguardError(f"`{path}` is not a safetensors file ({e}).") from e
 
 
 class Account:

@@ -13,6 +13,7 @@ from stealguard.errors import Refused
 from stealguard.types import BlackBox
 
 CHUNK = 1024  # rows answered at once
+SUM_OFF = 1e-3  # how far from 1 the sum of a row on the simplex may be
 
 
 class Boxed:
@@ -63,6 +64,29 @@ def at_least_float32(x: Tensor) -> Tensor:
     (torch.float32, torch.float64)
     """
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def on_simplex(rows: Tensor) -> bool:
+    """Whether rows (N, K) are probabilities: none is negative, and each row sums to 1 within `SUM_OFF`."""
+    return bool(rows.dim() == 2 and (rows >= 0).all() and ((rows.sum(dim=1) - 1).abs() <= SUM_OFF).all())
+
+
+def looks_like_logits(found: Tensor) -> bool:
+    """Whether what a net gives, (N, K), or (N,) for two classes, is not probabilities already."""
+    return not on_simplex(found) if found.dim() == 2 else not bool(((found >= 0) & (found <= 1)).all())
+
+
+def as_answers(found: Tensor, *, logits: bool) -> Tensor:
+    """Answers (N, K) from logits, log-probabilities or probabilities (N, K), or from those of the second of two
+    classes, (N,).
+
+    >>> as_answers(torch.tensor([0.25]), logits=False)
+    tensor([[0.7500, 0.2500]])
+    """
+    if found.dim() == 1:
+        p = found.sigmoid() if logits else found
+        return torch.stack([1 - p, p], dim=1)
+    return found.softmax(dim=1) if logits else found
 
 
 def top_1(answers: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import errno
 import hashlib
 import os
 import struct
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +36,7 @@ from torch import Tensor
 
 from stealguard.boxes.metered import check_answers
 from stealguard.errors import Refused, StealguardError
+from stealguard.files import appending, opened
 from stealguard.types import BlackBox
 
 Answer = NDArray[np.float32]  # (K,)
@@ -62,31 +63,32 @@ class Ledger:
 
     The file's records are answers that were paid for earlier. The n-th time that an input is asked, it is answered with
     its n-th record, so that a box whose answers vary is repeated in order. The inputs that have no record left are
-    asked in one call, in their order, and their answers are on the disk before they are returned.
+    asked in their order, and their answers are on the disk before more is asked or they are returned.
 
     Args:
         box: asked for what the file does not have.
         path: the file; it and its folder are created where they are missing.
         name: of the box, for error messages.
+        rows: that the box is asked in one call, at most, so that no more is lost where a call fails; all if None.
 
     Raises:
         LedgerError: `path` is not a ledger, or cannot be read or written.
     """
 
-    def __init__(self, box: BlackBox, path: Path, name: str = "box"):
-        self._box, self._path, self._name = box, path, name
-        self._paid: dict[bytes, deque[Answer]] = {}  # answers of earlier runs that this run has not asked for yet
+    def __init__(self, box: BlackBox, path: Path, name: str = "box", rows: int | None = None):
+        self._box, self._path, self._name, self._rows = box, path, name, rows
+        self._paid = defaultdict[bytes, deque[Answer]](deque)  # answers in the file that have not been returned yet
         self._classes: int | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             known = read_records(path) if path.exists() else []
-            self._file = path.open("ab", buffering=0)
+            self._file = appending(path)
             _sync(path.parent)
         except OSError as e:
             raise _fault(path, e) from e
         self._append(MAGIC[path.stat().st_size :])
         for digest, answer in known:
-            self._paid.setdefault(digest, deque()).append(answer)
+            self._paid[digest].append(answer)
             self._classes = len(answer)
 
     def __call__(self, x: Tensor, /) -> Tensor:
@@ -98,17 +100,14 @@ class Ledger:
             LedgerError: the answers cannot be written.
         """
         digests = list(_digests(x))
-        rows = self._found(digests)
-        unknown = [i for i, row in enumerate(rows) if row is None]
-        if unknown:
-            answers = self._ask(x[unknown], unknown)
-            self._append(b"".join(_packed(digests[i], answer) for i, answer in zip(unknown, answers, strict=True)))
-            for i, answer in zip(unknown, answers, strict=True):
-                rows[i] = answer
-        for digest in digests:
-            if self._paid.get(digest):
-                self._paid[digest].popleft()
-        return torch.from_numpy(np.stack([row for row in rows if row is not None])).to(x.device)
+        unknown = self._unknown(digests)
+        for start in range(0, len(unknown), self._rows or len(x)):
+            places = unknown[start : start + (self._rows or len(x))]
+            answers = self._ask(x[places], places)
+            self._append(b"".join(_packed(digests[i], answer) for i, answer in zip(places, answers, strict=True)))
+            for i, answer in zip(places, answers, strict=True):
+                self._paid[digests[i]].append(answer)
+        return torch.from_numpy(np.stack([self._taken(digest) for digest in digests])).to(x.device)
 
     def close(self, *, discard: bool = False) -> None:
         """Close the file; with `discard`, delete it: the result that the answers were for is safe."""
@@ -116,14 +115,22 @@ class Ledger:
         if discard:
             self._path.unlink(missing_ok=True)
 
-    def _found(self, digests: list[bytes]) -> list[Answer | None]:
-        """The answer that each row has in the file, if any. Nothing is taken yet: the box may still refuse."""
-        asked, rows = Counter[bytes](), list[Answer | None]()
-        for digest in digests:
-            paid, n = self._paid.get(digest, ()), asked[digest]
-            rows.append(paid[n] if n < len(paid) else None)
+    def _unknown(self, digests: list[bytes]) -> list[int]:
+        """The places of the rows that the file has no answer to."""
+        asked, places = Counter[bytes](), list[int]()
+        for i, digest in enumerate(digests):
             asked[digest] += 1
-        return rows
+            if asked[digest] > len(self._paid.get(digest, ())):
+                places.append(i)
+        return places
+
+    def _taken(self, digest: bytes) -> Answer:
+        """The next answer in the file to the input of that digest, which is returned now."""
+        answers = self._paid[digest]
+        answer = answers.popleft()
+        if not answers:
+            del self._paid[digest]
+        return answer
 
     def _ask(self, x: Tensor, places: list[int]) -> Answer:
         """The box's answers (N, K) to `x`, whose rows have these places in the whole question."""
@@ -152,7 +159,8 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         LedgerError: the file is not a ledger of version 1.
     """
-    data = path.read_bytes()
+    with opened(path) as file:
+        data = file.read()
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
         raise LedgerError(f"`{path}` is not a ledger of answers that this version reads: move it away and start again.")
     return list(_records(data))

@@ -7,15 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from stealguard.errors import Refused, require
+from stealguard.errors import BudgetExhausted, Refused, require
 from stealguard.types import BlackBox
 
 
 class ManyAccounts:
     """A box that asks one account after another, each for its share of the budget: ceil(budget / accounts) inputs.
 
-    The attacker moves on to the next account when a share is spent, or when an account refuses; what is left of a
-    refused account's share is lost. A request that is larger than what is left of an account is split over accounts.
+    The attacker moves on to the next account when a share is spent, or when an account refuses or has spent the budget
+    that the victim gave it; what is left of such an account's share is lost. A request that is larger than what is left
+    of an account is split over accounts.
     Where the last account refuses too, the answers that the request had until then are kept for its repetition.
 
     Args:
@@ -33,6 +34,7 @@ class ManyAccounts:
         require(budget >= 1, "budget", "at least 1", budget)
         self._connect, self._accounts, self._share = connect, accounts, -(-budget // accounts)
         self._number, self._left, self._box = 1, self._share, connect(1)
+        self._why = ""  # the last account that refused gave this reason
         self._kept: tuple[Tensor, Tensor] | None = None  # inputs and answers of a request that was refused
 
     def __call__(self, x: Tensor, /) -> Tensor:
@@ -47,14 +49,15 @@ class ManyAccounts:
             part = x[n : n + self._left]
             try:
                 parts.append(self._box(part))
-            except Refused as refusal:
+            except (BudgetExhausted, Refused) as refusal:
+                self._why = str(refusal).rstrip(".")
                 self._spend(self._left - refusal.left)
                 continue
             n += len(part)
             self._spend(len(part))
         if n < len(x):
             self._kept = (x[:n], _joined(parts)) if parts else None
-            raise Refused("The queries look like theft: no account answers further inputs.", n)
+            raise Refused(f"{self._why}: no account answers further inputs.", n)
         return _joined(parts) if parts else self._box(x)
 
     def _answered(self, x: Tensor) -> list[Tensor]:

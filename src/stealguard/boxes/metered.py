@@ -13,8 +13,8 @@ from stealguard.types import BlackBox
 class Metered:
     """A box that counts queries and answers no more inputs than its budget. One input answered is one query.
 
-    When the box refuses, `left` falls to the number of inputs that it will still answer. An input that was not answered
-    is not counted.
+    When the box refuses, `left` falls to the number of inputs that it will still answer, and `refusal` says why. An
+    input that was not answered is not counted.
 
     Args:
         box: the box that answers.
@@ -25,7 +25,7 @@ class Metered:
     def __init__(self, box: BlackBox, budget: int, name: str = "box"):
         require(budget >= 1, "budget", "at least 1", budget)
         self._box, self.budget, self._name = box, budget, name
-        self.left, self.spent, self._refused = budget, 0, False
+        self.left, self.spent, self.refusal = budget, 0, ""
 
     def __call__(self, x: Tensor, /) -> Tensor:
         """Answers (N, K) to inputs (N, ...).
@@ -37,13 +37,13 @@ class Metered:
         """
         if len(x) > self.left:
             message = f"{len(x)} queries asked with {self.left} of {self.budget} left."
-            raise Refused(message, self.left) if self._refused else BudgetExhausted(message, self.left)
+            raise Refused(message, self.left) if self.refusal else BudgetExhausted(message, self.left)
         self.left, self.spent = self.left - len(x), self.spent + len(x)
         try:
             answers = self._box(x)
         except Refused as refusal:
             self.left, self.spent = min(self.left + len(x), refusal.left), self.spent - len(x)
-            self._refused = True
+            self.refusal = str(refusal)
             raise
         except StealguardError:
             raise

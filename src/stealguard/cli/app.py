@@ -16,11 +16,13 @@ from stealguard.cli.data import app as data_app
 from stealguard.cli.demo import demo
 from stealguard.cli.export import export
 from stealguard.cli.guard import guard
+from stealguard.cli.keys import app as keys_app
 from stealguard.cli.list import list_
 from stealguard.cli.protect import protect
 from stealguard.cli.report import report
+from stealguard.cli.serve import serve
 from stealguard.cli.verify import verify
-from stealguard.errors import StealguardError, disk_error, one_line
+from stealguard.errors import StealguardError, disk_error, memory_error, one_line
 
 app = App(
     name="stealguard",
@@ -29,10 +31,11 @@ app = App(
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-for command in (protect, audit, guard, compare, report, export, card, verify, demo):
+for command in (protect, audit, guard, compare, report, export, card, verify, serve, demo):
     app.command(command)
 app.command(list_, name="list")
 app.command(data_app)
+app.command(keys_app)
 
 FIRST_STEPS = """\
 stealguard protects classifiers against model stealing, and measures how well they can be stolen.
@@ -41,6 +44,7 @@ stealguard protects classifiers against model stealing, and measures how well th
   stealguard protect lenet5 mnist --out runs/mine              # train a defended classifier
   stealguard audit runs/mine --suite quick                     # steal it in several ways
   stealguard report runs/mine --out report.html                # tables, and a page to open
+  stealguard serve runs/mine --open --page                     # answer over HTTP, with a page to try it
   stealguard compare grid.yaml --out runs/compare              # many defenses against many attacks
 
 `stealguard list attacks` and so on shows every name; `stealguard COMMAND --help` shows every option."""
@@ -65,8 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(one_line(e) if e.args else "interrupted; nothing that was finished is lost", file=sys.stderr)
         sys.exit(130)
     except Exception as e:
-        if (full := disk_error(e)) is not None:
-            _fail(full)
+        if (cause := disk_error(e) or memory_error(e)) is not None:
+            _fail(cause)
         traceback.print_exc()
         print("This is an error of stealguard itself: please report it, with the lines above.", file=sys.stderr)
         sys.exit(1)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from stealguard.cli.options import Json, Many, Numbers, Settings, settings, use_threads
+from cyclopts import Parameter
+
+from stealguard.cli.options import Json, Many, Numbers, Settings, numbers, settings, use_threads
 from stealguard.cli.printing import exit_if_failed, print_rows
 
 if TYPE_CHECKING:
+    from stealguard.auditing.remote import Remote
     from stealguard.results.row import Row
+
+KEY = "STEALGUARD_KEY"
+URL = ("http://", "https://")
 
 
 def audit(
@@ -29,12 +37,23 @@ def audit(
     seeds: Numbers = None,
     clone: str | None = None,
     data: str | None = None,
+    size: int | None = None,
+    fit: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    weights: Path | None = None,
     net: str | None = None,
     defense: str | None = None,
     resize: bool = False,
     store: Path | None = None,
     device: str | None = None,
     threads: int | None = None,
+    i_own_this: Annotated[bool, Parameter(negative="")] = False,
+    key_env: str | None = None,
+    key_file: Path | None = None,
+    rows: int | None = None,
+    parallel: int | None = None,
+    output: str | None = None,
     json_: Json = False,
 ) -> None:
     """Steal a model in every way that is asked for, and measure each clone; exit status 1 if some of it failed.
@@ -42,7 +61,8 @@ def audit(
     Parameters
     ----------
     victim
-        What is attacked: a release folder, module:callable of your own, or an ONNX file.
+        What is attacked: a release folder, module:callable of your own, an ONNX file, or the URL of a model behind a
+        server that speaks the Open Inference Protocol (https://HOST/v2/models/NAME).
     suite
         Many attacks at once, by name (quick, adaptive, standard, full), instead of attack, budget, labels, treatments,
         own and accounts.
@@ -72,6 +92,17 @@ def audit(
         The clone's architecture, a name or module:callable; the victim's own unless told otherwise.
     data
         The task, where the victim does not name it.
+    size
+        For a model of your own: the pixels of a side that pictures of all sizes in the data are brought to. A release
+        tells this itself, as it does the next four.
+    fit
+        How: crop (the center, as usual), pad or stretch.
+    mean
+        What is subtracted from the inputs of module:callable, which are in [0, 1]: one number, or one a channel.
+    std
+        What they are divided by then.
+    weights
+        A file with the weights of module:callable: a state_dict in .pt, or safetensors.
     net
         The module:callable of the protected network, where it is your own.
     defense
@@ -84,6 +115,19 @@ def audit(
         A torch device; a GPU if there is one.
     threads
         Processor threads.
+    i_own_this
+        The model behind the URL is yours, or its owner has asked you to attack it. Without this no URL is audited.
+    key_env
+        The environment variable that holds the key for the URL; STEALGUARD_KEY unless told otherwise.
+    key_file
+        A file with the keys of the attacker's accounts, one a line. The key of the environment, or else the first of
+        these, asks for the answers to the test inputs.
+    rows
+        Inputs in one request to the URL, at most; what the server tells, or 64.
+    parallel
+        Requests to the URL at a time; 1 unless told otherwise.
+    output
+        The output of the model behind the URL that holds the answers, where it has several.
     json_
         Print the rows as JSON lines.
     """
@@ -93,22 +137,56 @@ def audit(
     from stealguard.settings import create
 
     use_threads(threads)
+    remote = _Remote(key_env, key_file, rows, parallel, output)
+    target: Any = remote.victim(victim, owned=i_own_this) if victim.startswith(URL) else victim
+    unused = target is not victim or remote == _Remote()
+    require(unused, "victim", "a URL, where options for URLs are given", f"`{victim}`")
+    task: Any = data
+    if any(option is not None for option in (size, fit, mean, std, weights)):
+        from stealguard.auditing.brought import brought
+
+        statistics = {"mean": numbers(mean, "mean"), "std": numbers(std, "std")}
+        target, task = brought(victim, data, size=size, fit=fit, weights=weights, **statistics)
     attacks = suite or [create(ATTACKS, attack, settings(set_, "set"), "attack")]
     given: dict[str, Any] = {
         "attacks": attacks, "pools": pools, "labels": labels or ["soft", "hard"], "budgets": budget or [],
-        "treatments": treatments or [""], "own": own or [0], "seeds": seeds or [0], "clone": clone, "data": data,
+        "treatments": treatments or [""], "own": own or [0], "seeds": seeds or [0], "clone": clone, "data": task,
         "net": net, "defense": defense, "resize": resize, "store": store, "device": device,
     }  # fmt: skip
     if accounts_to_reach is None:
-        rows = run(victim, accounts=accounts or [1], **given)
+        found = run(target, accounts=accounts or [1], **given)
     else:
         require(accounts is None, "accounts", "left out where their number is searched for", accounts)
-        rows = _searched(victim, accounts_to_reach, given)
-    print_rows(rows, as_json=json_)
-    exit_if_failed(rows)
+        found = _searched(target, accounts_to_reach, given)
+    print_rows(found, as_json=json_)
+    exit_if_failed(found)
 
 
-def _searched(victim: str, percent: float, given: dict[str, Any]) -> list[Row]:
+@dataclass(frozen=True)
+class _Remote:
+    """What the options say about a model behind a URL."""
+
+    key_env: str | None = None
+    key_file: Path | None = None
+    rows: int | None = None
+    parallel: int | None = None
+    output: str | None = None
+
+    def victim(self, url: str, *, owned: bool) -> Remote:
+        """The model, with the keys of the environment and of the file."""
+        from stealguard.auditing import Remote
+        from stealguard.errors import require
+
+        require(owned, "i-own-this", "given to audit a URL: an audit attacks the model", f"`{url}` without it")
+        key = os.environ.get(self.key_env or KEY, "")
+        require(bool(key) or self.key_env is None, "key-env", "the name of a variable that is set", f"`{self.key_env}`")
+        keys = self.key_file.read_text(encoding="utf-8").split() if self.key_file else []
+        require(bool(keys) or self.key_file is None, "key-file", "a file with a key", f"none in `{self.key_file}`")
+        parallel = 1 if self.parallel is None else self.parallel
+        return Remote(url, key, keys=keys, rows=self.rows, parallel=parallel, output=self.output or "")
+
+
+def _searched(victim: str | Remote, percent: float, given: dict[str, Any]) -> list[Row]:
     """The rows of a search for the number of accounts, each told when it is known, and the number at the end."""
     from stealguard.auditing import accounts_to_reach
     from stealguard.auditing.accounts import tell

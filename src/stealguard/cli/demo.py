@@ -20,6 +20,7 @@ def demo(*, out: Path = Path("runs/demo"), epochs: int = 16, threads: int | None
         Processor threads.
     """
     from stealguard.cli.demonstration import run
+    from stealguard.files import real
 
     use_threads(threads)
-    print(f"Open {run(out, epochs).resolve().as_uri()}")
+    print(f"Open {real(run(out, epochs)).as_uri()}")

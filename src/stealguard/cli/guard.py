@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from pathlib import Path
 
 from stealguard.cli.options import Settings, settings
@@ -15,6 +17,7 @@ def guard(
     set_: Settings = None,
     net: str | None = None,
     trained: str | None = None,
+    data: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Change what a release answers, without training it again: another guard, or other settings of its defense.
@@ -34,13 +37,25 @@ def guard(
         The module:callable of the protected network, where it is your own.
     trained
         The module:Class of the defense that the release has now, where it is your own.
+    data
+        The task's data: tells what honest users get.
     overwrite
         Replace a release that is already there.
     """
     from stealguard.defenses import DEFENSES
     from stealguard.releases.protection import guarded
     from stealguard.releases.release import load
+    from stealguard.results.honest import PoorAnswers, complaints, sentence
     from stealguard.settings import create
 
     chosen = create(DEFENSES, defense, settings(set_, "set"), "defense")
-    print(guarded(load(release, net=net, defense=trained), chosen, out, overwrite=overwrite).folder)
+    kept = load(release, net=net, defense=trained)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PoorAnswers)  # they are told below, in the same words
+        changed = guarded(kept, chosen, out, data=data, overwrite=overwrite)
+    found = changed.recipe["honest"]
+    print(f"{changed.folder}: {sentence(found)}" if found else f"{changed.folder}")
+    if found is None:
+        print("what honest users get was not measured: name the task's data with --data", file=sys.stderr)
+    for complaint in complaints(found) if found else ():
+        print(f"warning: {complaint}", file=sys.stderr)

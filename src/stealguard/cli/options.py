@@ -38,6 +38,18 @@ def settings(pairs: list[str] | None, parameter: str) -> dict[str, Any]:
     return read
 
 
+def numbers(text: str | None, parameter: str) -> list[float] | None:
+    """Numbers that commas separate; None for None.
+
+    >>> numbers("0.5,0.25", "mean")
+    [0.5, 0.25]
+    """
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError as e:
+        raise Invalid(parameter, "numbers that commas separate", f"`{text}`") from e
+
+
 def use_threads(threads: int | None) -> None:
     """Let torch use that many processor threads."""
     if threads is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
+import warnings
 from pathlib import Path
 
-from stealguard.cli.options import Json, Many, Settings, settings, use_threads
+from stealguard.cli.options import Json, Many, Settings, numbers, settings, use_threads
 
 
 def protect(
@@ -21,6 +23,12 @@ def protect(
     classes: Many = None,
     seed: int = 0,
     start: str | None = None,
+    weights: Path | None = None,
+    partial: bool = False,
+    mean: str | None = None,
+    std: str | None = None,
+    size: int | None = None,
+    fit: str | None = None,
     resize: bool = False,
     resume: bool = False,
     overwrite: bool = False,
@@ -33,9 +41,10 @@ def protect(
     Parameters
     ----------
     net
-        A network's name (lenet5, resnet18, ...) or module:callable of your own.
+        A network's name (lenet5, resnet18, ...), timm:NAME, torchvision:NAME, or module:callable of your own.
     data
-        The task: a set's name, folder:PATH or npz:PATH.
+        The task: a set's name, folder:PATH, csv:PATH, parquet:PATH or npz:PATH. csv:PATH:COLUMN names the column that
+        holds the classes; it is the last one else.
     out
         The release folder to write.
     outliers
@@ -54,6 +63,18 @@ def protect(
         What the whole run follows from.
     start
         A release to start from: protects a model that is already trained.
+    weights
+        A file of already trained weights to start from: a state_dict in .pt, or safetensors.
+    partial
+        Take of the weights what fits the net.
+    mean
+        What is subtracted from the net's inputs, which are in [0, 1]: one number, or one a channel (0.485,0.456,0.406).
+    std
+        What they are divided by then.
+    size
+        The pixels of a side that pictures of all sizes are brought to.
+    fit
+        How: crop (the center, as usual), pad or stretch.
     resize
         Fit outliers of another shape to the task's.
     resume
@@ -69,19 +90,25 @@ def protect(
     """
     from stealguard.releases.presets import preset_of
     from stealguard.releases.protection import protect as run
+    from stealguard.results.honest import PoorAnswers, complaints, sentence
     from stealguard.settings import changed
 
     preset = preset_of(defense, "defense")
     use_threads(threads)
-    release = run(
-        net, data, out=out, outliers=outliers,
-        defense=changed(preset.defense, settings(set_, "set"), f"defense {defense}"),
-        training=changed(preset.training, settings(train, "train"), "training"),
-        epochs=epochs, classes=classes, seed=seed, start=start, resize=resize, resume=resume, overwrite=overwrite,
-        device=device,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PoorAnswers)  # they are told below, in the same words
+        release = run(
+            net, data, out=out, outliers=outliers,
+            defense=changed(preset.defense, settings(set_, "set"), f"defense {defense}"),
+            training=changed(preset.training, settings(train, "train"), "training"),
+            epochs=epochs, classes=classes, seed=seed, start=start, weights=weights, partial=partial,
+            mean=numbers(mean, "mean"), std=numbers(std, "std"), size=size, fit=fit, resize=resize, resume=resume,
+            overwrite=overwrite, device=device,
+        )  # fmt: skip
+    found = release.recipe["honest"]
     if json_:
         print(json.dumps(dict(release.recipe)))
     else:
-        validation = release.recipe["history"][-1]["validation"]
-        print(f"{out}: {100 * validation:.1f} % on the validation split, {release.recipe['seconds']:.0f} s")
+        print(f"{out}: {sentence(found)}; {release.recipe['seconds']:.0f} s")
+    for complaint in complaints(found):
+        print(f"warning: {complaint}", file=sys.stderr)

@@ -140,7 +140,7 @@ def unpinned(grid: GridSpec) -> list[str]:
     """The sets of the grid whose contents are only known once they have been fetched or made."""
     outliers = (name for names in grid.outliers.values() for name in names)
     used = {*grid.data, *outliers, *(pool for block in grid.blocks for pool in block.pools)}
-    return sorted(name for name in used if name in SETS and SETS[name].sha256 is None)
+    return sorted(name for name in used if name in SETS and SETS[name].sources and SETS[name].sha256 is None)
 
 
 def contents_of(name: str) -> str:

@@ -35,6 +35,7 @@ from stealguard.data.roles import several
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defense
 from stealguard.errors import StealguardError, nearest, one_line, pick, require
+from stealguard.files import read_text
 from stealguard.nets import check_name
 from stealguard.registry import Registry, imported
 from stealguard.releases.presets import preset_of
@@ -98,7 +99,7 @@ def read(source: str | Path | Mapping[str, Any], *, allow_code: bool = False) ->
     if isinstance(source, Mapping):
         return _grid(source)
     try:
-        values = from_yaml(_text(Path(source)))
+        values = from_yaml(read_text(Path(source)))
         require(isinstance(values, Mapping), "grid", f"a mapping of {', '.join(DEFAULTS)}", repr(values))
         code = [] if allow_code else sorted(code_in([values.get(key) for key in CODE]))
         rule = "free of code to import, unless `--allow-code` (`allow_code=True`) is given"
@@ -108,11 +109,6 @@ def read(source: str | Path | Mapping[str, Any], *, allow_code: bool = False) ->
         raise StealguardError(f"Grid `{source}`: {e}") from e
     except (OSError, ValueError) as e:
         raise StealguardError(f"Grid `{source}` cannot be read: {one_line(e)}.") from e
-
-
-def _text(path: Path) -> str:
-    require(path.is_file() or not path.exists(), "grid", "a file", f"`{path}`, a folder, pipe or device")
-    return path.read_text(encoding="utf-8")
 
 
 def code_in(value: Any) -> set[str]:

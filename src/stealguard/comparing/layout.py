@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Sequence
@@ -15,9 +16,11 @@ from pathlib import Path
 
 from stealguard.comparing.cells import GridCell, PlannedVictim
 from stealguard.errors import StealguardError
-from stealguard.files import sha256, write_text
+from stealguard.files import read_text, sha256, write_text
 from stealguard.releases.release import WEIGHTS, read_recipe
 from stealguard.results import Row
+
+NO_FILE = {errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO}  # what is there is no regular file
 
 
 def release_folder(home: Path, victim: PlannedVictim) -> Path:
@@ -27,7 +30,7 @@ def release_folder(home: Path, victim: PlannedVictim) -> Path:
 
 def cell_file(home: Path, key: str) -> Path:
     """Where the rows of the cell lie, or will."""
-    return made(home / "cells") / f"{key}.json"
+    return home / "cells" / f"{key}.json"
 
 
 def made(folder: Path) -> Path:
@@ -60,8 +63,13 @@ def finished(path: Path) -> bool:
 def rows_in(path: Path) -> list[Row]:
     """The rows of a cell's file; none if it is not there. A file that cannot be read is set aside."""
     try:
-        return rows_of(path.read_text(encoding="utf-8"))
+        return rows_of(read_text(path))
     except FileNotFoundError:
+        return []
+    except OSError as e:
+        if e.errno not in NO_FILE:
+            raise
+        set_aside(path)
         return []
     except (ValueError, RecursionError, StealguardError):  # emptied by a power loss, or written by another version
         set_aside(path)

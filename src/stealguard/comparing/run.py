@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from stealguard.comparing.grid import read
 from stealguard.comparing.layout import done, release_folder, rows_left
 from stealguard.comparing.work import work
 from stealguard.errors import StealguardError, pick, require
+from stealguard.files import real
 from stealguard.progress import Tick, bar
 from stealguard.releases.release import RECIPE, identity_of, read_recipe, setting_of
 from stealguard.results import STORE, Row, Store, VictimFacts, key_of
@@ -62,25 +63,31 @@ def compare(
         StealguardError: the grid breaks a rule (names file, key and value), or the engine is not there.
     """
     spec, home = read(grid, allow_code=allow_code), Path(out)
-    for name, number, least in (("workers", workers, 1), ("threads", threads, 1), ("gpus", gpus, 0)):
-        require(number is None or number >= least, name, f"at least {least}", number)
+    for name, number, least, most in (
+        ("workers", workers, 1, 10_000),
+        ("threads", threads, 1, 1_024),
+        ("gpus", gpus, 0, 1_024),
+    ):
+        rule = f"at least {least} (and at most {most:,})"
+        require(number is None or least <= number <= most, name, rule, number)
     start = pick(ENGINES, engine, "engine")
     if device is not None and engine == "local":
         devices.choose(device)
     for name in unpinned(spec):
         sets.get(name, progress=progress)
     cells = plan(spec)
-    store = Store(home / STORE)
     there = {cell.key for cell in cells if done(home, cell)}
     missing = [cell for cell in cells if cell.key not in there]
-    _collect(store, home, [cell for cell in cells if cell.key in there])
     reasons: dict[str, str] = {}
-    if missing:
-        made: Engine = start(work, home, Wanted(workers, threads, gpus, address))
-        title = f"compare {home.name}"
-        with closing(made), bar(title, len(missing), show=progress, lines=10) as tick:
+    with ExitStack() as stack:
+        made: Engine | None = start(work, home, Wanted(workers, threads, gpus, address)) if missing else None
+        store = Store(home / STORE)  # after what may refuse: nothing is written then
+        _collect(store, home, [cell for cell in cells if cell.key in there])
+        if made is not None:
+            stack.enter_context(closing(made))
+            tick = stack.enter_context(bar(f"compare {home.name}", len(missing), show=progress, lines=10))
             reasons = _carry_out(
-                missing, made, lambda cell: (str(home.resolve()), cell.arguments, made.threads, device), tick,
+                missing, made, lambda cell: (str(real(home)), cell.arguments, made.threads, device), tick,
                 lambda cell: _collect(store, home, [cell]),
             )  # fmt: skip
     thefts = [cell for cell in cells if cell.block]

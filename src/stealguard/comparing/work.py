@@ -23,6 +23,7 @@ from stealguard.auditing import audit
 from stealguard.comparing.cells import PlannedVictim, attack_of
 from stealguard.comparing.layout import cell_file, finished, made, release_folder, set_aside, under, whole, write_rows
 from stealguard.errors import StealguardError, disk_error, one_line
+from stealguard.files import appending
 from stealguard.releases.protection import guarded, protect
 from stealguard.releases.release import load
 from stealguard.results import STORE
@@ -104,8 +105,8 @@ def _attempt(home: Path, cell: Mapping[str, Any]) -> Iterator[None]:
         when = datetime.now(UTC).isoformat(timespec="milliseconds")
         process = {"when": when, "host": platform.node(), "pid": os.getpid()}
         line = json.dumps({"key": cell["key"], "cell": cell["title"], **process, **what}) + "\n"
-        with (home / "attempts.jsonl").open("a", encoding="utf-8") as journal:
-            journal.write(line)
+        with appending(home / "attempts.jsonl") as journal:
+            journal.write(line.encode())
 
     started = time.perf_counter()
     note(event="begins")

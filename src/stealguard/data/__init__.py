@@ -9,15 +9,17 @@ from __future__ import annotations
 import pickle
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stealguard.data import store
 from stealguard.data.formats import Arrays
+from stealguard.data.reading import Columns, Fit, Reading
 from stealguard.data.sets import SETS, SetSpec
 from stealguard.data.sources import Site, first_line
-from stealguard.errors import FetchError, StealguardError, pick
+from stealguard.errors import FetchError, StealguardError, pick, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +27,21 @@ if TYPE_CHECKING:
     from stealguard.data.inputs import Inputs
     from stealguard.data.scaling import Scaling
 
-__all__ = ["SETS", "SetSpec", "Split", "Status", "Task", "get", "images", "label", "listing", "task", "verify"]
+__all__ = [
+    "SETS",
+    "Columns",
+    "Fit",
+    "SetSpec",
+    "Split",
+    "Status",
+    "Task",
+    "get",
+    "images",
+    "label",
+    "listing",
+    "task",
+    "verify",
+]
 
 
 class Split(NamedTuple):
@@ -46,7 +62,8 @@ class Task(NamedTuple):
     """A classification task with K `classes`.
 
     `names` are the classes' names in order, or empty; `scaling` maps the users' units to [0, 1], and is None where the
-    data are in [0, 1] as they are; `notes` are lines to print: what was split, ignored and converted, with counts.
+    data are in [0, 1] as they are; `notes` are lines to print: what was split, ignored and converted, with counts;
+    `reading` says to which size pictures were brought, or which columns a table has.
     """
 
     name: str
@@ -56,6 +73,7 @@ class Task(NamedTuple):
     names: tuple[str, ...] = ()
     scaling: Scaling | None = None
     notes: tuple[str, ...] = ()
+    reading: Reading | None = None
 
     @property
     def hash(self) -> str:
@@ -65,8 +83,11 @@ class Task(NamedTuple):
         return fingerprint([self.train.hash, self.test.hash, self.classes, list(self.names)])
 
 
+MADE = "made when it is asked for"
+
+
 class Status(NamedTuple):
-    """A set as the store has it; `state` is verified, recorded (not verified), absent or damaged (and how).
+    """A set as the store has it; `state` is verified, recorded (not verified), absent or damaged (and how), or `MADE`.
 
     `pinned` says whether this program knows the SHA-256 that the set should have. Without it, the first fetch is
     trusted: its hash is recorded, and later reads are compared with that.
@@ -89,14 +110,17 @@ def task(
     classes: int | Sequence[Any] | None = None,
     seed: int = 0,
     scaling: Scaling | None = None,
+    reading: Reading | None = None,
     root: Path | None = None,
 ) -> Task:
     """The labelled set `data` stands for.
 
     Args:
         data: a name of a labelled set in `SETS`; "folder:PATH" (class folders, with or without a test folder);
-            "npz:PATH" (train_x, train_y, test_x, test_y); a `Task`; arrays or tensors (x, y), (train_x, train_y,
-            test_x, test_y) or ((train_x, train_y), (test_x, test_y)); a torch Dataset of (x, y), or a pair of them.
+            "csv:PATH" or "parquet:PATH" (a table whose last column holds the classes, or the column that a further
+            `:COLUMN` names); "npz:PATH" (train_x, train_y, test_x, test_y); a `Task`; arrays or tensors (x, y),
+            (train_x, train_y, test_x, test_y) or ((train_x, train_y), (test_x, test_y)); a torch Dataset of (x, y), or
+            a pair of them.
             Inputs may have any shape: floats, bool, or uint8, of which 255 stands for 1 (unless all are below 32:
             those are flags or grades). Other integers are refused.
         classes: the classes in order, by name or by the values of their labels, or their number. Without it, labels
@@ -104,6 +128,7 @@ def task(
         seed: what data without a test split are split by, 4 to 1 within each class. (Folders are split by content.)
         scaling: from the data's units to [0, 1]. Without one, it is fitted on the training split (by column for tables,
             inputs of one dimension) if values leave [0, 1].
+        reading: `Fit(224)` brings the pictures of a folder to one size; `Columns` read a table as an earlier one was.
         root: the folder of the store of named sets.
 
     Raises:
@@ -112,14 +137,14 @@ def task(
     """
     from stealguard.data import own
 
-    return own.task(data, classes, seed, scaling, root)
+    return own.task(data, classes, seed, scaling, root, reading)
 
 
-def images(data: Any, *, seed: int = 0, root: Path | None = None) -> Inputs:
+def images(data: Any, *, seed: int = 0, reading: Reading | None = None, root: Path | None = None) -> Inputs:
     """The inputs `data` stands for, without labels: N inputs of any shape whose rows are float32 in [0, 1].
 
     Of a labelled set that is split for training and testing, these are the training inputs alone, so that a query pool
-    never holds test inputs; `seed` is that of `task`.
+    never holds test inputs; `seed` and `reading` are those of `task`.
 
     Args:
         data: whatever `task` takes; a name of an unlabelled set; an array or a tensor; a torch Dataset of x or (x, y),
@@ -130,7 +155,7 @@ def images(data: Any, *, seed: int = 0, root: Path | None = None) -> Inputs:
     """
     from stealguard.data import own
 
-    return own.in_unit(own.unlabelled(data, seed, root), "x")
+    return own.in_unit(own.unlabelled(data, seed, root, reading), "x")
 
 
 def label(data: Any) -> str:
@@ -143,14 +168,40 @@ def label(data: Any) -> str:
 
 
 def get(name: str, *, root: Path | None = None, progress: bool = True) -> Path:
-    """The stored file of the set, fetched or made first if need be. Raises `FetchError` with all that was tried."""
+    """The stored file of the set, fetched or made first if need be.
+
+    Raises:
+        FetchError: it cannot be had; says all that was tried.
+        Invalid: there is no such set, or it has no shape of its own and is made from a task's training inputs.
+    """
     spec: SetSpec = pick(SETS, name, "data")
+    rule = "a set with inputs of its own"
+    require(bool(spec.sources), "data", rule, f"`{name}`, which is made for a task as outliers or as a pool")
+    return _stored(name, root, progress, lambda site: obtain(name, spec, site))
+
+
+def photographs(name: str, size: int, *, root: Path | None = None, progress: bool = True) -> Path:
+    """The stored file of the pictures, (H, W, 4) each, that crops of `size` pixels are cut from for the set `name`.
+
+    Raises:
+        FetchError: they cannot be had; says why.
+    """
+    from stealguard.data.generated import cropped
+
+    kind = cropped.PHOTOGRAPHS[name]
+    working = kind.working_at(size)
+    spec = replace(SETS[name], shape=(), sizes=(), sources=(cropped.pictures(kind, working),), sha256=None)
+    return _stored(f"{name}-pictures-{working}", root, progress, lambda site: obtain(name, spec, site))
+
+
+def _stored(name: str, root: Path | None, progress: bool, read: Callable[[Site], tuple[Arrays, store.Note]]) -> Path:
+    """The store's file of this name, made by `read` if it is not there."""
     home = store.home(root)
     path = store.place(name, home)
     if store.note(path) is None:
         with store.workplace(name, home) as work:
             if store.note(path) is None:  # no other process made it while this one waited for the lock
-                arrays, note = obtain(name, spec, Site(home, work, progress, load(home, progress)))
+                arrays, note = read(Site(home, work, progress, load(home, progress)))
                 store.write(path, arrays, note, work)
     return path
 
@@ -159,8 +210,8 @@ def load(root: Path, progress: bool) -> Any:
     return lambda name: store.read(get(name, root=root, progress=progress))
 
 
-TROUBLE = (StealguardError, OSError, ValueError, LookupError, AttributeError, RuntimeError, EOFError)
-BROKEN = (tarfile.TarError, zlib.error, pickle.UnpicklingError)
+TROUBLE = (StealguardError, OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError, EOFError)
+BROKEN = (tarfile.TarError, zlib.error, pickle.UnpicklingError, MemoryError)
 
 
 def obtain(name: str, spec: SetSpec, site: Site) -> tuple[Arrays, store.Note]:
@@ -194,6 +245,8 @@ def listing(root: Path | None = None) -> list[Status]:
 
 def status(name: str, note: store.Note | None, home: Path) -> Status:
     path, pinned = store.place(name, home), SETS[name].sha256 is not None
+    if not SETS[name].sources:
+        return Status(name, MADE, "", path, False)
     if note is None and path.exists():
         return Status(name, "damaged: expected a whole file, found a truncated or foreign one", "", path, pinned)
     return Status(name, note.state if note else "absent", note.source if note else "", path, pinned)
@@ -202,7 +255,7 @@ def status(name: str, note: store.Note | None, home: Path) -> Status:
 def verify(root: Path | None = None) -> list[Status]:
     """Every set that the store has, hashed again and compared with the hash that is known, or was recorded."""
     home = store.home(root)
-    return [check(row) for row in listing(home) if row.state != "absent"]
+    return [check(row) for row in listing(home) if row.state not in ("absent", MADE)]
 
 
 def check(row: Status) -> Status:

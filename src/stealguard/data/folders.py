@@ -10,8 +10,10 @@ import numpy as np
 
 from stealguard.data import pictures
 from stealguard.data.formats import Array
-from stealguard.data.pictures import Head, Pictures, survey
+from stealguard.data.pictures import Head, Pictures, settled, survey
+from stealguard.data.reading import Fit
 from stealguard.errors import require
+from stealguard.files import real
 
 TRAIN = "train", "training"
 TEST = "test", "testing", "val", "valid", "validation"  # the first of these that is there is the test set
@@ -27,24 +29,30 @@ class Entry(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a folder holds: a training split and perhaps a test split, the class of each picture, and lines to print."""
+    """What a folder holds: a training split and perhaps a test split, the class of each picture, and lines to print.
+
+    `fit` is how the pictures were brought to one size, and in how many channels; None where they have one size.
+    """
 
     train: tuple[Pictures, Array]
     test: tuple[Pictures, Array] | None
     notes: tuple[str, ...]
+    fit: Fit | None = None
 
 
-def read(path: Path, *, test: bool = True) -> Found:
+def read(path: Path, *, test: bool = True, fit: Fit | None = None) -> Found:
     """The pictures below `path`.
 
     A folder may hold a folder `train` or `training` beside one of `test`, `testing`, `val`, `valid` and `validation`
     (in any case), each with class folders; class folders alone; or pictures alone. A class's pictures may lie in
     folders below its own. Without a test folder, about one picture in six is for testing: those whose content hashes
-    low, so that no picture changes sides when others are added. Pictures must be of one size. They are read as color if
-    any is in color, upright, and over white where they are transparent. The notes tell what was ignored and converted.
+    low, so that no picture changes sides when others are added. Pictures must be of one size, or are brought to that of
+    `fit`. They are read as color if any is in color, upright, and over white where they are transparent. The notes tell
+    what was ignored and converted.
 
     Args:
         test: whether the pixels of the test split are wanted.
+        fit: the size that pictures are brought to, and how.
 
     Raises:
         Invalid: the folder has no such form, or a picture cannot be read; names the folder or the file.
@@ -58,26 +66,25 @@ def read(path: Path, *, test: bool = True) -> Found:
         parts = [[Entry(picture, "") for picture in _pictures(train, ignored)]]
         rule = "a folder of class folders or of pictures (.png, .jpg and others that Pillow decodes)"
         require(bool(parts[0]), "data", rule, train)
-    heads = survey([entry.path for part in parts for entry in part])
+    heads = survey([entry.path for part in parts for entry in part], fit)
     if len(parts) == 1 and parts[0][0].word:
         parts, heads = _split(parts[0], heads)
         notes.append(f"{len(parts[1])} of {len(heads)} pictures, about one in six of each class, are the test set.")
     strange = sorted({entry.word for entry in parts[-1]} - {entry.word for entry in parts[0]})
     require(not strange, "data", "test classes that are also in train", ", ".join(strange))
 
-    color = not all(head.gray for head in heads)
-    keep = len(heads) * heads[0].width * heads[0].height * (3 if color else 1) <= pictures.KEPT
+    fit, color, keep = settled(heads, fit)
     notes += [f"{count} {what} ignored." for what, count in sorted(ignored.items())]
-    notes += pictures.changes(heads, color=color)
+    notes += pictures.changes(heads, color=color, fit=fit)
 
     def made(part: list[Entry], heads: list[Head]) -> tuple[Pictures, Array]:
         paths = [entry.path for entry in part]
         words = np.array([entry.word for entry in part])
-        return Pictures(paths, heads, root=path, color=color, keep=keep), words
+        return Pictures(paths, heads, root=path, color=color, keep=keep, fit=fit), words
 
     n = len(parts[0])
     second = made(parts[1], heads[n:]) if test and len(parts) == 2 else None
-    return Found(made(parts[0], heads[:n]), second, tuple(notes))
+    return Found(made(parts[0], heads[:n]), second, tuple(notes), fit)
 
 
 def _layout(path: Path) -> tuple[Path, Path | None, list[str]]:
@@ -136,7 +143,7 @@ def _pictures(path: Path, ignored: Counter[str], *, deep: bool = True) -> list[P
         if _junk(entry):
             ignored["hidden and system files were"] += 1
         elif entry.is_dir():
-            looped = entry.is_symlink() and path.resolve().is_relative_to(entry.resolve())
+            looped = entry.is_symlink() and real(path).is_relative_to(real(entry))
             found += _pictures(entry, ignored) if deep and not looped else []
         elif entry.is_file() and entry.suffix.lower() in pictures.suffixes():
             found.append(entry)

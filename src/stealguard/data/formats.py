@@ -27,6 +27,19 @@ class Damaged(ValueError):
         super().__init__(f"{name}: expected {expected}, found {found}")
 
 
+SMALL = 2**30  # bytes that any compressed file may unpack to
+RATIO = 100  # and times its own size, where that is more
+
+
+def allowed(size: int) -> int:
+    """How many bytes a compressed file of `size` bytes may unpack to.
+
+    >>> allowed(2**10) == 2**30, allowed(2**30) == 100 * 2**30
+    (True, True)
+    """
+    return max(SMALL, RATIO * size)
+
+
 def idx(data: bytes, name: str = "idx data") -> Array:
     """Unsigned bytes in the idx format: 0, 0, 8, rank, the sizes as big-endian 32-bit integers, then the values."""
     if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:

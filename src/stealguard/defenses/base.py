@@ -41,6 +41,14 @@ class Plain:
     def __call__(self, outputs: Mapping[str, Tensor], x: Tensor, state: State, /) -> tuple[Tensor, State]:
         return self.answer(outputs, x), state
 
+    def passed(self, outputs: Mapping[str, Tensor], state: State, /) -> Tensor | None:
+        """Which of the next inputs, (at most N,), the net itself answers; None where it answers all."""
+        return None
+
+    def at(self, strictness: float, /) -> Guard | None:
+        """The guard without memory at another strictness, in log odds; None where it has none."""
+        return None
+
 
 class Rule(Plain):
     """A guard that changes each answer by a rule.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from stealguard.defenses.base import Cost, Defended, Defense, evaluating
 from stealguard.defenses.detection import Detector
 from stealguard.errors import require
+from stealguard.nets import copied
 from stealguard.types import Batch, State
 
 EVERY = 20  # training steps from one count of task inputs' hardness to the next
@@ -125,7 +125,7 @@ def _flat(net: nn.Module) -> Tensor:
 
 def _with(net: nn.Module, weights: Tensor) -> nn.Module:
     """A frozen copy of the net with the weights that `_flat` gave; it shares their memory where it can."""
-    state, past = _floating(net), copy.deepcopy(net).requires_grad_(False)
+    state, past = _floating(net), copied(net).requires_grad_(False)
     parts = weights.split([value.numel() for value in state.values()])
     named = {name: part.view_as(value).to(value) for (name, value), part in zip(state.items(), parts, strict=True)}
     past.load_state_dict(named, strict=False, assign=True)

@@ -51,7 +51,7 @@ class Membership(nn.Module):
         return self.body(F.pad(seen, (0, SEEN - seen.shape[1])))[:, 0]  # type: ignore[no-any-return]
 
 
-class Split(nn.Module):
+class MembershipHash(nn.Module):
     """What an exact hash of an input says: whether it is learned from, and a number that is independent of that.
 
     Args:
@@ -84,7 +84,7 @@ class Undecided(Plain):
     g is computed in double precision: an answer takes many steps, in which rounding errors would add up.
     """
 
-    def __init__(self, membership: Membership, split: Split, settings: MemGuard):
+    def __init__(self, membership: Membership, split: MembershipHash, settings: MemGuard):
         self._membership, self._split, self._settings = membership, split, settings
 
     def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Held(Defended):
     """
 
     def __init__(self, net: nn.Module, settings: MemGuard):
-        split = Split(derive(seed_from(net), "held"), settings.share)
+        split = MembershipHash(derive(seed_from(net), "held"), settings.share)
         with seeded(derive(seed_from(net), "membership")):
             membership = Membership()
         super().__init__(net, Undecided(membership, split, settings))

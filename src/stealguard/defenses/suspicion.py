@@ -29,6 +29,7 @@ from stealguard.types import Batch, Scope, State
 
 BINS, LOW, HIGH = 40, -8.0, 12.0  # of the histograms of odds
 HALF = 0.5  # a count added to each bin
+SUSPICION = "suspicion"  # the name, in the state, of what is held against an account
 FULL = 30.0  # trust at which strictness has fallen to its floor
 RECOVERY = 1.0  # suspicion that a query takes back at most: about a seventh of what an outlier adds
 KEPT = 64  # latest queries that a repeat is looked for among
@@ -141,7 +142,13 @@ class Gate(Plain):
         self.measured, self.strictness, self.decoys = measured, strictness, decoys
 
     def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        return self.answers(outputs, odds(outputs) > self.strictness)
+        return self.answers(outputs, self.passed(outputs, {}))
+
+    def passed(self, outputs: Mapping[str, Tensor], state: State, /) -> Tensor:
+        return odds(outputs) > self.strictness
+
+    def at(self, strictness: float, /) -> Gate:
+        return Gate(self.measured, strictness, self.decoys)
 
     def answers(self, outputs: Mapping[str, Tensor], passed: Tensor) -> Tensor:
         """The answers, (N, K), if the net answers these, (N,)."""
@@ -192,14 +199,14 @@ class Suspicion(Plain):
     scope: ClassVar[Scope] = "account"
 
     def __init__(self, gate: Gate, floor: float, limit: float, suspects: Suspects, classes: int):
-        self._gate, self._limit, self._refuse = gate, limit, suspects == "refuse"
+        self._gate, self.limit, self._refuse = gate, limit, suspects == "refuse"
         self._fall = max(0.0, gate.strictness - floor) / FULL
         self._classes, self._size = classes, 2 * min(COLUMNS, classes)
 
     def start(self) -> State:
         nothing = torch.tensor(0.0, dtype=torch.float64)
         seen = torch.zeros(KEPT, self._size)
-        return {"suspicion": nothing, "trust": nothing, "seen": seen, "left": torch.tensor(UNLIMITED)}
+        return {SUSPICION: nothing, "trust": nothing, "seen": seen, "left": torch.tensor(UNLIMITED)}
 
     def digest(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The `signals`, (N, 3 + D): the odds, the net's class and the decoys', and what queries are compared by."""
@@ -211,6 +218,12 @@ class Suspicion(Plain):
             SIGNALS: torch.cat([found, *(classes.to(found.dtype) for classes in named), directions(outputs)], dim=1)
         }
 
+    def passed(self, outputs: Mapping[str, Tensor], state: State, /) -> Tensor:
+        return self.review(outputs, state).passed
+
+    def at(self, strictness: float, /) -> Gate:
+        return self._gate.at(strictness)
+
     def review(self, outputs: Mapping[str, Tensor], state: State) -> Review:
         """Look at an account's next queries, up to the first that reveals an attacker."""
         signals = self.digest(outputs)[SIGNALS]
@@ -221,7 +234,7 @@ class Suspicion(Plain):
         known, seen = self._gate.measured, state["seen"].numpy(force=True)
         points = np.concatenate((seen, signals[:, 3:]))
         alike, evidence = known.alike.item(), known.evidence.tolist()
-        suspicion, trust, strictness = float(state["suspicion"]), float(state["trust"]), self._gate.strictness
+        suspicion, trust, strictness = float(state[SUSPICION]), float(state["trust"]), self._gate.strictness
         passed: list[bool] = []
         found, nearest = signals[:, 0], _likeness(points)
         places = (found - LOW) * (BINS / (HIGH - LOW))
@@ -229,15 +242,15 @@ class Suspicion(Plain):
             e = evidence[int(place) if 0 < place < BINS else BINS - 1 if place >= BINS else 0]
             if near > alike and e < 0:
                 e = 0.0
-            if suspicion <= self._limit:
+            if suspicion <= self.limit:
                 suspicion += e if e > -RECOVERY else -RECOVERY
-            if suspicion > self._limit:
+            if suspicion > self.limit:
                 break
             passed.append(o > strictness - self._fall * trust)
             suspicion, trust = suspicion if suspicion > 0 else 0.0, min(FULL, trust - e) if trust > e else 0.0
         after = {
             **state,
-            "suspicion": torch.from_numpy(np.array(suspicion)),
+            SUSPICION: torch.from_numpy(np.array(suspicion)),
             "trust": torch.from_numpy(np.array(trust)),
             "seen": torch.from_numpy(points[len(passed) : len(passed) + KEPT].astype(seen.dtype)),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from stealguard.defenses.base import Defense, Rule
 from stealguard.errors import require
 from stealguard.types import Guard
+
+Rest = Literal["renormalize", "spread"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class TopK(Defense):
     countered_by = ("labels",)
 
     k: int = 1
-    rest: Literal["renormalize", "spread"] = "renormalize"
+    rest: Rest = "renormalize"
 
     def __post_init__(self) -> None:
         require(self.k >= 1, "k", "at least 1", self.k)
@@ -38,18 +41,24 @@ class TopK(Defense):
         return 2.0
 
     def guard(self, net: nn.Module, like: Tensor) -> Guard:
-        return Rule(self._truncated)
+        return Rule(partial(truncated, k=self.k, rest=self.rest))
 
-    def _truncated(self, y: Tensor) -> Tensor:
-        if self.k >= y.shape[1]:
-            return y
-        # A stable sort: among equal classes, topk may drop the one that argmax names.
-        order = y.sort(dim=1, descending=True, stable=True).indices
-        kept = torch.zeros_like(y).scatter(1, order[:, : self.k], 1)
-        if self.rest == "renormalize":
-            return y * kept / (y * kept).sum(dim=1, keepdim=True)
-        others = 1 - kept
-        return y * kept + others * (y * others).sum(dim=1, keepdim=True) / (y.shape[1] - self.k)
+
+def truncated(y: Tensor, k: int, rest: Rest = "renormalize") -> Tensor:
+    """Rows on the simplex (N, K) in which the `k` most probable classes alone keep a probability of their own.
+
+    >>> truncated(torch.tensor([[0.5, 0.3, 0.2]]), 2)
+    tensor([[0.6250, 0.3750, 0.0000]])
+    """
+    if k >= y.shape[1]:
+        return y
+    # A stable sort: among equal classes, topk may drop the one that argmax names.
+    order = y.sort(dim=1, descending=True, stable=True).indices
+    kept = torch.zeros_like(y).scatter(1, order[:, :k], 1)
+    if rest == "renormalize":
+        return y * kept / (y * kept).sum(dim=1, keepdim=True)
+    others = 1 - kept
+    return y * kept + others * (y * others).sum(dim=1, keepdim=True) / (y.shape[1] - k)
 
 
 @dataclass(frozen=True)
@@ -77,12 +86,18 @@ class Rounding(Defense):
         return 2.0
 
     def guard(self, net: nn.Module, like: Tensor) -> Guard:
-        return Rule(self._rounded)
+        return Rule(partial(rounded, digits=self.digits))
 
-    def _rounded(self, y: Tensor) -> Tensor:
-        units = 10**self.digits
-        shares = y.double() * units
-        full = (shares + 1e-4).floor()  # a float may be a little below a whole unit
-        left = units - full.sum(dim=1, keepdim=True)
-        rank = (shares - full).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        return ((full + (rank < left)) / units).to(y)
+
+def rounded(y: Tensor, digits: int) -> Tensor:
+    """Rows on the simplex (N, K) in whole units of 10^-digits, by the largest remainder.
+
+    >>> rounded(torch.tensor([[0.55, 0.25, 0.2]]), 1)
+    tensor([[0.6000, 0.2000, 0.2000]])
+    """
+    units = 10**digits
+    shares = y.double() * units
+    full = (shares + 1e-4).floor()  # a float may be a little below a whole unit
+    left = units - full.sum(dim=1, keepdim=True)
+    rank = (shares - full).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return ((full + (rank < left)) / units).to(y)

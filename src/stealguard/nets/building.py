@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from stealguard.errors import Invalid, pick, require
+from stealguard.errors import Invalid, one_line, pick, require
 from stealguard.nets.copying import copied
 from stealguard.nets.lenet import lenet5
 from stealguard.nets.mlp import mlp
+from stealguard.nets.packages import from_package, offered
 from stealguard.nets.probing import adapted
 from stealguard.nets.resnet import resnet18, resnet20, resnet34, resnet50
 from stealguard.nets.vgg import vgg16
 from stealguard.nets.wide_resnet import wrn16_4, wrn28_10
+from stealguard.registry import imported
 from stealguard.seeds import seeded
 
 NETS: dict[str, Callable[[int, int, int], nn.Module]] = {
@@ -34,12 +33,11 @@ NETS: dict[str, Callable[[int, int, int], nn.Module]] = {
 }
 """Name -> factory (channels, side in pixels, classes)."""
 
+SMALLEST = 28  # pixels of a side
+
 
 class Normalized(nn.Module):
     """`body` behind an affine map of [0, 1] to mean 0 and deviation 1; the statistics are buffers.
-
-    The body's weights are laid out channels last: a convolution then reads neighbors from adjacent memory
-    (docs/speed.md).
 
     Args:
         body: from inputs (N, *shape) to logits (N, K).
@@ -53,10 +51,14 @@ class Normalized(nn.Module):
         super().__init__()
         self.register_buffer("mean", mean.clone())
         self.register_buffer("std", std.clone())
-        self.body = body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.body = body
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body((x - self.mean) / self.std)  # type: ignore[no-any-return]
+
+
+Statistic = float | Sequence[float]
+"""A mean or a deviation in [0, 1]: one number, or one for each channel of images or each column of tables."""
 
 
 def check_name(net: str | nn.Module) -> None:
@@ -65,42 +67,86 @@ def check_name(net: str | nn.Module) -> None:
         pick(NETS, net, "net")
 
 
-def build(net: str | nn.Module, like: Tensor, classes: int, *, seed: int) -> nn.Module:
+def is_users(net: str) -> bool:
+    """Whether a net's name stands for code of the user's own: `module:callable`."""
+    return ":" in net and not offered(net)
+
+
+def build(
+    net: str | nn.Module, like: Tensor, classes: int, *, seed: int,
+    mean: Statistic | None = None, std: Statistic | None = None,
+    prepare: Callable[[nn.Module], object] | None = None,
+) -> nn.Module:  # fmt: skip
     """A network from inputs like `like` to logits (N, classes).
 
     Args:
-        net: a name of `NETS`; `module:callable` of the user's, called without arguments; or a module, which is copied.
-            The user's nets go through `adapted`.
+        net: a name of `NETS`; `timm:NAME` or `torchvision:NAME` of those packages, with weights drawn at random;
+            `module:callable` of the user's, called without arguments; or a module, which is copied. All but the first
+            go through `adapted`.
         like: some inputs (N, ...) in [0, 1]; named nets normalize by their mean and deviation: of each channel, or of
             each feature for `mlp`.
         classes: K, at least 2.
         seed: what the initial weights are drawn from (a module that is passed keeps those that it has).
+        mean, std: both or none: what the net's inputs are normalized with. `NETS` take these in place of those of
+            `like`; other nets get (x - mean) / std, and are not normalized without.
+        prepare: is called with the net itself before it is tried, to give it weights.
 
     Raises:
-        Invalid: the net is unknown, cannot be built, or does not give logits.
+        Invalid: the net is unknown, cannot be built, or does not give logits; or the statistics break a rule.
     """
     require(classes >= 2, "classes", "at least 2", classes)
-    if isinstance(net, nn.Module):
-        return adapted(copied(net), like, classes)
-    if ":" not in net:
-        with seeded(seed):
-            return _named(net, like, classes)
     with seeded(seed):
-        made = of_user(net)
-    return adapted(made, like, classes)
+        made = _made(net, like, classes)
+    body = made.body if isinstance(made, Normalized) and not isinstance(net, nn.Module) else made
+    if prepare is not None:
+        prepare(body)
+    if mean is None and std is None:
+        return made if isinstance(net, str) and net in NETS else adapted(made, like, classes)
+    rule = "given once: with the net, or beside it"
+    require(not isinstance(net, Normalized), "mean", rule, "both, since the net is `Normalized` already")
+    shift, scale = statistics(mean, std, like)
+    return Normalized(adapted(body, (like[:2] - shift) / scale, classes), shift, scale)
+
+
+def statistics(mean: Statistic | None, std: Statistic | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation as tensors that broadcast to one of the inputs `like`, (N, ...).
+
+    Raises:
+        Invalid: one is missing, has another number of values than inputs have channels or columns, or is no positive
+            deviation.
+    """
+    channels = like.shape[1]
+    found = []
+    for name, given in (("mean", mean), ("std", std)):
+        rule = f"given with the other of `mean` and `std`: 1 or {channels} numbers"
+        values = [given] if isinstance(given, int | float) else list(given or [])
+        require(len(values) in (1, channels), name, rule, "none" if given is None else f"{len(values)}")
+        finite = all(math.isfinite(value) for value in values)
+        require(finite and (name == "mean" or min(values) > 0), name, "finite, and positive for `std`", values)
+        found.append(torch.tensor(values, dtype=like.dtype).view(-1, *[1] * (like.dim() - 2)))
+    return found[0], found[1]
+
+
+def _made(net: str | nn.Module, like: Tensor, classes: int) -> nn.Module:
+    if isinstance(net, nn.Module):
+        return copied(net)
+    if ":" not in net:
+        return _named(net, like, classes)
+    return from_package(net, like, classes) if offered(net) else of_user(net)
 
 
 def _named(name: str, like: Tensor, classes: int) -> nn.Module:
     factory = pick(NETS, name, "net")
     if name == "mlp":
         return _perceptron(like, classes)
-    fits = like.dim() == 4 and like.shape[1] in (1, 3) and like.shape[2] == like.shape[3] in (28, 32)
-    rule = (
-        f"`mlp` or a module of your own for such inputs: `{name}` takes images of 1 or 3 channels and 28 or 32 pixels"
-    )
+    fits = like.dim() == 4 and like.shape[2] == like.shape[3] >= SMALLEST
+    rule = f"`mlp` or a module of your own for such inputs: `{name}` takes square images of {SMALLEST} pixels or more"
     require(fits, "net", rule, f"inputs of shape {tuple(like.shape[1:])}")
     std, mean = torch.std_mean(like, dim=(0, 2, 3))
-    return Normalized(factory(like.shape[1], like.shape[2], classes), mean.view(-1, 1, 1), _wide(std).view(-1, 1, 1))
+    body = factory(like.shape[1], like.shape[2], classes)
+    # Channels last: a convolution then reads neighbors from adjacent memory (docs/speed.md).
+    body = body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Normalized(body, mean.view(-1, 1, 1), _wide(std).view(-1, 1, 1))
 
 
 def _perceptron(like: Tensor, classes: int) -> nn.Module:
@@ -119,22 +165,12 @@ def of_user(path: str) -> nn.Module:
     Raises:
         Invalid: there is no such callable, it raises, or it returns something else.
     """
-    module, _, name = path.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        factory = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as e:  # importing runs the user's code
-        raise Invalid("net", "a name or an importable `module:callable`", f"`{path}` ({_told(e)})") from e
+    factory = imported(path, "net")
     try:
         made = factory()
-    except (Exception, SystemExit) as e:
-        raise Invalid("net", "a callable that builds a module without arguments", f"`{path}` ({_told(e)})") from e
+    except (Exception, SystemExit) as e:  # building runs the user's code
+        found = f"`{path}` ({type(e).__name__}: {one_line(e)})"
+        raise Invalid("net", "a callable that builds a module without arguments", found) from e
     require(isinstance(made, nn.Module), "net", "a callable that returns a torch module", f"`{path}` -> {type(made)}")
     made._made_by = path
     return made  # type: ignore[no-any-return]
-
-
-def _told(error: BaseException) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,4 +1,4 @@
-"""Residual nets in their CIFAR form (He et al. 2016): a 3 x 3 stem without pooling, for inputs of 28 or 32 pixels."""
+"""Residual nets (He et al. 2016): with the 3 x 3 stem of their CIFAR form, or the ImageNet stem for large inputs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+LARGE = 64  # pixels: beyond, the stem is that for ImageNet, a 7 x 7 convolution and pooling, each with stride 2
 
 
 class Residual(nn.Module):
@@ -26,23 +28,26 @@ def resnet20(channels: int, size: int, classes: int) -> nn.Module:
 
 def resnet18(channels: int, size: int, classes: int) -> nn.Module:
     """Two basic blocks in each of four stages of 64, 128, 256, 512 channels."""
-    return _resnet(_basic, (2, 2, 2, 2), channels, classes)
+    return _resnet(_basic, (2, 2, 2, 2), channels, classes, large=size > LARGE)
 
 
 def resnet34(channels: int, size: int, classes: int) -> nn.Module:
     """Basic blocks, 3 + 4 + 6 + 3."""
-    return _resnet(_basic, (3, 4, 6, 3), channels, classes)
+    return _resnet(_basic, (3, 4, 6, 3), channels, classes, large=size > LARGE)
 
 
 def resnet50(channels: int, size: int, classes: int) -> nn.Module:
     """Bottleneck blocks, 3 + 4 + 6 + 3, of four times the width."""
-    return _resnet(_bottleneck, (3, 4, 6, 3), channels, classes, expansion=4)
+    return _resnet(_bottleneck, (3, 4, 6, 3), channels, classes, expansion=4, large=size > LARGE)
 
 
 def _resnet(  # type: ignore[no-untyped-def]
-    block, depths: Sequence[int], channels: int, classes: int, *, width: int = 64, expansion: int = 1
-) -> nn.Module:
-    layers: list[nn.Module] = [*_conv(channels, width, 3), nn.ReLU()]
+    block, depths: Sequence[int], channels: int, classes: int, *, width: int = 64, expansion: int = 1,
+    large: bool = False,
+) -> nn.Module:  # fmt: skip
+    layers: list[nn.Module] = [*_conv(channels, width, 7 if large else 3, 2 if large else 1), nn.ReLU()]
+    if large:
+        layers.append(nn.MaxPool2d(3, 2, padding=1))
     wide = width
     for stage, depth in enumerate(depths):
         for i in range(depth):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -16,21 +17,26 @@ from torch import Tensor, nn
 from stealguard import data as sets
 from stealguard.boxes.base import logits
 from stealguard.data.inputs import Inputs, Joined, Subset
-from stealguard.data.roles import divide, named, stand_ins
+from stealguard.data.reading import fitted
+from stealguard.data.roles import chosen, divide, doubts, named, stand_ins
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defended, Defense
 from stealguard.devices import choose, device_of
 from stealguard.errors import Invalid, ReleaseError, pick, require
-from stealguard.nets import adapted, build, check, check_name, structure
+from stealguard.nets import Normalized, Statistic, adapted, build, check, check_name, give, read_weights, structure
 from stealguard.releases import release as releases
+from stealguard.releases.honest import ACCOUNT, honest
 from stealguard.releases.presets import PRESETS, Preset
 from stealguard.releases.release import CHECKPOINT, Release
 from stealguard.releases.workplace import free, working
+from stealguard.results.honest import PoorAnswers, complaints
 from stealguard.results.provenance import provenance
 from stealguard.seeds import derive
 from stealguard.settings import create, describe
-from stealguard.training import Training, fit
+from stealguard.training import Training
+from stealguard.training import fit as train
 from stealguard.training.combine import COMBINES
+from stealguard.training.loop import correct
 from stealguard.types import Batch
 
 STATISTICS = 2**25  # numbers, at most, of the inputs that a net's normalization is read from
@@ -51,6 +57,12 @@ def protect(
     epochs: int | None = None,
     seed: int = 0,
     start: str | Path | nn.Module | None = None,
+    weights: str | Path | None = None,
+    partial: bool = False,
+    mean: Statistic | None = None,
+    std: Statistic | None = None,
+    size: int | tuple[int, int] | None = None,
+    fit: str | None = None,
     classes: int | Sequence[str] | None = None,
     resize: bool = False,
     resume: bool = False,
@@ -61,8 +73,10 @@ def protect(
     """Train a defended classifier and write its release folder.
 
     Args:
-        net: a name in `NETS`, `module:callable`, or a module from inputs (N, *shape) to logits (N, K).
-        data: the task, as `stealguard.data.task` takes it: a set's name, `folder:PATH`, `npz:PATH`, arrays or tensors
+        net: a name in `NETS`, `timm:NAME`, `torchvision:NAME`, `module:callable`, or a module from inputs (N, *shape)
+            to logits (N, K).
+        data: the task, as `stealguard.data.task` takes it: a set's name, `folder:PATH`, `csv:PATH`, `parquet:PATH` (a
+            further `:COLUMN` names the target, which is the last column else), `npz:PATH`, arrays or tensors
             (x, y) or (train_x, train_y, test_x, test_y), or torch Datasets. A share of the training inputs is held out
             for validation; the test set is not read, but for its hash.
         out: the folder to write.
@@ -75,6 +89,13 @@ def protect(
         seed: the whole run follows from it.
         start: already trained weights to begin with: a release folder or a module, of the net's architecture or of
             all that the defense trains.
+        weights: already trained weights to begin with, in a file: a state dict that torch saved, or safetensors.
+        partial: take of `weights` what fits the net; without it, all of the net's tensors must be there.
+        mean, std: what the net's inputs are normalized with, both or none: 1 number, or 1 for each channel or column.
+            The release's inputs stay in [0, 1]. Named nets normalize by the data else, other nets not at all.
+        size: the pixels of a side, or (height, width), that a folder's pictures are brought to; they must have one size
+            without it. A release keeps it, and audits read pictures alike. Three means ask for color.
+        fit: how: `crop` if None, or `pad` or `stretch`; see `stealguard.data.Fit`.
         classes: the classes' names, in the order of their labels, or how many there are; from the data if None.
         resize: fit outliers of another shape to the task's (bilinear; gray from color and back).
         resume: go on where an interrupted run of the same settings and data stopped.
@@ -86,27 +107,42 @@ def protect(
         Invalid: a parameter breaks its rule; nothing is written then.
         ReleaseError: the release does not answer as the trained net does; the checkpoint stays.
 
+    Warns:
+        PoorAnswers: honest users get no more than chance, or a point less than from the net alone or from the weights
+            that training began with. The recipe's `honest` has the numbers, see `releases.honest.honest`.
+
     Example:
         >>> release = sg.protect("lenet5", "mnist", out="runs/robust")  # doctest: +SKIP
     """
     folder, where = free(out, overwrite), choose(device)
     preset = _preset(defense, training, epochs)
     check_name(net)
-    task = sets.task(data, classes=classes, seed=seed)
+    require(start is None or weights is None, "start", "left out where there are `weights`", "both")
+    state = None if weights is None else read_weights(weights)
+    task = sets.task(data, classes=classes, seed=seed, reading=fitted(size, fit, mean))
     shape = tuple(task.train.x.shape[1:])
     fitting, validation = validation_split(task.train, seed)
     like = fitting.x[: max(2, min(MOST, STATISTICS // max(1, torch.Size(shape).numel())))]
-    own = adapted(build(net, like, task.classes, seed=derive(seed, "net")), like, task.classes)
+    notes = list(task.notes)
+
+    def prepare(given: nn.Module) -> None:
+        notes.extend([] if state is None else give(given, state, partial=partial))
+
+    built = build(net, like, task.classes, seed=derive(seed, "net"), mean=mean, std=std, prepare=prepare)
+    own = adapted(built, like, task.classes)
     check(own, like)
     made_of = structure(own)
     model = preset.defense.build(own, like)
-    if start is not None:
-        _warm(model, start, net, like, task.classes)
+    begun = None if start is None else _warm(model, start, net, like, task.classes)
     if outliers is None:
         outliers = stand_ins(shape) if preset.defense.needs_outliers else []
-    families = _families(outliers, shape, resize, task.scaling)
+        if outliers and progress:
+            print(f"outliers: {chosen(outliers, shape)}", file=sys.stderr)
+    families = _families(outliers, task, resize)
+    for doubt in doubts(task.train.x, {label: known for label, (known, _) in families.items()}) if progress else ():
+        print(f"notice: {doubt}", file=sys.stderr)
     require(bool(families) or not preset.defense.needs_outliers, "outliers", "given: this defense needs some", "none")
-    for note in task.notes if progress else ():
+    for note in notes if progress else ():
         print(f"data: {note}", file=sys.stderr)
 
     name, settings = describe(DEFENSES, preset.defense)
@@ -114,7 +150,12 @@ def protect(
         "net": _word(net), "structure": made_of, "shape": list(shape), "classes": task.classes,
         "names": list(task.names), "classes_given": _listed(classes),
         "scaling": None if task.scaling is None else task.scaling.state(),
-        "data": {"name": task.name, "train_sha256": task.train.hash, "test_sha256": task.test.hash},
+        "mean": _numbers(mean), "std": _numbers(std),
+        "weights": None if state is None else {"file": state.path.name, "sha256": state.sha256},
+        "data": {
+            "name": task.name, "train_sha256": task.train.hash, "test_sha256": task.test.hash,
+            "reading": None if task.reading is None else task.reading.state(),
+        },
         "outliers": [
             {"name": label, "rows": len(known), "held_out": len(unseen), "sha256": known.hash}
             for label, (known, unseen) in families.items()
@@ -123,35 +164,41 @@ def protect(
         "start": None if start is None else _word(start), "seed": seed,
     }  # fmt: skip
     started = time.perf_counter()
-    with working(folder) as partial:
-        releases.check_writable(partial, model)
+    with working(folder) as workplace:
+        releases.check_writable(workplace, model)
         model = model.to(where)
-        history = fit(
+        trained = start is not None or state is not None
+        before = correct(model, *validation, chunk=ACCOUNT) if trained else None
+        history = train(
             model, fitting.x, fitting.y, preset.training,
             seed=derive(seed, "training"),
             objective=losses_of,
             combine=COMBINES[preset.defense.combine],
             outliers=Joined([known for known, _ in families.values()]) if families else None,
             validation=validation,
-            checkpoint=partial / CHECKPOINT,
+            checkpoint=workplace / CHECKPOINT,
             resume=resume,
-            identity={key: value for key, value in made.items() if key != "training"} | {"start": _hash(start, net)},
+            identity={key: value for key, value in made.items() if key != "training"} | {"start": begun},
             title=f"protect {folder.name}",
             progress=progress,
         )  # fmt: skip
         model.calibrate(_held_out(validation, families, derive(seed, "calibration")))
-        recipe = {
+        unseen = Joined([unseen for _, unseen in families.values()]) if families else None
+        recipe: dict[str, Any] = {
             **made,
             "history": history,
             "validation_rows": len(validation[0]),
+            "honest": honest(model, *validation, unseen, before),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": time.perf_counter() - started,
             "provenance": provenance(),
         }
-        releases.write_into(partial, model, recipe)
-        kept = releases.load(partial, net=net, defense=type(preset.defense), device=where)
+        releases.write_into(workplace, model, recipe)
+        kept = releases.load(workplace, net=net, defense=type(preset.defense), device=where)
         _compare(kept.model, model, validation[0])
-        releases.publish(partial, folder)
+        releases.publish(workplace, folder)
+    for complaint in complaints(recipe["honest"]):
+        warnings.warn(complaint, PoorAnswers, stacklevel=2)
     return replace(kept, folder=Path(out))
 
 
@@ -160,7 +207,9 @@ def losses_of(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
     return model.losses(batch)  # type: ignore[operator, no-any-return]
 
 
-def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: bool = False) -> Release:
+def guarded(
+    release: Release, defense: Defense, out: str | Path, *, data: Any = None, overwrite: bool = False
+) -> Release:
     """The same weights with other answers: the release that `protect` gives with `defense`, without training again.
 
     Args:
@@ -168,7 +217,11 @@ def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: b
         defense: one of the same `basis`: any that only changes answers for an undefended net, and for a net with a
             defense trained into it the same defense, with other values of the settings that training does not read.
         out: the folder to write.
+        data: the task's, on whose validation split it is measured what honest users get; not measured if None.
         overwrite: replace a release that is already there.
+
+    Warns:
+        PoorAnswers: as `protect` does.
 
     Raises:
         Invalid: `defense` would have trained other weights, or `out` is taken.
@@ -179,12 +232,24 @@ def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: b
     folder = free(out, overwrite)
     sealed = ("format", "weights_sha256", "sha256")
     recipe = {key: value for key, value in release.recipe.items() if key not in sealed}
-    recipe["defense"] = {"name": name, "settings": settings}
+    recipe["defense"], recipe["honest"] = {"name": name, "settings": settings}, None
+    net, device = release.model.net, device_of(release.model)
     with working(folder) as partial:
-        releases.write_into(partial, release.model, recipe)
-        net, device = release.model.net, device_of(release.model)
-        kept = releases.load(partial, net=net, defense=type(defense), device=device)
+        try:
+            releases.write_into(partial, release.model, recipe)
+            kept = releases.load(partial, net=net, defense=type(defense), device=device)
+            if data is not None:
+                _, validation = validation_split(release.task(data).train, recipe["seed"])
+                before = (release.recipe.get("honest") or {}).get("start")
+                recipe["honest"] = honest(kept.model, *validation, None, before)
+                releases.write_into(partial, release.model, recipe)
+                kept = replace(kept, recipe=releases.read_recipe(partial))
+        except BaseException:
+            releases.discard(partial)
+            raise
         releases.publish(partial, folder)
+    for complaint in complaints(kept.recipe["honest"]) if data is not None else ():
+        warnings.warn(complaint, PoorAnswers, stacklevel=2)
     return replace(kept, folder=Path(out))
 
 
@@ -195,6 +260,10 @@ def _trained(defense: Defense) -> str:
 
 def _listed(classes: int | Sequence[str] | None) -> int | list[str] | None:
     return classes if classes is None or isinstance(classes, int) else list(classes)
+
+
+def _numbers(given: Statistic | None) -> list[float] | None:
+    return None if given is None else [float(given)] if isinstance(given, int | float) else list(map(float, given))
 
 
 def _word(given: str | Path | nn.Module) -> str:
@@ -215,9 +284,13 @@ def _preset(defense: str | Defense, training: Training | None, epochs: int | Non
     return Preset(known.defense, training if epochs is None else replace(training, epochs=epochs))
 
 
-def _families(outliers: Any, shape: tuple[int, ...], resize: bool, scaling: Any) -> dict[str, tuple[Inputs, Inputs]]:
+def _families(outliers: Any, task: sets.Task, resize: bool) -> dict[str, tuple[Inputs, Inputs]]:
     """Each outlier set's part to train on and the part held out."""
-    found = named(outliers, shape, "outliers", resize=resize, scaling=scaling)
+    x = task.train.x
+    found = named(
+        outliers, tuple(x.shape[1:]), "outliers",
+        resize=resize, scaling=task.scaling, like=x, reading=task.reading,
+    )  # fmt: skip
     return {label: divide(x, label) for label, x in found.items()}
 
 
@@ -244,9 +317,9 @@ def _rows(split: sets.Split, rows: Tensor) -> sets.Split:
     return sets.Split(Subset(split.x, rows), split.y[rows])
 
 
-def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, like: Tensor, classes: int) -> None:
-    """Copy the weights of an already trained model: of all that is trained, or of the user's net in it."""
-    trained = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
+def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, like: Tensor, classes: int) -> str:
+    """Copy the weights of a trained model, of all that is trained or of the user's net in it; their SHA-256."""
+    given = trained = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
     rule = "of the architecture that is protected"
     try:
         if not isinstance(trained, Defended):
@@ -254,17 +327,12 @@ def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, 
         elif trained.state_dict().keys() != model.state_dict().keys():
             trained = trained.net
         into = model if isinstance(trained, Defended) else model.net
+        if isinstance(into, Normalized) and not isinstance(trained, Normalized):
+            into = into.body
         into.load_state_dict(trained.state_dict())
     except (Invalid, RuntimeError) as e:
         raise Invalid("start", rule, f"`{_word(start)}` ({str(e).splitlines()[-1].strip()})") from e
-
-
-def _hash(start: str | Path | nn.Module | None, net: str | nn.Module) -> str | None:
-    """SHA-256 of the weights that a training starts from."""
-    if start is None:
-        return None
-    model = start if isinstance(start, nn.Module) else releases.load(start, net=net).model
-    return releases.hash_of(model)
+    return releases.hash_of(given)
 
 
 def _compare(kept: nn.Module, trained: nn.Module, x: Inputs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,15 +17,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from stealguard import data as sets
 from stealguard.boxes import Accounts, Scaled
+from stealguard.data.reading import Reading, reading_of
 from stealguard.data.scaling import Scaling
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defended, Defense
 from stealguard.devices import choose
 from stealguard.errors import ReleaseError, StealguardError, require
-from stealguard.files import durable_move, replacing, sha256, write_text
+from stealguard.files import durable_move, read_text, replacing, sha256, write_text
 from stealguard.identity import fingerprint, tensor_hash
-from stealguard.nets import adapted, build, restore, state_of
+from stealguard.nets import NETS, Normalized, adapted, build, is_users, restore, state_of
+from stealguard.releases import recipes
 from stealguard.results import VictimFacts
 from stealguard.settings import changed, create
 from stealguard.types import BlackBox, Probabilities
@@ -88,6 +92,28 @@ class Release:
         return scaling_of(self.recipe)
 
     @property
+    def reading(self) -> Reading | None:
+        """To which size its pictures were brought, or which columns its table has; None for other data."""
+        return reading_of(self.recipe["data"].get("reading"))
+
+    def task(self, data: Any = None) -> sets.Task:
+        """The task that it was made from, read in the same way; or `data`, in the units of that task.
+
+        Raises:
+            Invalid: the release was made from data without a name, and none are given; or `data` breaks a rule.
+        """
+        name = self.recipe["data"]["name"]
+        kind = name.partition(":")[0]
+        known = name in sets.SETS or kind in ("folder", "npz", "csv", "parquet", "wds")
+        require(data is not None or known, "data", "given: the release was made from data without a name", "none")
+        source = name if data is None else data
+        alike = isinstance(source, str) and source.partition(":")[0] == kind
+        return sets.task(
+            source, seed=self.recipe["seed"], classes=self.recipe["classes_given"], scaling=self.scaling,
+            reading=self.reading if alike else None,
+        )  # fmt: skip
+
+    @property
     def identity(self) -> str:
         """SHA-256 (hex) of all that the answers follow from."""
         return identity_of(self.recipe)
@@ -105,8 +131,17 @@ class Release:
             data=recipe["data"]["name"], net=recipe["net"], defense=recipe["defense"]["name"],
             defense_settings=json.dumps(recipe["defense"]["settings"], sort_keys=True),
             outliers=tuple(family["name"] for family in recipe["outliers"]),
-            shape=self.shape, classes=recipe["classes"], metrics={"protect_seconds": recipe["seconds"]},
+            shape=self.shape, classes=recipe["classes"],
+            metrics={"protect_seconds": recipe["seconds"], **_metrics(recipe.get("honest") or {})},
         )  # fmt: skip
+
+
+def _metrics(honest: Mapping[str, Any]) -> dict[str, float]:
+    """What honest users get, as metrics by name."""
+    found = {f"validation_{name}": honest.get(name) for name in recipes.MEASURED}
+    for strictness, served, outliers, _ in honest.get("curve", []):
+        found |= {f"served_at_{strictness:g}": served, f"outliers_at_{strictness:g}": outliers}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def setting_of(recipe: Mapping[str, Any]) -> str:
@@ -114,7 +149,9 @@ def setting_of(recipe: Mapping[str, Any]) -> str:
 
     Where it started from trained weights, only that it did is told, since each seed starts from its own.
     """
-    return fingerprint({**{name: recipe[name] for name in MADE_FROM}, "start": recipe["start"] is not None})
+    trained = recipe["start"] is not None or recipe.get("weights") is not None
+    statistics = {name: recipe[name] for name in ("mean", "std") if recipe.get(name) is not None}
+    return fingerprint({**{name: recipe[name] for name in MADE_FROM}, **statistics, "start": trained})
 
 
 def identity_of(recipe: Mapping[str, Any]) -> str:
@@ -157,6 +194,12 @@ def write_into(partial: Path, model: nn.Module, recipe: Mapping[str, Any]) -> No
         save_file(state_of(model), temporary)
     sealed = {**recipe, "format": FORMAT, "weights_sha256": sha256(partial / WEIGHTS)}
     write_text(partial / RECIPE, json.dumps({**sealed, "sha256": fingerprint(sealed)}, indent=2) + "\n")
+
+
+def discard(partial: Path) -> None:
+    """Remove what `write_into` has written."""
+    for name in (RECIPE, WEIGHTS):
+        (partial / name).unlink(missing_ok=True)
 
 
 def publish(partial: Path, folder: Path) -> None:
@@ -203,13 +246,20 @@ def load(
     recipe = read_recipe(folder)
     state = _read_weights(folder, recipe)
     chosen = _defense_of(folder, recipe, defense)
-    if net is None and ":" in recipe["net"]:
+    if net is None and is_users(recipe["net"]):
         raise ReleaseError(
             f"Release `{folder}` was made from your own `{recipe['net']}`: pass it, or one like it, as `net`."
         )
+    held = sum(tensor.numel() for tensor in state.values())
+    if recipe["net"] in NETS and math.prod(recipe["shape"]) + recipe["classes"] > held:
+        raise ReleaseError(
+            f"`{folder}` has inputs of shape {recipe['shape']}, for which its weights are too few: {held:,}."
+        )
     like = torch.rand(2, *recipe["shape"], generator=torch.Generator().manual_seed(0))
     try:
-        own = build(recipe["net"] if net is None else net, like, recipe["classes"], seed=0)
+        bare = not isinstance(net, Normalized)  # else it is the net of a release, with its statistics
+        mean, std = (recipe.get(name) if bare else None for name in ("mean", "std"))
+        own = build(recipe["net"] if net is None else net, like, recipe["classes"], seed=0, mean=mean, std=std)
         model = chosen.build(adapted(own, like, recipe["classes"]), like)
         restore(model, state)
     except ValueError as e:
@@ -231,7 +281,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     """How a release was made; checked, without reading its weights."""
     path = folder / RECIPE
     try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))
+        recipe = json.loads(read_text(path))
         found = fingerprint({k: v for k, v in recipe.items() if k != "sha256"})
         format_, expected = recipe["format"], recipe["sha256"]
     except OSError as e:
@@ -244,6 +294,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         raise ReleaseError(
             f"`{path}` should have SHA-256 {expected}. Found {found}: it was changed after it was written."
         )
+    recipes.check(recipe, path)
     return recipe  # type: ignore[no-any-return]
 
 

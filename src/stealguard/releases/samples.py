@@ -38,11 +38,11 @@ def samples(release: Release, n: int) -> list[Sample]:
 
 
 def _task(release: Release, n: int) -> Sample | None:
-    recipe, made = release.recipe, release.recipe["data"]
+    made = release.recipe["data"]
     if not _here(made["name"]):
         return None
     try:
-        task = sets.task(made["name"], seed=recipe["seed"], classes=recipe["classes_given"], scaling=release.scaling)
+        task = release.task()
     except StealguardError:  # a folder that is another one now
         return None
     same = task.test.hash == made["test_sha256"]
@@ -55,7 +55,9 @@ def _outliers(release: Release, n: int) -> Sample | None:
         if not _here(name):
             continue
         try:
-            x = named(name, release.shape, "outliers", resize=True, scaling=release.scaling)[name]
+            x = named(
+                name, release.shape, "outliers", resize=True, scaling=release.scaling, reading=release.reading
+            )[name]  # fmt: skip
         except StealguardError:
             continue
         known, unseen = divide(x, name)
@@ -69,7 +71,7 @@ def _here(name: str) -> bool:
     if name in sets.SETS:
         return any(row.name == name and row.ok and row.state != "absent" for row in sets.listing())
     kind, _, path = name.partition(":")
-    return kind in ("folder", "npz") and Path(path).exists()
+    return kind in ("folder", "npz", "csv", "parquet") and Path(path).exists()
 
 
 def _repeated(x: Tensor, n: int) -> Tensor:

@@ -112,14 +112,13 @@ def _front_matter(subject: Subject, own: Group | None) -> str:
         "metrics": ["accuracy"],
     }
     if own is not None and own.benign is not None:
+        measured = [("benign accuracy", own.benign.mean)]
+        measured += [("highest clone accuracy", own.worst.reached)] if own.worst else []
         result = {
             "task": {"type": known["pipeline_tag"]},
             "dataset": {"name": recipe["data"]["name"], "type": recipe["data"]["name"], "split": "test"},
-            "metrics": [{"type": "accuracy", "name": "benign accuracy", "value": round(own.benign.mean, 6)}],
+            "metrics": [{"type": "accuracy", "name": name, "value": round(value, 6)} for name, value in measured],
         }
-        if own.worst is not None:
-            reached = round(own.worst.reached, 6)
-            result["metrics"].append({"type": "accuracy", "name": "highest clone accuracy", "value": reached})
         known["model-index"] = [{"name": subject.name, "results": [result]}]
     text = yaml.safe_dump(known, sort_keys=False, allow_unicode=True)
     return f"---\n# license: the owner of the model and of its data chooses one\n{text}---"

@@ -19,6 +19,7 @@ from stealguard.report.comparing import RANKING, against, baselines, rankings
 from stealguard.report.drawing import FEW, Shown, shown
 from stealguard.report.facts import Facts, facts
 from stealguard.report.grouping import summary
+from stealguard.report.honest import honest_users
 from stealguard.report.lines import lines_of, own_lines
 from stealguard.report.naming import circumstances, count, task_names
 from stealguard.report.runs import commands, duration, facts_of_runs
@@ -85,6 +86,7 @@ def html(groups: Sequence[Group], title: str, command: str) -> str:
         about=_about(groups),
         circumstances=_sentence(circumstances(groups)),
         cards=cards,
+        honest=honest_users(groups),
         legend=list({card.shown.kind: card.shown for card in cards}.values()),
         few=len(groups) <= FEW + 1,
         filters=_filters(groups, lines),

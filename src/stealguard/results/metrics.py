@@ -39,6 +39,13 @@ METRICS = {
     "ms_64": Metric(0, math.inf, "milliseconds for an answer, in batches of 64 inputs"),
     "plain_ms_1": Metric(0, math.inf, "`ms_1` of an undefended net of the same architecture"),
     "plain_ms_64": Metric(0, math.inf, "`ms_64` of an undefended net of the same architecture"),
+    "validation_inputs": Metric(0, math.inf, "held-out inputs that the next six are measured on"),
+    "validation_served": Metric(0, 1, "share of held-out inputs that are answered rightly, by accounts of 100 queries"),
+    "validation_alone": Metric(0, 1, "share of held-out inputs that the net alone classifies correctly"),
+    "validation_start": Metric(0, 1, "the same of the weights that training began with"),
+    "validation_first": Metric(0, 1, "share of held-out inputs that are answered rightly as an account's first query"),
+    "validation_outliers": Metric(0, 1, "share of held-out inputs that are answered as outliers"),
+    "validation_refused": Metric(0, 1, "share of held-out inputs that are refused"),
     "protect_seconds": Metric(0, math.inf, "seconds that training the victim took"),
 }
 """Metrics by name. A row may hold others too, if they are finite."""
@@ -57,24 +64,6 @@ def decided(answers: Tensor) -> Tensor:
 def agreement(answers: Tensor, others: Tensor) -> float:
     """The share of rows with the same most probable class in both, in [0, 1]: the fidelity of a clone."""
     return accuracy(answers, others.argmax(dim=1).where(decided(others), -1))
-
-
-def renaming(answers: Tensor, y: Tensor) -> Tensor:
-    """The best renaming of classes, (K,): entry k is the most frequent label of the rows whose top class is k.
-
-    A class that is the top class of no row keeps its name. Two classes may get the same new name.
-    """
-    classes, known = answers.shape[1], decided(answers)
-    pairs = answers.argmax(dim=1)[known] * classes + y[known]
-    counts = pairs.bincount(minlength=classes * classes).view(classes, classes)  # by old name and label
-    most, names = counts.max(dim=1)
-    return names.where(most > 0, names.new_ones(classes).cumsum(0) - 1)
-
-
-def renamed_accuracy(answers: Tensor, y: Tensor, names: Tensor | None = None) -> float:
-    """Accuracy in [0, 1] after renaming the classes by `names` (K,): by the best names for all of `y` if None."""
-    names = renaming(answers, y) if names is None else names
-    return ((names[answers.argmax(dim=1)] == y) & decided(answers)).double().mean().item()
 
 
 def calibration_error(answers: Tensor, y: Tensor, bins: int = 15) -> float:

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from stealguard.errors import Invalid, StealguardError, require
-from stealguard.files import write_text
+from stealguard.files import read_text, real, runs, write_text
 from stealguard.results import tables
 from stealguard.results.migrations import FORMAT
 from stealguard.results.row import Row
@@ -141,7 +141,7 @@ def read(path: str | Path) -> list[Row]:
 
 def _read_jsonl(path: Path) -> list[Row]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise StealguardError(f"`{path}` cannot be read: {error}.") from error
     lines = enumerate(text.split("\n"), start=1)  # JSON may hold other signs that `splitlines` would split at
@@ -196,25 +196,15 @@ def _sweep(path: Path) -> None:
     prefix = f".{path.name}."
     for draft in path.parent.glob(f"{prefix}*.{'[0-9a-f]' * 32}*"):
         number = draft.name.removeprefix(prefix).partition(".")[0]
-        if number.isdecimal() and not _runs(int(number)):
+        if number.isdecimal() and not runs(int(number)):
             with suppress(OSError):  # a reader may not write here
                 draft.unlink()
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is somebody else's
-        return True
-    return True
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     """A connection to a store of the present version, which it is made if it is older."""
     # `rw`, so that a store that was deleted meanwhile is not made anew, empty
-    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=BUSY, isolation_level=None)
+    db = sqlite3.connect(f"{real(path).as_uri()}?mode=rw", uri=True, timeout=BUSY, isolation_level=None)
     try:
         db.execute("PRAGMA synchronous = FULL")
         while (version := _version(db, path)) < FORMAT:
@@ -230,6 +220,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _version(db: sqlite3.Connection, path: Path) -> int:
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
+    if strange := tables.strangers(db):
+        raise StealguardError(f"`{path}` is not a stealguard row store: it has views or triggers ({strange[0]}).")
     if application != tables.APPLICATION:
         raise StealguardError(f"`{path}` is not a stealguard row store: it is another program's database, or empty.")
     if version != FORMAT and version not in tables.READERS:
@@ -261,7 +253,7 @@ def _writable(path: Path) -> bool:
 
 def _copy(path: Path, folder: Path) -> Path:
     """A copy of the file and of its write-ahead log, in `folder`, as both were at one moment."""
-    path = path.resolve()
+    path = real(path)
     copy, log = folder / path.name, path.with_name(f"{path.name}-wal")
     for _ in range(COPIES):
         before = path.stat()

@@ -49,6 +49,11 @@ def create(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA user_version = {FORMAT}")
 
 
+def strangers(db: sqlite3.Connection) -> list[str]:
+    """Names of views and triggers, which no store has: reading a table could run whatever they say, without an end."""
+    return [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type IN ('view', 'trigger')")]
+
+
 def migrate(db: sqlite3.Connection, version: int) -> None:
     """Tables of an older version become those of the present one, within the caller's transaction."""
     rows = [Row.of(upgraded({"format": version, **record})) for record in READERS[version](db)]

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from stealguard.errors import StealguardError, require
+from stealguard.serving.engine import BACKENDS, Backend
 from stealguard.serving.keys import Restriction
 from stealguard.serving.limits import Limits
 from stealguard.settings import changed, from_yaml
-
-BACKENDS = ("auto", "onnx", "torch")
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Config:
     port: int = 8000
     metrics_port: int = 0
     page: bool = False
-    backend: str = "auto"
+    backend: Backend = "auto"
     device: str = ""
     threads: int = 1
     merge: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -27,7 +28,7 @@ class Metrics:
         )
         waiting = Gauge("stealguard_waiting_inputs", "Inputs that wait for their answers", ["model"], registry=known)
         for service in services:
-            waiting.labels(service.spec.name).set_function(lambda service=service: service.waiting)
+            waiting.labels(service.spec.name).set_function(partial(getattr, service, "waiting"))
 
     def observe(self, model: str, status: int, rows: int, seconds: float) -> None:
         """A request has ended: with that HTTP status, `rows` inputs answered, after so many seconds."""

@@ -13,12 +13,20 @@ from torch import Tensor
 from stealguard.boxes import Accounts
 from stealguard.boxes.accounts import States
 from stealguard.checks import check_inputs
+from stealguard.defenses.suspicion import SUSPICION, Suspicion
 from stealguard.releases import Release
 from stealguard.serving.batching import Batcher
-from stealguard.serving.engine import Engine
+from stealguard.serving.engine import HeadsEngine
 from stealguard.serving.keys import Restriction
 from stealguard.serving.limits import Limits
 from stealguard.serving.protocol import Spec
+
+
+class Answered(NamedTuple):
+    """The answers (N, K) to a request, and the suspicion of its account after it, where the guard has one."""
+
+    answers: NDArray[np.float32]
+    suspicion: float | None = None
 
 
 class _Question(NamedTuple):
@@ -50,7 +58,7 @@ class Service:
     def __init__(
         self,
         release: Release,
-        engine: Engine,
+        engine: HeadsEngine,
         states: States | None = None,
         *,
         name: str = "",
@@ -61,22 +69,22 @@ class Service:
     ):
         limits = limits or Limits()
         names = release.output.names
-        self.spec = Spec(name or release.name, version, release.shape, release.output.classes, names, limits.rows)
+        self.spec = Spec(
+            name or release.name, version, release.shape, release.output.classes, names, limits.rows, release.identity
+        )  # fmt: skip
         self.release, self.engine = release, engine
         self.weights: str = release.recipe["weights_sha256"]
         self.restriction = restriction or Restriction()
         self._accounts = Accounts({}, release.model.guard, release.shape, states)
-        self._batcher = Batcher[_Question, NDArray[np.float32]](
-            self._compute, limits.batch_rows, limits.queue_rows, merge=merge
-        )
+        self._batcher = Batcher[_Question, Answered](self._compute, limits.batch_rows, limits.queue_rows, merge=merge)
 
     @property
     def waiting(self) -> int:
         """How many inputs wait for their answers."""
         return self._batcher.waiting
 
-    async def answers(self, account: str, x: NDArray[np.float32], restriction: Restriction) -> NDArray[np.float32]:
-        """The account's answers (N, K) to inputs (N, *shape), in the units that users have.
+    async def answer(self, account: str, x: NDArray[np.float32], restriction: Restriction) -> Answered:
+        """The account's answers to inputs (N, *shape), in the units that users have.
 
         Raises:
             Invalid: a value is outside of [0, 1], where the release has no units of its own.
@@ -89,21 +97,39 @@ class Service:
         question = _Question(account, inputs, restriction.stricter(self.restriction))
         return await self._batcher(question, len(x))
 
+    @property
+    def suspicion_limit(self) -> float | None:
+        """The suspicion above which an account is refused; None for guards without suspicion."""
+        guard = self.release.model.guard
+        return guard.limit if isinstance(guard, Suspicion) else None
+
+    def card(self) -> dict[str, str]:
+        """The facts of the release, in words, for a reader."""
+        recipe = self.release.recipe
+        right = recipe["history"][-1]["validation"]
+        return {
+            "Task": recipe["data"]["name"], "Net": recipe["net"], "Defense": recipe["defense"]["name"],
+            "Classes": f"{recipe['classes']:,}", "Validation accuracy": f"{100 * right:.1f} %",
+            "Computed by": f"{self.engine.backend}, {self.engine.device}", "Weights": self.weights[:16],
+            "Identity": self.release.identity[:16],
+        }  # fmt: skip
+
     def close(self) -> None:
         """Take no further requests; those that wait are still answered."""
         self._batcher.close()
 
     @torch.no_grad()
-    def _compute(self, questions: Sequence[_Question]) -> list[NDArray[np.float32] | Exception]:
+    def _compute(self, questions: Sequence[_Question]) -> list[Answered | Exception]:
         x = torch.cat([q.x for q in questions]) if len(questions) > 1 else questions[0].x
         outputs, end = self.engine(x.numpy()), 0
-        answers: list[NDArray[np.float32] | Exception] = []
+        answered: list[Answered | Exception] = []
         for question in questions:
             start, end = end, end + len(question.x)
             part = {name: output[start:end] for name, output in outputs.items()}
             try:
-                judged = self._accounts.judged(question.account, part, question.x)
-                answers.append(question.restriction(judged).to(torch.float32).contiguous().numpy())
+                answers, state = self._accounts.judged(question.account, part, question.x)
+                rows = question.restriction(answers).to(torch.float32).contiguous().numpy()
+                answered.append(Answered(rows, float(state[SUSPICION]) if SUSPICION in state else None))
             except Exception as e:  # this request's alone, as a refusal is
-                answers.append(e)
-        return answers
+                answered.append(e)
+        return answered

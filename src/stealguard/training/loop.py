@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stealguard.data.inputs import Inputs, as_inputs
+from stealguard.data.inputs import Inputs, ahead, as_inputs, chunks
 from stealguard.devices import device_of
 from stealguard.errors import Interrupted, NonFiniteLoss, pick, require
-from stealguard.files import replacing, set_aside
+from stealguard.files import opened, replacing, set_aside
 from stealguard.identity import tensor_hash
 from stealguard.nets import structure
 from stealguard.progress import Tick, bar
@@ -183,11 +183,21 @@ def _batches(
     sampler: Sampler, epoch: int, x: Inputs, y: Tensor, outliers: Inputs | None, augment: Augmentation,
     device: torch.device, seed: int,
 ) -> Iterator[Batch]:  # fmt: skip
-    """The batches of an epoch, read by row and augmented, on the model's device."""
+    """The batches of an epoch, read by row and augmented, on the model's device.
+
+    What is not in memory is read ahead, while the step before is computed.
+    """
     generator = torch.Generator().manual_seed(derive(seed, "augmentation", epoch))
-    for rows, drawn in sampler.epoch(epoch):
-        others = None if outliers is None else augment(outliers.rows(drawn).to(device), generator=generator)
-        yield Batch(augment(x.rows(rows).to(device), generator=generator), y[rows.to(y.device)].to(device), others)
+
+    def read(drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        rows, others = drawn
+        return rows, x.rows(rows), None if outliers is None else outliers.rows(others)
+
+    held = x.held and (outliers is None or outliers.held)
+    steps = sampler.epoch(epoch)
+    for rows, inputs, drawn in map(read, steps) if held else ahead(read, steps):
+        others = None if drawn is None else augment(drawn.to(device), generator=generator)
+        yield Batch(augment(inputs.to(device), generator=generator), y[rows.to(y.device)].to(device), others)
 
 
 def _epoch(
@@ -261,7 +271,7 @@ class _Run:
     def restore(self, path: Path) -> None:
         """Take up a checkpoint of the same training; set a damaged one aside and stay as it is."""
         before = copy.deepcopy(self._state())
-        with path.open("rb") as file:
+        with opened(path) as file:
             try:
                 state = torch.load(file, weights_only=True, map_location=device_of(self.model))
                 differing = _differences(state.pop("identity"), self.identity)
@@ -319,8 +329,13 @@ def correct(model: nn.Module, x: Tensor | Inputs, y: Tensor, chunk: int = 1024) 
     """The model's accuracy on inputs (N, ...) and labels (N,), in evaluation mode, in [0, 1]."""
     model.eval()
     inputs, device = as_inputs(x), device_of(model)
+
+    def read(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs.rows(rows), y[rows.to(y.device)]
+
+    parts = chunks(inputs, chunk)
     hits = [
-        (model(inputs.rows(rows).to(device)).argmax(dim=1) == y[rows.to(y.device)].to(device)).sum()
-        for rows in torch.arange(len(inputs)).split(chunk)
+        (model(x.to(device)).argmax(dim=1) == y.to(device)).sum()
+        for x, y in (map(read, parts) if inputs.held else ahead(read, parts))
     ]
     return torch.stack(hits).sum().item() / len(inputs)

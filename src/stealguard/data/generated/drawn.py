@@ -1,6 +1,7 @@
 """Images drawn from a seed alone: meaningless pen strokes, and textures. A defender's stand-ins for queries.
 
 No font or photograph goes in, so an attacker has seen none of them. The size and place of strokes are those of MNIST.
+`stroke_drawing` and `texture` make one image of any size, with the same distributions, as fine as its pixels are.
 
 Random numbers are drawn in float32, whose bits are the same on every processor, and all that follows is computed in
 float64: processors differ in its last bits, but no pixel depends on them, so the sets can be pinned by their hash.
@@ -12,11 +13,12 @@ import math
 from collections.abc import Callable
 from math import tau
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
-from stealguard.data.formats import Arrays
+from stealguard.data.formats import Array, Arrays
 from stealguard.progress import Tick, silent
 from stealguard.seeds import derive
 
@@ -25,7 +27,7 @@ STROKES, POINTS = 4, 40  # of an image at most; of a stroke
 LONGER = 20 / SIZE  # share of the image that the longer side of a drawing takes
 TIE = 1e-6  # so that halves are rounded up, whatever their last bits
 CHUNK = 250  # images at once: each pixel's distance to each point is held
-AXIS = (torch.arange(SIZE, dtype=torch.float64) + 0.5) * 2 / SIZE - 1  # pixels in [-1, 1]
+BLURS = [3, 5, 9, 14]  # values to a side that noise is blurred from, and doubles of 14 up to one value a pixel
 
 
 def strokes(n: int = 30_000, seed: int = 0, tick: Tick = silent) -> Arrays:
@@ -48,7 +50,30 @@ def _chunks(draw: Callable[[int, Generator], Tensor], n: int, seed: int, tick: T
     return {"x": images.numpy()}
 
 
+def _axis(size: int) -> Tensor:
+    """The middles of `size` pixels in [-1, 1]."""
+    return (torch.arange(size, dtype=torch.float64) + 0.5) * 2 / size - 1
+
+
+AXIS = _axis(SIZE)
+
+
 # Strokes ----------------------------------------------------------------------------------------------------
+
+
+def stroke_drawing(size: int, rng: Generator) -> Array:
+    """One image (size, size), uint8, like those of `strokes`, drawn with a round pen at twice the size."""
+    from PIL import Image, ImageDraw
+
+    strokes = _fitted(_joined(_curves(1, rng), rng).flatten(1, 2), rng).view(STROKES, POINTS, 2)
+    radius, ink = size * _between(0.035, 0.135, rng, 1).item(), round(255 * _between(0.75, 1, rng, 1).item())
+    canvas = Image.new("L", (2 * size, 2 * size))
+    draw = ImageDraw.Draw(canvas)
+    for stroke in (size * (strokes + 1)).tolist():
+        draw.line([tuple(point) for point in stroke], fill=ink, width=max(1, round(2 * radius)))
+        for x, y in stroke:
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=ink)
+    return np.asarray(canvas.reduce(2))
 
 
 def _pen_drawings(n: int, rng: Generator) -> Tensor:
@@ -104,40 +129,76 @@ def _fitted(points: Tensor, rng: Generator) -> Tensor:
 # Textures ---------------------------------------------------------------------------------------------------
 
 
+def texture(height: int, width: int, rng: Generator) -> Array:
+    """One image (height, width), uint8, of one of the kinds of `textures`, with detail down to its pixels."""
+    size = height, width
+    kinds: list[Callable[[], Tensor]] = [
+        lambda: _any_noise(size, rng),
+        lambda: _split(_any_noise(size, rng), rng),
+        lambda: _waves(1, rng, size),
+        lambda: _shapes(1, rng, size),
+    ]
+    plane = kinds[int(torch.randint(len(kinds), (), generator=rng))]()[0, 0]
+    return (255 * plane + TIE).round().to(torch.uint8).numpy()
+
+
+def _any_noise(size: tuple[int, int], rng: Generator) -> Tensor:
+    """Gray noise (1, 1, H, W) from one of the blurs."""
+    finest = max(size)
+    blurs = [*(k for k in BLURS if k < finest), *_doubles(finest)]
+    blur = blurs[int(torch.randint(len(blurs), (), generator=rng))]
+    return _gray(_blurred(1, rng, blur, size))
+
+
+def _doubles(finest: int) -> list[int]:
+    """28, 56, ... below `finest`, and that."""
+    steps = max(0, math.ceil(math.log2(finest / BLURS[-1])) - 1)
+    return [*(BLURS[-1] * 2 ** (i + 1) for i in range(steps)), finest]
+
+
 def _textures(n: int, rng: Generator) -> Tensor:
     """Images (n, 1, SIZE, SIZE) in [0, 1], of each kind as many in expectation."""
-    kinds = [_noise(n, rng), _split(n, rng), _waves(n, rng), _shapes(n, rng)]
+    size = SIZE, SIZE
+    kinds = [_noise(n, rng), _split(_noise(n, rng), rng), _waves(n, rng, size), _shapes(n, rng, size)]
     kind = torch.randint(len(kinds), (n, 1, 1, 1), generator=rng)
     return torch.stack(kinds).take_along_dim(kind[None], dim=0)[0]
 
 
 def _noise(n: int, rng: Generator) -> Tensor:
     """Gray noise, from four blurs to a side up to one value a pixel."""
-    coarse = [3, 5, 9, 14, SIZE]
-    scales = [interpolate(_normal(rng, n, 1, k, k), size=SIZE, mode="bicubic") for k in coarse]
+    scales = [_blurred(n, rng, blur, (SIZE, SIZE)) for blur in (*BLURS, SIZE)]
     scale = torch.randint(len(scales), (n, 1, 1, 1), generator=rng)
-    noise = torch.stack(scales).take_along_dim(scale[None], dim=0)[0]
+    return _gray(torch.stack(scales).take_along_dim(scale[None], dim=0)[0])
+
+
+def _blurred(n: int, rng: Generator, blur: int, size: tuple[int, int]) -> Tensor:
+    """Normal numbers, `blur` to a side, in between by cubic curves: (n, 1, H, W)."""
+    return interpolate(_normal(rng, n, 1, blur, blur), size=size, mode="bicubic")
+
+
+def _gray(noise: Tensor) -> Tensor:
     return (0.5 + 0.35 * noise).clamp(0, 1)
 
 
-def _split(n: int, rng: Generator) -> Tensor:
+def _split(noise: Tensor, rng: Generator) -> Tensor:
     """Noise split at a level into black and white."""
-    return (_noise(n, rng) > _between(0.3, 0.8, rng, n, 1, 1, 1)).double()
+    return (noise > _between(0.3, 0.8, rng, len(noise), 1, 1, 1)).double()
 
 
-def _waves(n: int, rng: Generator) -> Tensor:
-    """A plane wave of up to four and a half periods either way."""
-    x, y = _between(-14, 14, rng, 2, n, 1, 1, 1)
-    return 0.5 + 0.5 * torch.sin(x * AXIS + y * AXIS[:, None] + tau * _between(0, 1, rng, n, 1, 1, 1))
+def _waves(n: int, rng: Generator, size: tuple[int, int]) -> Tensor:
+    """A plane wave of up to four and a half periods either way, of as many more as an image has more pixels."""
+    down, right = (_axis(side) for side in size)
+    x, y = _between(-14, 14, rng, 2, n, 1, 1, 1) * (max(size) / SIZE)
+    return 0.5 + 0.5 * torch.sin(x * right + y * down[:, None] + tau * _between(0, 1, rng, n, 1, 1, 1))
 
 
-def _shapes(n: int, rng: Generator) -> Tensor:
+def _shapes(n: int, rng: Generator, size: tuple[int, int]) -> Tensor:
     """One to three boxes and ellipses, turned, full or hollow, each of its own gray."""
     each = n, 3, 1, 1
     x, y = _between(-0.6, 0.6, rng, 2, *each)
     wide, high = _between(0.1, 0.7, rng, 2, *each)
     turn = tau * _between(0, 1, rng, *each)
-    right, down = AXIS - x, AXIS[:, None] - y
+    right, down = _axis(size[1]) - x, _axis(size[0])[:, None] - y
     u = (right * turn.cos() + down * turn.sin()) / wide
     v = (down * turn.cos() - right * turn.sin()) / high
     away = torch.where(_coin(0.5, rng, *each), torch.maximum(u.abs(), v.abs()), torch.hypot(u, v))

@@ -45,8 +45,7 @@ class Glyph(NamedTuple):
 
 def letters(n: int = 60_000, seed: int = 0, tick: Tick = silent) -> Arrays:
     """`n` images (n, 1, 28, 28) of A-Z and a-z."""
-    groups = [[Glyph(font, character) for font in LETTER_FONTS] for character in string.ascii_letters]
-    return {"x": render(groups, n, np.random.default_rng(derive(seed, "letters")), tick)[0]}
+    return {"x": render(latin(), n, np.random.default_rng(derive(seed, "letters")), tick)[0]}
 
 
 def glyphs(n: int = 100_000, seed: int = 0, tick: Tick = silent) -> Arrays:
@@ -62,6 +61,12 @@ def digits(n: int = 12_000, seed: int = 0, tick: Tick = silent) -> Arrays:
     return {"train_x": x[:cut], "train_y": y[:cut], "test_x": x[cut:], "test_y": y[cut:]}
 
 
+def latin() -> list[list[Glyph]]:
+    """The glyphs of each Latin letter."""
+    return [[Glyph(font, character) for font in LETTER_FONTS] for character in string.ascii_letters]
+
+
+@cache
 def scripts() -> dict[str, list[Glyph]]:
     """The glyphs of every script and kind of symbol that has at least 40, by its name."""
     groups: dict[str, list[Glyph]] = {}
@@ -113,27 +118,43 @@ def font_file(font: str) -> Path:
 
 
 @cache
-def loaded(font: str) -> Any:
+def loaded(font: str, size: int) -> Any:
     from PIL import ImageFont
 
-    return ImageFont.truetype(str(font_file(font)), CANVAS, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(str(font_file(font)), size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def drawing(font: str, character: str, pen: int) -> Array:
-    """A glyph alone (CANVAS, CANVAS), uint8, its longer side `LONGER` pixels, at the middle. Zeros if it is blank."""
+def drawing(font: str, character: str, pen: int, canvas: int = CANVAS) -> Array:
+    """A glyph alone (canvas, canvas), uint8, at the middle, its longer side 46 of 64 parts. Zeros if it is blank."""
     from PIL import Image, ImageDraw
 
-    canvas = Image.new("L", (CANVAS, CANVAS))
-    left, top, right, bottom = loaded(font).getbbox(character, stroke_width=pen)
+    whole, face = Image.new("L", (canvas, canvas)), loaded(font, canvas)
+    width = round(pen * canvas / CANVAS)
+    left, top, right, bottom = face.getbbox(character, stroke_width=width)
     ink = Image.new("L", (max(1, ceil(right - left)), max(1, ceil(bottom - top))))
-    ImageDraw.Draw(ink).text((-left, -top), character, fill=255, font=loaded(font), stroke_width=pen)
+    ImageDraw.Draw(ink).text((-left, -top), character, fill=255, font=face, stroke_width=width)
     box = ink.getbbox()
     if box is not None:
         glyph = ink.crop(box)
-        scale = LONGER / max(glyph.size)
+        scale = LONGER * canvas / CANVAS / max(glyph.size)
         glyph = glyph.resize([max(1, round(side * scale)) for side in glyph.size], Image.Resampling.BILINEAR)
-        canvas.paste(glyph, ((CANVAS - glyph.width) // 2, (CANVAS - glyph.height) // 2))
-    return np.asarray(canvas)
+        whole.paste(glyph, ((canvas - glyph.width) // 2, (canvas - glyph.height) // 2))
+    return np.asarray(whole)
+
+
+def one(groups: Sequence[Sequence[Glyph]], size: int, rng: Generator) -> Array:
+    """One image (size, size), uint8, as `render` gives it at 28 x 28, drawn at twice the size and averaged."""
+    from PIL import Image
+
+    group = groups[int(rng.integers(len(groups)))]
+    glyph, pen = group[int(rng.integers(len(group)))], int(rng.integers(PENS))
+    canvas = round(size * CANVAS / SIZE)
+    (a, b, x), (c, d, y) = affine(1, rng)[0].astype(float).tolist()
+    unit, middle = canvas / (2 * size), canvas / 2  # from the image's pixels to the canvas's
+    rows = [a * unit, b * unit, middle * (1 + x - a - b), c * unit, d * unit, middle * (1 + y - c - d)]
+    drawn = Image.fromarray(drawing(glyph.font, glyph.character, pen, canvas))
+    fine = drawn.transform((2 * size, 2 * size), Image.Transform.AFFINE, rows, Image.Resampling.BILINEAR)
+    return np.asarray(fine.reduce(2))
 
 
 def render(groups: Sequence[Sequence[Glyph]], n: int, rng: Generator, tick: Tick) -> tuple[Array, Array]:

@@ -1,0 +1,113 @@
+"""Already trained weights from a file, read as tensors by name, and given to a net; what does not fit is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from stealguard.errors import Invalid, one_line, require
+from stealguard.files import sha256
+
+INSIDE = ("state_dict", "model_state_dict", "model", "net")  # where checkpoints keep the weights
+PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
+SHOWN = 4  # names in a line
+
+
+class Weights(NamedTuple):
+    """Tensors by name, and the SHA-256 (hex) of the file that they came from."""
+
+    tensors: Mapping[str, Tensor]
+    path: Path
+    sha256: str
+
+
+def read_weights(path: str | Path) -> Weights:
+    """The weights in a file: safetensors, or a state dict that torch saved, which is not unpickled as objects.
+
+    A checkpoint may keep its state dict under `state_dict`, `model_state_dict`, `model` or `net`.
+
+    Raises:
+        Invalid: the file cannot be read so.
+    """
+    path = Path(path).expanduser()
+    rule = "a file of weights: a `state_dict` that torch saved (`torch.save(net.state_dict(), ...)`), or safetensors"
+    require(path.is_file(), "weights", rule, f"`{path}` ({'no file' if path.exists() else 'no such file'})")
+    try:
+        safe = path.suffix == ".safetensors"
+        found = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, Exception) as e:  # torch, zip and pickle raise many kinds for foreign bytes
+        told = one_line(e, 120).partition(". ")[0]
+        raise Invalid("weights", rule, f"`{path}` ({type(e).__name__}: {told})") from e
+    tensors = _tensors(found)
+    require(bool(tensors), "weights", rule, f"`{path}`, which holds no tensors by name")
+    return Weights(tensors, path, sha256(path))
+
+
+def _tensors(found: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict, or of the one that a checkpoint keeps."""
+    if not isinstance(found, Mapping):
+        return {}
+    for name in INSIDE:
+        if isinstance(found.get(name), Mapping) and (inside := _tensors(found[name])):
+            return inside
+    return {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def give(net: nn.Module, weights: Weights, *, partial: bool = False) -> list[str]:
+    """Give `net` the weights that it has a place for; tensors that the net lacks are left out.
+
+    Returns:
+        Lines to print: what was left out, and what keeps the values that it had.
+
+    Raises:
+        Invalid: no tensor fits, or the net has tensors that the weights lack or have in another shape, unless
+            `partial` allows it; names them.
+    """
+    own = net.state_dict()
+    state = _without_prefix(weights.tensors, list(own))
+    other = [name for name, value in state.items() if name in own and own[name].shape != value.shape]
+    fitting = {name: value for name, value in state.items() if name not in other}
+    try:
+        missing, unexpected = net.load_state_dict(fitting, strict=False)
+    except RuntimeError as e:
+        raise Invalid("weights", "a state dict that the net takes", f"`{weights.path}` ({one_line(e, 200)})") from e
+    missing = [name for name in missing if name not in other and not name.endswith("num_batches_tracked")]
+    taken = len(fitting) - len(unexpected)
+    found = f"`{weights.path}`, of which {taken} of {len(state)} tensors fit"
+    told = [
+        f"{count:,} {what}: {_listed(names)}"
+        for count, what, names in (
+            (len(missing), "are missing", missing),
+            (len(other), "have another shape", [_shapes(name, state[name], own[name]) for name in other]),
+            (len(unexpected), "are unknown to the net", unexpected),
+        )
+        if count
+    ]
+    require(taken > 0, "weights", "those of the net", "; ".join([found, *told]))
+    complete = "all weights of the net (or allow some of them with `partial`)"
+    require(partial or not (missing or other), "weights", complete, "; ".join([found, *told]))
+    return [f"{taken} of {len(state)} tensors of `{weights.path}` fit; {'; '.join(told)}."] if told else []
+
+
+def _without_prefix(state: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    """The state without prefixes that all of its names have and none of the net's."""
+    found = dict(state)
+    strange = [prefix for prefix in PREFIXES if not any(name.startswith(prefix) for name in own)]
+    while prefix := next((p for p in strange if all(name.startswith(p) for name in found)), ""):
+        found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
+
+
+def _shapes(name: str, given: Tensor, own: Tensor) -> str:
+    return f"{name} {tuple(given.shape)} for {tuple(own.shape)}"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,119 @@
+"""What honest users get of a release: how often answers are right, and how many inputs are answered as outliers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from stealguard.boxes.base import outputs_of
+from stealguard.data.inputs import Inputs
+from stealguard.defenses.base import Defended
+from stealguard.results.metrics import accuracy
+from stealguard.types import Guard, State
+
+ACCOUNT = 100  # queries of an honest account
+FIRST = 500  # inputs, at most, that are each an account's first query
+OUTLIERS = 1000  # of the held-out ones, at most
+STRICTNESS = (-5.0, -2.5, 0.0, 1.25, 2.5, 5.0, 7.5, 10.0)  # of the curve
+
+
+class _Account(NamedTuple):
+    """What one account got: answers (n, K), uniform where it was refused, and which inputs (n,) were answered how."""
+
+    answers: Tensor
+    refused: Tensor
+    outliers: Tensor | None
+    state: State
+
+
+def honest(
+    model: Defended, x: Inputs, y: Tensor, outliers: Inputs | None = None, start: float | None = None
+) -> dict[str, Any]:
+    """What honest users get, measured on held-out task inputs `x`, (N, *shape), with labels `y`, (N,).
+
+    They ask from new accounts of `ACCOUNT` queries each. An input that is refused counts as answered wrongly.
+
+    Args:
+        model: trained, with its guard.
+        outliers: held-out ones, for the curve.
+        start: the accuracy of the weights that training began with, where these were trained already.
+
+    Returns:
+        As JSON data: `served`, the accuracy of the answers; `alone`, that of the net's own, or None where the guard
+        changes nothing; `start`; `first`, the accuracy of accounts' first answers, or None without memory; `outliers`,
+        the share of inputs that were answered as outliers, or None where none are; `refused`, the share that was
+        refused; `chance`; `inputs`, their number; and `curve`, for some values of strictness without memory
+        [strictness, served, outliers, share of held-out outliers that the net itself answers].
+    """
+    heads, guard = model.eval().heads(), model.guard
+    state = guard.start()
+    accounts, logits, first, curve = [], [], [], torch.zeros(len(STRICTNESS), 2, dtype=torch.float64)
+    for begin in range(0, len(x), ACCOUNT):
+        part, labels = x[begin : begin + ACCOUNT], y[begin : begin + ACCOUNT]
+        outputs = outputs_of(heads, part)
+        accounts.append(_asked(guard, outputs, part, state))
+        logits.append(outputs["logits"])
+        if guard.scope == "shared":
+            state = accounts[-1].state
+        elif guard.scope == "account" and begin < FIRST:
+            first += [_asked(guard, _rows(outputs, i), part[i : i + 1], state).answers for i in range(len(part))]
+        curve += _at(guard, outputs, part, labels)
+    answers, own = torch.cat([one.answers for one in accounts]), torch.cat(logits).softmax(dim=1)
+    passed = [one.outliers for one in accounts if one.outliers is not None]
+    changed = bool(passed) or guard.scope != "none" or not torch.equal(answers, own)
+    drawn = guard.at(0.0) is not None
+    return {
+        "inputs": len(x),
+        "served": accuracy(answers, y),
+        "alone": accuracy(own, y) if changed else None,
+        "start": start,
+        "first": accuracy(torch.cat(first), y[: len(first)]) if first else None,
+        "outliers": float(torch.cat(passed).double().mean()) if passed else None,
+        "refused": float(torch.cat([one.refused for one in accounts]).double().mean()),
+        "chance": 1 / answers.shape[1],
+        "curve": _curve(guard, outputs_of(heads, outliers[:OUTLIERS]) if outliers else {}, curve / len(x))
+        if drawn
+        else [],
+    }
+
+
+def _asked(guard: Guard, outputs: Mapping[str, Tensor], x: Tensor, state: State) -> _Account:
+    """What an account gets that asks `x` at once, and where that is refused, as many as it may have."""
+    passed = guard.passed(outputs, state)
+    answers, after = guard(outputs, x, state)
+    n = len(answers)
+    if 0 < n < len(x):
+        answers, after = guard({name: value[:n] for name, value in outputs.items()}, x[:n], after)
+    k = outputs["logits"].shape[1]
+    filled = torch.cat([answers, answers.new_full((len(x) - len(answers), k), 1 / k)])
+    refused = torch.arange(len(x)) >= len(answers)
+    outliers = None if passed is None else ~torch.cat([passed[:n].cpu(), passed.new_ones(len(x) - n).cpu()])
+    return _Account(filled, refused, outliers, after)
+
+
+def _rows(outputs: Mapping[str, Tensor], i: int) -> dict[str, Tensor]:
+    return {name: value[i : i + 1] for name, value in outputs.items()}
+
+
+def _at(guard: Guard, outputs: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """For each value of strictness, how many answers are right and how many inputs are outliers, (values, 2)."""
+    found = torch.zeros(len(STRICTNESS), 2, dtype=torch.float64)
+    for row, strictness in enumerate(STRICTNESS):
+        gate = guard.at(strictness)
+        if gate is not None:
+            answers, passed = gate(outputs, x, {})[0], gate.passed(outputs, {})
+            found[row, 0] = accuracy(answers, y) * len(y)
+            found[row, 1] = 0 if passed is None else int((~passed).sum())
+    return found
+
+
+def _curve(guard: Guard, outliers: Mapping[str, Tensor], shares: Tensor) -> list[list[float | None]]:
+    found: list[list[float | None]] = []
+    for strictness, (served, taken) in zip(STRICTNESS, shares.tolist(), strict=True):
+        gate = guard.at(strictness)
+        passed = gate.passed(outliers, {}) if gate is not None and outliers else None
+        found.append([strictness, served, taken, None if passed is None else float(passed.double().mean())])
+    return found

@@ -1,0 +1,59 @@
+"""What honest users get, in words: a line, and what must not pass without one. Importing this loads no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+POINT = 0.01
+ERRORS = 2  # standard errors above chance within which an accuracy is no better than it
+
+
+class PoorAnswers(UserWarning):
+    """Honest users get less than the net could give, or no more than chance."""
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """What `honest` found, in one line.
+
+    >>> sentence({"served": 0.83, "start": 0.735, "alone": 0.805, "first": None, "outliers": 0.06, "refused": 0.0})
+    '83.0 % on validation (start 73.5; the net alone 80.5); 6 % of honest inputs were answered as outliers'
+    """
+    named = (("start", "start"), ("alone", "the net alone"), ("first", "first answers of an account"))
+    beside = [f"{words} {100 * found[name]:.1f}" for name, words in named if found[name] is not None]
+    lines = [f"{100 * found['served']:.1f} % on validation" + (f" ({'; '.join(beside)})" if beside else "")]
+    if found["outliers"] is not None:
+        lines.append(f"{_share(found['outliers'])} of honest inputs were answered as outliers")
+    if found["refused"]:
+        lines.append(f"{_share(found['refused'])} were refused")
+    return "; ".join(lines)
+
+
+def _share(value: float) -> str:
+    """A share in percent, never as 0 if it is more."""
+    return f"{100 * value:.0f} %" if value == 0 or value >= POINT else "less than 1 %"
+
+
+def complaints(found: Mapping[str, Any]) -> list[str]:
+    """What must not pass without a word, one line each: answers at chance, or a point below what they could be."""
+    served, chance, n = found["served"], found["chance"], found["inputs"]
+    told = []
+    if served <= chance + ERRORS * math.sqrt(chance * (1 - chance) / n):
+        told.append(
+            f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, which is no better than chance "
+            f"({100 * chance:.1f} %) or cannot be told from it. Train for more epochs, or with another learning rate."
+        )
+    for name, words in (("alone", "the net's own"), ("start", "those of the weights that training began with")):
+        if found[name] is not None and served < found[name] - POINT:
+            told.append(
+                f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, "
+                f"{words} on {100 * found[name]:.1f} %: {ADVICE[name]}"
+            )
+    return told
+
+
+ADVICE = {
+    "alone": "the guard costs honest users more than a point. Train for more epochs, or take a milder setting.",
+    "start": "the defense costs honest users more than a point. Train for more epochs, or with a lower learning rate.",
+}

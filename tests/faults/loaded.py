@@ -1,0 +1,54 @@
+"""What the processes that fork share: all modules, loaded once, and an engine that needs no processes of its own."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+LAZY = (
+    "torch._dynamo", "torch.onnx", "onnxruntime", "matplotlib.backends.backend_svg", "PIL.Image", "scipy.stats",
+    "rich.progress",
+)  # fmt: skip
+
+
+def everything() -> None:
+    """Import all of stealguard, and what it imports later: a forked process then begins at once."""
+    import torch
+
+    import stealguard
+
+    for module in pkgutil.walk_packages(stealguard.__path__, "stealguard."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in LAZY:
+        importlib.import_module(name)
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # what a collection would touch, a forked process would have to copy
+
+
+class Here:
+    """An engine that does the work in this process."""
+
+    def __init__(self, work: Callable[..., str], home: Path, wanted: Any):
+        from stealguard.comparing.engines.local import Local
+
+        Local(work, home, wanted).close()  # its rules, and no process: these begin with the first work
+        self.workers, self.threads, self._work = 1, 1, work
+        self._ended: list[Any] = []
+
+    def start(self, key: str, /, *arguments: Any) -> None:
+        from stealguard.comparing.engines.base import Ended
+
+        self._ended.append(Ended(key, self._work(*arguments)))
+
+    def ended(self) -> Iterator[Any]:
+        ended, self._ended = self._ended, []
+        yield from ended
+
+    def close(self) -> None:
+        pass

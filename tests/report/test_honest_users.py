@@ -1,0 +1,46 @@
+"""The report's section on what honest users get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from report.made_up import RELEASES, audited, make_row, plain
+from stealguard import report
+from stealguard.report.grouping import summary
+from stealguard.report.honest import honest_users
+from stealguard.results import Row
+from stealguard.results.honest import complaints
+
+
+def measured(**metrics: float) -> Row:
+    known = {"validation_inputs": 500.0, "validation_served": 0.097, "validation_alone": 0.8, **metrics}
+    row = make_row(**RELEASES["ini"])
+    record = row.record()
+    record["victim"]["metrics"] |= known
+    return Row.of(record)
+
+
+def test_releases_without_such_measurements_have_no_section(tmp_path: Path) -> None:
+    rows = audited(seeds=1)
+    assert honest_users(summary(rows)) == []
+    report.write_html(rows, tmp_path / "page.html")
+    assert "What honest users get" not in (tmp_path / "page.html").read_text()
+
+
+def test_a_release_at_chance_does_not_pass_without_a_word(tmp_path: Path) -> None:
+    row = measured(validation_outliers=0.6, **{"served_at_5": 0.3, "served_at_-2.5": 0.5, "outliers_at_5": 0.7})
+    (found,) = honest_users(summary([row]))
+    assert (found.served.mean, found.start, found.outliers.mean) == (0.097, None, 0.6)
+    assert [(point.strictness, point.served.mean) for point in found.curve] == [(-2.5, 0.5), (5, 0.3)]
+    assert "no better than chance" in found.complaint
+    assert "the net's own on 80.0 %" in found.complaint
+    report.write_html([row], tmp_path / "page.html")
+    text = plain((tmp_path / "page.html").read_text())
+    for told in ("What honest users get", "no better than chance", "by its strictness", "9.7"):
+        assert told in text
+
+
+def test_the_words_are_those_of_protect() -> None:
+    (found,) = honest_users(summary([measured(validation_alone=0.097)]))
+    numbers = {"served": 0.097, "alone": 0.097, "start": None, "chance": 0.1, "inputs": 500}
+    assert [found.complaint] == complaints(numbers)

@@ -1,0 +1,126 @@
+"""A release as a service: what it answers is what the release answers, whatever else is in the batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import stealguard as sg
+from samples import mlp, noise, task
+from stealguard.defenses.truncation import truncated
+from stealguard.errors import Invalid, Refused
+from stealguard.serving.engine import TorchEngine
+from stealguard.serving.keys import Restriction
+from stealguard.serving.service import Answered, Service
+
+SHAPE = (16,)
+FREE = Restriction()
+X = task(40, SHAPE, 3)[0].numpy()
+
+
+@pytest.fixture(scope="session")
+def robust(once: Callable[[str, Callable[[Path], object]], Path]) -> sg.Release:
+    """A release whose guard has suspicion."""
+
+    def make(out: Path) -> None:
+        preset = sg.PRESETS["ini-robust"]
+        sg.protect(
+            mlp(), data=task(600, SHAPE, 3), outliers=[noise(300, SHAPE)], defense=preset.defense, epochs=3, out=out
+        )
+
+    return sg.load(once("served-robust", make), net=mlp())
+
+
+def asked(service: Service, *questions: tuple[str, NDArray[np.float32]], told: Restriction = FREE) -> list[Answered]:
+    async def run() -> list[Answered]:
+        return list(await asyncio.gather(*(service.answer(account, x, told) for account, x in questions)))
+
+    return asyncio.run(run())
+
+
+def test_without_merging_answers_are_those_of_the_release_to_the_last_bit(robust: sg.Release) -> None:
+    service = Service(robust, TorchEngine(robust), merge=False)
+    box = robust.connect("ann")
+    for x in (X[:7], X[7:8], X[8:]):
+        (found,) = asked(service, ("ann", x))
+        assert torch.equal(torch.from_numpy(found.answers), box(torch.from_numpy(x)))
+
+
+def test_requests_that_share_a_batch_get_the_answers_that_they_get_alone(robust: sg.Release) -> None:
+    alone = [robust.connect(name)(torch.from_numpy(x)) for name, x in (("ann", X[:5]), ("bob", X[5:6]), ("eve", X))]
+    together = asked(Service(robust, TorchEngine(robust)), ("ann", X[:5]), ("bob", X[5:6]), ("eve", X))
+    for expected, found in zip(alone, together, strict=True):
+        torch.testing.assert_close(torch.from_numpy(found.answers), expected, rtol=0, atol=1e-5)
+
+
+def test_a_refusal_is_that_accounts_alone_and_others_in_the_batch_are_answered(robust: sg.Release) -> None:
+    service = Service(robust, TorchEngine(robust))
+    outliers = noise(200, SHAPE, seed=8).numpy()
+
+    async def run() -> list[object]:
+        questions = [("eve", outliers), ("ann", X)]
+        return list(await asyncio.gather(*(service.answer(a, x, FREE) for a, x in questions), return_exceptions=True))
+
+    refused, answered = asyncio.run(run())
+    assert isinstance(refused, Refused)
+    assert 0 <= refused.left < 200
+    assert isinstance(answered, Answered)
+    assert len(answered.answers) == len(X)
+
+
+def test_suspicion_grows_with_outliers_and_is_told_after_each_request(robust: sg.Release) -> None:
+    service = Service(robust, TorchEngine(robust))
+    outliers = noise(200, SHAPE, seed=8).numpy()
+    first, *_, second = (asked(service, ("eve", x))[0].suspicion for x in (X[:1], *outliers[:5, None]))
+    assert first is not None
+    assert second is not None
+    assert first < second
+    assert service.suspicion_limit is not None
+    assert second < service.suspicion_limit
+
+
+def test_a_guard_without_suspicion_tells_none(ini_release: sg.Release) -> None:
+    service = Service(ini_release, TorchEngine(ini_release))
+    (found,) = asked(service, ("ann", np.zeros((1, *ini_release.shape), np.float32)))
+    assert (found.suspicion, service.suspicion_limit) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("own", "key"), [(Restriction(top_k=2), FREE), (FREE, Restriction(top_k=2)), (Restriction(top_k=2),) * 2]
+)
+def test_the_stricter_of_the_release_and_the_key_holds(robust: sg.Release, own: Restriction, key: Restriction) -> None:
+    (found,) = asked(Service(robust, TorchEngine(robust), restriction=own), ("ann", X), told=key)
+    (free,) = asked(Service(robust, TorchEngine(robust)), ("ann", X))
+    assert torch.equal(torch.from_numpy(found.answers), truncated(torch.from_numpy(free.answers), 2))
+
+
+def test_labels_alone_leave_no_other_number(robust: sg.Release) -> None:
+    (found,) = asked(Service(robust, TorchEngine(robust)), ("ann", X), told=Restriction(labels=True))
+    assert set(np.unique(found.answers)) == {0.0, 1.0}
+    assert (found.answers.sum(axis=1) == 1).all()
+
+
+def test_inputs_off_the_unit_range_are_refused_before_they_are_queued(robust: sg.Release) -> None:
+    with pytest.raises(Invalid, match=r"`input` should be in \[0, 1\]"):
+        asked(Service(robust, TorchEngine(robust)), ("ann", X + 2))
+
+
+def test_a_release_with_units_of_its_own_takes_these_units(tmp_path: Path) -> None:
+    x, y, test_x, test_y = task(200, SHAPE, 3)
+    data = (100 * x - 30, y, 100 * test_x - 30, test_y)
+    release = sg.protect(mlp(), data=data, defense=sg.PRESETS["none"].defense, epochs=1, out=tmp_path / "raw")
+    service = Service(release, TorchEngine(release), merge=False)
+    (found,) = asked(service, ("ann", data[2].numpy()))
+    assert torch.equal(torch.from_numpy(found.answers), release.box(data[2]))
+
+
+def test_the_card_tells_the_facts_and_no_path(robust: sg.Release) -> None:
+    card = Service(robust, TorchEngine(robust)).card()
+    assert card["Classes"] == "3"
+    assert all(str(robust.folder) not in text for text in card.values())
