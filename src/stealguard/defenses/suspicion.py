@@ -77,10 +77,10 @@ class Measured(nn.Module):
     @property
     def numbers(self) -> Numbers:
         """All three as numbers, which are read anew when a buffer has changed."""
-        found = [self._buffers[name] for name in Numbers._fields]
-        version = [(id(buffer), buffer._version) for buffer in found]
+        version = [(id(buffer), buffer._version) for buffer in self._buffers.values() if buffer is not None]
         if self._numbers is None or self._numbers[0] != version:
-            self._numbers = version, Numbers(*(buffer.tolist() for buffer in found))
+            known = Numbers(self.evidence.tolist(), self.confidence.item(), self.alike.item())
+            self._numbers = version, known
         return self._numbers[1]
 
     def measure(self, heads: Mapping[str, nn.Module], held_out: Batch) -> None:
@@ -119,6 +119,8 @@ def likeness(points: Tensor) -> Tensor:
 
 
 def _likeness(points: Array) -> Array:
+    if len(points) == KEPT + 1:  # most requests are of one query
+        return points[:KEPT].dot(points[KEPT]).max(keepdims=True)
     found = []
     for start in range(KEPT, len(points), ROWS):
         part = points[start - KEPT : start + ROWS]
@@ -126,7 +128,7 @@ def _likeness(points: Array) -> Array:
         down, right = cosines.strides
         before = np.ndarray((len(cosines), KEPT), cosines.dtype, cosines, 0, (down + right, right))
         found.append(before.max(axis=1))
-    return found[0] if len(found) == 1 else np.concatenate(found)
+    return np.concatenate(found)
 
 
 def one_shape(chosen: Tensor, classes: int, confidence: float | Tensor) -> Tensor:
@@ -264,7 +266,8 @@ class Suspicion(Plain):
                 break
             passed.append(o > strictness - self._fall * trust)
             suspicion, trust = suspicion if suspicion > 0 else 0.0, min(FULL, trust - e) if trust > e else 0.0
-        last = points[len(passed) : len(passed) + KEPT].astype(seen.dtype)
+        n = len(passed)
+        last = points[n : n + KEPT].astype(seen.dtype, copy=n > KEPT)  # no long request is kept for its end's sake
         after = {**state, "seen": torch.from_numpy(last)}
         if (suspicion, trust) != before:
             after |= {SUSPICION: torch.from_numpy(np.array(suspicion)), "trust": torch.from_numpy(np.array(trust))}
