@@ -26,7 +26,7 @@ from stealguard.auditing.remote import HONEST, Remote
 from stealguard.auditing.suites import SUITES, Block, suite
 from stealguard.auditing.utility import boxed, everything, utility
 from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
-from stealguard.boxes import Boxed, Labels, Ledger, LedgerError, ManyAccounts, Metered
+from stealguard.boxes import AnswerLedger, Boxed, Labels, LedgerError, ManyAccounts, Metered
 from stealguard.boxes.metered import check_answers
 from stealguard.data.roles import chosen, several, unseen
 from stealguard.defenses.base import Defense
@@ -252,7 +252,7 @@ class _Audit:
         if not isinstance(self._victim, Remote):
             return check_answers(everything(box, x), len(x), self._victim.name, self._task.classes)
         with self.alone(self._honest):
-            ledger = Ledger(box, self._folder / self._honest, self._victim.name, self._victim.rows)
+            ledger = AnswerLedger(box, self._folder / self._honest, self._victim.name, self._victim.rows)
             try:
                 return everything(ledger, x)
             finally:
@@ -300,7 +300,9 @@ class _Audit:
             (self._folder / key).unlink(missing_ok=True)
         box = self._box(f"attacker {key[:16]}", theft)
         rows = self._victim.rows if isinstance(self._victim, Remote) else None
-        ledger = Ledger(Labels(box) if theft.labels == "hard" else box, self._folder / key, self._victim.name, rows)
+        ledger = AnswerLedger(
+            Labels(box) if theft.labels == "hard" else box, self._folder / key, self._victim.name, rows
+        )
         metered = Metered(ledger, theft.attack.budget, self._victim.name)
         status, reason, metrics = "ok", "", dict[str, float]()
         try:

@@ -19,7 +19,7 @@ Backend = Literal["auto", "onnx", "torch"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
-class Engine(Protocol):
+class HeadsEngine(Protocol):
     """From contiguous float32 inputs (N, *shape) in [0, 1] to what the guard reads: the heads' outputs, digested.
 
     `backend` is `onnx` or `torch`, `device` where it computes, and `why` says in one sentence why it is this one.
@@ -91,7 +91,7 @@ class OnnxEngine:
 
 def engine_of(
     release: Release, backend: Backend = "auto", device: torch.device | str | None = None, *, threads: int = 1
-) -> Engine:
+) -> HeadsEngine:
     """The engine of a release: ONNX Runtime where its export is whole and passed its comparison, else torch.
 
     Args:

@@ -16,7 +16,7 @@ from stealguard.checks import check_inputs
 from stealguard.defenses.suspicion import SUSPICION, Suspicion
 from stealguard.releases import Release
 from stealguard.serving.batching import Batcher
-from stealguard.serving.engine import Engine
+from stealguard.serving.engine import HeadsEngine
 from stealguard.serving.keys import Restriction
 from stealguard.serving.limits import Limits
 from stealguard.serving.protocol import Spec
@@ -58,7 +58,7 @@ class Service:
     def __init__(
         self,
         release: Release,
-        engine: Engine,
+        engine: HeadsEngine,
         states: States | None = None,
         *,
         name: str = "",
