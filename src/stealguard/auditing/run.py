@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor, nn
 
 from stealguard import data as sets
@@ -42,6 +42,7 @@ from stealguard.seeds import derive, seeded
 from stealguard.settings import changed, create, describe
 from stealguard.types import BlackBox
 
+TRIES = 100  # to make a lock that other processes remove
 RENAMED_WITH = 20  # labeled samples
 
 
@@ -334,9 +335,23 @@ class _Audit:
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:
         """One process at a time carries out a theft; the answers that it has paid for are in one file."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._folder / f"{key}.lock"):
+        lock = self._locked(self._folder / f"{key}.lock")
+        try:
             yield
+        finally:
+            lock.release()
+
+    def _locked(self, path: Path) -> BaseFileLock:
+        """The lock at that path, held. Another process that has done everything may remove it, and the folder."""
+        for _ in range(TRIES):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            with suppress(FileNotFoundError):
+                lock.acquire()
+                if path.exists():
+                    return lock
+                lock.release()
+        raise StealguardError(f"The lock `{path}` cannot be made.")
 
     def forget(self, key: str) -> None:
         """Drop what an attacker was answered: its row is safe."""
@@ -352,8 +367,9 @@ class _Audit:
             self.forget(self._honest)
         if self._folder.is_dir():
             for lock in self._folder.glob("*.lock"):
-                if not lock.with_suffix("").exists():
-                    lock.unlink(missing_ok=True)
+                with suppress(Timeout, OSError), FileLock(lock, timeout=0):  # else another process holds it
+                    if not lock.with_suffix("").exists():
+                        lock.unlink(missing_ok=True)
             with suppress(OSError):
                 self._folder.rmdir()
 
