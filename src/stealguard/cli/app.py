@@ -10,15 +10,18 @@ from cyclopts import App, CycloptsError
 
 from stealguard import __version__
 from stealguard.cli.audit import audit
+from stealguard.cli.card import card
 from stealguard.cli.compare import compare
 from stealguard.cli.data import app as data_app
 from stealguard.cli.demo import demo
+from stealguard.cli.export import export
 from stealguard.cli.guard import guard
 from stealguard.cli.keys import app as keys_app
 from stealguard.cli.list import list_
 from stealguard.cli.protect import protect
 from stealguard.cli.report import report
 from stealguard.cli.serve import serve
+from stealguard.cli.verify import verify
 from stealguard.errors import StealguardError, disk_error, memory_error, one_line
 
 app = App(
@@ -28,7 +31,7 @@ app = App(
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-for command in (protect, audit, guard, compare, report, serve, demo):
+for command in (protect, audit, guard, compare, report, export, card, verify, serve, demo):
     app.command(command)
 app.command(list_, name="list")
 app.command(data_app)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -286,14 +287,12 @@ class _Onnx:
     opset: int | None = None
 
     def __init__(self) -> None:
-        try:
-            import onnx
-            import onnxruntime
-            import onnxscript
-        except ImportError as e:
-            raise StealguardError(
-                f"An export to ONNX needs more packages: pip install 'stealguard[export]' ({e})."
-            ) from e
+        missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+        if missing:
+            found = f"{', '.join(missing)} not found"
+            raise StealguardError(f"An export to ONNX needs more packages: pip install 'stealguard[export]' ({found}).")
+        import onnx
+
         self._set_notes = onnx.helper.set_model_props
 
     def packages(self) -> dict[str, str]:
@@ -315,7 +314,7 @@ class _Onnx:
 
 
 class _Torch:
-    opset = None
+    opset: int | None = None
 
     def packages(self) -> dict[str, str]:
         return {"torch": version("torch")}

@@ -298,7 +298,12 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     return recipe  # type: ignore[no-any-return]
 
 
-def _read_weights(folder: Path, recipe: Mapping[str, Any]) -> dict[str, Tensor]:
+def check_weights(folder: Path, recipe: Mapping[str, Any]) -> Path:
+    """The file with the weights that belong to a recipe.
+
+    Raises:
+        ReleaseError: it is missing or was changed.
+    """
     path, expected = folder / WEIGHTS, recipe["weights_sha256"]
     new = folder / NEW_WEIGHTS
     if new.exists() and sha256(new) == expected:  # the process that wrote them ended before it could name them
@@ -311,6 +316,11 @@ def _read_weights(folder: Path, recipe: Mapping[str, Any]) -> dict[str, Tensor]:
         raise ReleaseError(
             f"`{path}` should have SHA-256 {expected}. Found {found}: it is truncated or was tampered with."
         )
+    return path
+
+
+def _read_weights(folder: Path, recipe: Mapping[str, Any]) -> dict[str, Tensor]:
+    path = check_weights(folder, recipe)
     try:
         return load_file(path)
     except SafetensorError as e:

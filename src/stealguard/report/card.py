@@ -1,0 +1,293 @@
+"""A model card: what a release is, how stealable it is by its audit, and what is not known of it.
+
+It is Markdown with the front matter that model hubs read. It is made from the release's recipe and audit rows alone: no
+network is built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stealguard.defenses import DEFENSES
+from stealguard.releases.export import REPORT, Parity, read_report
+from stealguard.releases.release import identity_of, read_recipe, setting_of
+from stealguard.report.cells import Cell, Group
+from stealguard.report.comparing import baselines
+from stealguard.report.grouping import summary
+from stealguard.report.naming import count, number, percent, titles
+from stealguard.report.verdicts import below_chance, explain, headline, notes, overall, verdicts
+from stealguard.results import Row
+
+WORST = 10  # lines that are listed
+LIMITS = """\
+An audit is a lower bound: it says what these attacks reached with these budgets, not what the best attacker can reach.
+Clone accuracies are measured on the test set of the task. Budgets bind an account; an attacker with more accounts has
+as many budgets. Nothing here says that the model is safe to use, that it is fair, or that its training data are
+private."""
+UNAUDITED = (
+    "**This release has not been audited.** Nothing is known about how stealable it is. `stealguard audit` measures it."
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a card is about.
+
+    Attributes:
+        name: of the release.
+        recipe: how it was made.
+        rows: of audits, its own and, to compare with, others' on the same data.
+        exports: what `read_report` gives.
+    """
+
+    name: str
+    recipe: Mapping[str, Any]
+    rows: Sequence[Row] = ()
+    exports: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        return identity_of(self.recipe)
+
+    def group(self) -> tuple[Group | None, Group | None]:
+        """The release's own group and the undefended one beside it, None where no row is about these."""
+        groups = summary(self.rows) if self.rows else []
+        own = next((g for g in groups if self.identity in {victim.key for victim in g.victims}), None)
+        return own, (baselines(groups).get(own.name) if own else None)
+
+
+def card(folder: str | Path, rows: Iterable[Row] = ()) -> str:
+    """The card of a release folder.
+
+    Args:
+        folder: of the release.
+        rows: of audits.
+
+    Raises:
+        ReleaseError: the recipe, or the report on exports, was changed.
+    """
+    folder = Path(folder)
+    exports = read_report(folder) if (folder / REPORT).exists() else {}
+    subject = Subject(folder.resolve().name, read_recipe(folder), list(rows), exports)
+    own, baseline = subject.group()
+    parts = [
+        _front_matter(subject, own),
+        f"# {escaped(subject.name)}",
+        _purpose(subject),
+        "## How stealable it is",
+        *([UNAUDITED] if own is None else _audited(own, baseline)),
+        "## Attackers who know the defense",
+        _adaptive(subject, own),
+        "## What has not been audited",
+        _listed(_gaps(subject, own)),
+        "## Limits of the claim",
+        LIMITS,
+        *([_listed([escaped(note) for note in notes([own])])] if own and notes([own]) else []),
+        "## How it was made",
+        _made(subject),
+        "## Files",
+        _files(subject),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+# Parts ------------------------------------------------------------------------------------------------------
+
+
+def _front_matter(subject: Subject, own: Group | None) -> str:
+    """What model hubs read. The license is the owner's to choose: a comment says so."""
+    recipe = subject.recipe
+    image = len(recipe["shape"]) == 3
+    known: dict[str, Any] = {
+        "library_name": "stealguard",
+        "pipeline_tag": "image-classification" if image else "tabular-classification",
+        "tags": ["stealguard", "model-stealing", "model-extraction", recipe["defense"]["name"], recipe["net"]],
+        "datasets": [recipe["data"]["name"]],
+        "metrics": ["accuracy"],
+    }
+    if own is not None and own.benign is not None:
+        measured = [("benign accuracy", own.benign.mean)]
+        measured += [("highest clone accuracy", own.worst.reached)] if own.worst else []
+        result = {
+            "task": {"type": known["pipeline_tag"]},
+            "dataset": {"name": recipe["data"]["name"], "type": recipe["data"]["name"], "split": "test"},
+            "metrics": [{"type": "accuracy", "name": name, "value": round(value, 6)} for name, value in measured],
+        }
+        known["model-index"] = [{"name": subject.name, "results": [result]}]
+    text = yaml.safe_dump(known, sort_keys=False, allow_unicode=True)
+    return f"---\n# license: the owner of the model and of its data chooses one\n{text}---"
+
+
+def _purpose(subject: Subject) -> str:
+    recipe = subject.recipe
+    names = ", ".join(map(escaped, recipe["names"]))
+    shape = " x ".join(map(str, recipe["shape"]))
+    units = "in [0, 1]" if recipe["scaling"] is None else "in the units of its data, which it scales itself"
+    return (
+        f"A classifier of inputs of shape {shape}, {units}, into {recipe['classes']:,} classes"
+        f"{f' ({names})' if names else ''}. Its defense against model stealing is {escaped(recipe['defense']['name'])}."
+    )
+
+
+def _audited(own: Group, baseline: Group | None) -> list[str]:
+    found = verdicts(own, baseline)
+    judged = [f"The defense {overall(found)}. {escaped(explain(found))}"] if found else []
+    told = [escaped(headline(own, baseline)), *judged, *([escaped(below)] if (below := below_chance(own)) else [])]
+    benign = f"Benign accuracy: {number(own.benign)} %. Chance: {_percent(own.chance)}."
+    done = sorted((cell for cell in own.cells.values() if cell.clone), key=lambda cell: -cell.reached)
+    return [*told, benign, f"The {min(WORST, len(done))} worst of {count(len(done), 'line')}:", _table(done[:WORST])]
+
+
+def _table(cells: Sequence[Cell]) -> str:
+    title = titles(cell.line for cell in cells)
+    head = [
+        "attack",
+        "queries",
+        "answers",
+        "budget",
+        "accounts",
+        "clone accuracy, %",
+        "renamed, %",
+        "no theft, %",
+        "agreement, %",
+    ]
+    rows = [
+        [
+            title[cell.line], cell.line.pool + (" (in-family)" if cell.in_family else ""), cell.line.labels,
+            f"{cell.line.budget:,}", f"{cell.line.accounts:,}", number(cell.clone), number(cell.renamed),
+            _bare(cell.no_theft), _bare(cell.agreement),
+        ]
+        for cell in cells
+    ]  # fmt: skip
+    return _as_table(head, rows)
+
+
+def _adaptive(subject: Subject, own: Group | None) -> str:
+    """For each thing that an attacker does who knows the defense, the worst line that does it."""
+    name = subject.recipe["defense"]["name"]
+    if name not in DEFENSES:
+        return "The defense is the owner's own: which attacks are made against it is not known."
+    counters = DEFENSES[name].countered_by
+    if not counters:
+        return "None are known: there is no defense to know." if own and own.undefended else "None are listed."
+    rows = []
+    for counter in counters:
+        does, meaning = _does(counter)
+        cells = [cell for cell in own.cells.values() if cell.clone and does(cell)] if own else []
+        worst = max(cells, key=lambda cell: cell.reached, default=None)
+        rows.append([meaning, "not audited" if worst is None else number(worst.clone), f"{len(cells):,}"])
+    return _as_table(["what the attacker does", "highest clone accuracy, %", "lines"], rows)
+
+
+def _does(counter: str) -> tuple[Callable[[Cell], bool], str]:
+    """Whether a line does what `Defense.countered_by` names, and that in words."""
+    kind, _, what = counter.partition(":")
+    if counter == "labels":
+        return lambda cell: cell.line.labels == "hard", "trains on the most probable class alone"
+    if counter == "accounts":
+        return lambda cell: cell.line.accounts > 1, "divides the queries over many accounts"
+    if kind == "treatment":
+        return lambda cell: what in cell.line.treatment.split("+"), f"treats the answers: {what}"
+    return lambda cell: cell.line.attack == counter, f"the attack {counter}"
+
+
+def _gaps(subject: Subject, own: Group | None) -> list[str]:
+    """What no row says, in a sentence each."""
+    if own is None:
+        return ["Anything: there are no audit rows of this release."]
+    cells = [cell for cell in own.cells.values() if cell.clone]
+    lines = [cell.line for cell in cells]
+    budgets, accounts = [line.budget for line in lines], [line.accounts for line in lines]
+    checks = [
+        (not lines, "Any attack: none finished."),
+        (bool(lines), f"Budgets above {max(budgets, default=0):,} answers."),
+        (bool(lines), f"Attackers with more than {count(max(accounts, default=0), 'account')}."),
+        ("soft" not in {line.labels for line in lines}, "Attackers who read whole answers."),
+        ("hard" not in {line.labels for line in lines}, "Attackers who read the most probable class alone."),
+        (not any(line.own for line in lines), "Attackers who own labelled task data."),
+        (all(cell.in_family for cell in cells), "Queries from outside of the defender's own outlier families."),
+        (all(cell.clone and cell.clone.n == 1 for cell in cells), "More than one clone of each line."),
+        (len(own.victims) == 1, "The same recipe trained from another seed."),
+        (any(cell.faults for cell in own.cells.values()), "What failed or was skipped: the audit's rows tell."),
+    ]  # fmt: skip
+    others = len({row.victim.key for row in subject.rows} - {victim.key for victim in own.victims})
+    return [text for applies, text in checks if applies] + [
+        f"({count(others, 'other victim')} in the same rows.)"
+    ] * bool(others)
+
+
+def _made(subject: Subject) -> str:
+    recipe = subject.recipe
+    data, made = recipe["data"], recipe["provenance"]
+    outliers = [
+        (f"outliers, {of['name']}", f"{of['rows']:,} trained on, {of['held_out']:,} held out; SHA-256 {of['sha256']}")
+        for of in recipe["outliers"]
+    ]
+    with_ = f"stealguard {made['version']} with torch {made['torch']}"
+    facts = [
+        ("network", recipe["net"]),
+        ("training data", data["name"]),
+        ("SHA-256 of the training split", data["train_sha256"]),
+        ("SHA-256 of the test split", data["test_sha256"]),
+        *outliers,
+        ("defense", _settings(recipe["defense"]["name"], recipe["defense"]["settings"])),
+        ("training", _settings("", recipe["training"])),
+        ("seed", str(recipe["seed"])),
+        ("started from trained weights", "no" if recipe["start"] is None else str(recipe["start"])),
+        ("made", f"{recipe['created']}, in {recipe['seconds']:.0f} s, by {with_}"),
+    ]
+    return _as_table(["what", "how"], facts)
+
+
+def _files(subject: Subject) -> str:
+    recipe = subject.recipe
+    rows = [
+        ["identity", subject.identity], ["setting", setting_of(recipe)],
+        ["weights.safetensors", recipe["weights_sha256"]], ["recipe.json (sealed)", recipe["sha256"]],
+    ]  # fmt: skip
+    parts = [part for record in subject.exports.values() for part in (record["heads"], record["model"]) if part["file"]]
+    rows += [[part["file"], part["sha256"]] for part in parts]
+    text = _as_table(["", "SHA-256"], rows)
+    compared = [f"{escaped(part['file'])}: {escaped(str(Parity(**one)))}." for part in parts for one in part["parity"]]
+    exports = ["Exports answer as the release does:\n\n" + _listed(compared)] if compared else []
+    return "\n\n".join([text, *exports, "`stealguard verify FOLDER --expect IDENTITY` checks all of them."])
+
+
+# Markdown ---------------------------------------------------------------------------------------------------
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, in one line.
+
+    >>> escaped("a_b|c <script>")
+    'a\\\\_b\\\\|c \\\\<script\\\\>'
+    """
+    return re.sub(r"([\\`*_{}\[\]<>#|!~$&])", r"\\\1", " ".join(str(text).split()))
+
+
+def _as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([escaped(text) for text in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return "\n".join(f"- {text}" for text in texts)
+
+
+def _settings(name: str, settings: Mapping[str, Any]) -> str:
+    told = ", ".join(f"{key}={value}" for key, value in settings.items())
+    return f"{name} ({told})" if name and told else name or told or "-"
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else percent(value)
+
+
+def _bare(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,94 @@
+"""Engines give what the guard reads, in ONNX Runtime where the export is whole, else in torch, and say why."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import stealguard as sg
+from exported import written
+from samples import noise
+from stealguard.boxes.base import outputs_of
+from stealguard.defenses import RobustInI
+from stealguard.errors import Invalid, ReleaseError
+from stealguard.releases.export import export
+from stealguard.serving.engine import OnnxEngine, TorchEngine, engine_of
+
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture
+def release(once: Once, tmp_path: Path) -> sg.Release:
+    """A copy of an exported release whose guard has a memory."""
+
+    def make(folder: Path) -> None:
+        export(written(folder, RobustInI(), sharpness=10.0), rows=50)
+
+    shutil.copytree(once("exported-robust", make), tmp_path / "r")
+    return written(tmp_path / "r", RobustInI(), sharpness=10.0)
+
+
+@pytest.mark.parametrize("n", [1, 7, 1500])
+def test_both_engines_give_what_the_guard_reads(release: sg.Release, n: int) -> None:
+    engine, other = engine_of(release), engine_of(release, "torch")
+    assert (engine.backend, other.backend) == ("onnx", "torch")
+    x = noise(n, (16,)).numpy()
+    found, expected = engine(x), other(x)
+    assert set(found) == set(expected) == {"signals"}
+    torch.testing.assert_close(found["signals"], expected["signals"], atol=1e-4, rtol=1e-5)
+    outputs = outputs_of(release.model.heads(), torch.from_numpy(x))
+    assert torch.equal(expected["signals"], release.model.guard.digest(outputs)["signals"])
+
+
+def test_a_guard_answers_as_audited_from_either_engine(release: sg.Release) -> None:
+    guard, x = release.model.guard, noise(5, (16,), seed=8)
+    expected, _ = guard(outputs_of(release.model.heads(), x), x, guard.start())
+    for backend in ("onnx", "torch"):
+        answers, _ = guard(engine_of(release, backend)(x.numpy()), x, guard.start())
+        assert torch.equal(answers, expected)
+
+
+@pytest.mark.parametrize("damage", ["no report", "another file", "another release", "no file"])
+def test_an_export_that_cannot_be_trusted_is_not_used(release: sg.Release, damage: str, tmp_path: Path) -> None:
+    if damage == "no report":
+        (release.folder / "export.json").unlink()
+    elif damage == "another file":
+        shutil.copy(release.folder / "recipe.json", release.folder / "heads.onnx")
+    elif damage == "no file":
+        (release.folder / "heads.onnx").unlink()
+    else:
+        release = written(tmp_path / "r", RobustInI(strictness=2.0), sharpness=10.0)
+    engine = engine_of(release)
+    assert isinstance(engine, TorchEngine)
+    reasons = {"no report": "Nothing was exported", "another file": "tampered", "no file": "cannot be read"}
+    assert reasons.get(damage, "belongs to another release") in engine.why
+    with pytest.raises(ReleaseError):
+        engine_of(release, "onnx")
+
+
+def test_numbers_next_to_zero_count_as_zero(release: sg.Release) -> None:
+    """They would slow the processor down by far."""
+    x = np.full((2, 16), 1e-40, np.float32)
+    for engine in (OnnxEngine(release), TorchEngine(release)):
+        found, zero = engine(x)["signals"], engine(np.zeros_like(x))["signals"]
+        assert torch.equal(found, zero)
+    torch.set_flush_denormal(False)
+
+
+def test_a_backend_that_does_not_exist_is_refused(release: sg.Release) -> None:
+    with pytest.raises(Invalid, match="`backend` should be one of auto, onnx, torch"):
+        engine_of(release, "tensorrt")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_torch_computes_on_a_gpu(release: sg.Release) -> None:
+    engine = engine_of(release, device="cuda")
+    assert engine.device.startswith("cuda")
+    x = noise(5, (16,))
+    answers, _ = release.model.guard(engine(x.numpy()), x, release.model.guard.start())
+    assert answers.shape == (5, 3)
