@@ -55,7 +55,7 @@ def doubts(x: Inputs, families: Mapping[str, Inputs]) -> Iterator[str]:
     yield (
         "These are no images. On the tables and signals that were measured, queries without the columns' joint "
         "distribution gave poor clones, and mixtures of task inputs gave clones as good as without a defense "
-        "(docs/research/README.md). Audit with the pool `mixed` too."
+        "(docs/research/README.md). An audit shows both."
     )
     for name, outliers in families.items():
         share = overlap(outliers, x)
