@@ -55,7 +55,8 @@ def test_named_sets_are_made_at_the_shape_of_the_task_and_not_resized() -> None:
 
 
 def test_what_limits_a_defense_is_known_before_it_is_trained() -> None:
-    assert list(roles.doubts(Stored(torch.rand(9, 1, 4, 4)), {})) == []
+    assert list(roles.doubts(Stored(torch.rand(9, 1, 4, 4)), {"apart": Stored(torch.rand(9, 1, 4, 4))})) == []
+    assert list(roles.doubts(Stored(torch.rand(9, 4)), {})) == []
     x = Stored(torch.rand(400, 3))
     among, apart = Stored(torch.rand(200, 3)), Stored(torch.rand(200, 3) + 2)
     assert roles.overlap(among, x) > 0.7
