@@ -16,7 +16,7 @@ from stealguard.data.formats import Arrays
 from stealguard.data.reading import Columns, Fit, Reading
 from stealguard.data.sets import SETS, SetSpec
 from stealguard.data.sources import Site, first_line
-from stealguard.errors import FetchError, StealguardError, pick, require
+from stealguard.errors import FetchError, pick, require
 
 if TYPE_CHECKING:
     from torch import Tensor
