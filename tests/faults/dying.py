@@ -55,9 +55,7 @@ def watch(folder: Path, kill: list[Any] | None, log: int) -> None:
         setattr(os, name, watched(name))
 
 
-def command(
-    arguments: list[str], folder: Path, kill: list[Any] | None, room: int | None, log: int, copy: int
-) -> int:
+def command(arguments: list[str], folder: Path, kill: list[Any] | None, room: int | None, log: int, copy: int) -> int:
     """Run the command in this process: its exit status."""
     from stealguard.cli import main
     from stealguard.comparing.engines import ENGINES

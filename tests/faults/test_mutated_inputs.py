@@ -89,7 +89,9 @@ def test_a_spoiled_input_gives_one_line_and_status_2_or_a_sound_result(
                 log.write(json.dumps(end) + "\n")
         FOUND[kind, end["status"]] += 1
         if said := fault(end):
-            wrong.append(f"mutant {number} ({' '.join(end['arguments'])[:300]}): {said}\n{end['errors'][-3000:]}{end['where']}")
+            wrong.append(
+                f"mutant {number} ({' '.join(end['arguments'])[:300]}): {said}\n{end['errors'][-3000:]}{end['where']}"
+            )
     assert not wrong, "\n".join(wrong)
 
 
