@@ -33,7 +33,7 @@ from stealguard.errors import ReleaseError, StealguardError, pick, require
 from stealguard.files import replacing, sha256, write_text
 from stealguard.identity import fingerprint
 from stealguard.releases.release import Release
-from stealguard.releases.samples import Sample, samples
+from stealguard.releases.samples import Compared, samples
 from stealguard.types import Guard
 
 REPORT = "export.json"
@@ -257,9 +257,9 @@ def _dtype_of(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
-def _raw(compared: Sequence[Sample], scaling: Scaling | None) -> list[Sample]:
+def _raw(compared: Sequence[Compared], scaling: Scaling | None) -> list[Compared]:
     """The same inputs in the users' units."""
-    return [sample if scaling is None else Sample(sample.name, scaling.raw(sample.x)) for sample in compared]
+    return [sample if scaling is None else Compared(sample.name, scaling.raw(sample.x)) for sample in compared]
 
 
 # How it is exported -------------------------------------------------------------------------------------------
@@ -382,7 +382,7 @@ class _NotKept(Exception):
         self.parity = found
 
 
-def _kept(tool: _Tool, release: Release, module: _Heads | _Box, compared: Sequence[Sample], path: Path) -> Part:
+def _kept(tool: _Tool, release: Release, module: _Heads | _Box, compared: Sequence[Compared], path: Path) -> Part:
     """The file at `path` if it could be written and answers as `module` does; else the reason why it is not there."""
     try:
         with torch.no_grad(), replacing(path) as temporary:
@@ -413,7 +413,7 @@ def _written(tool: _Tool, module: _Heads | _Box, like: Tensor, notes: dict[str, 
         raise _NotKept(f"it cannot be written as a graph ({_cause(e)})") from e
 
 
-def parity(module: _Heads | _Box, run: Run, sample: Sample) -> Parity:
+def parity(module: _Heads | _Box, run: Run, sample: Compared) -> Parity:
     """How an export answers, beside the module that it was made from.
 
     Args:

@@ -16,14 +16,14 @@ from stealguard.releases.release import Release
 from stealguard.seeds import derive
 
 
-class Sample(NamedTuple):
+class Compared(NamedTuple):
     """Inputs (N, *shape) in [0, 1], and a word for what they are."""
 
     name: str
     x: Tensor
 
 
-def samples(release: Release, n: int) -> list[Sample]:
+def samples(release: Release, n: int) -> list[Compared]:
     """`n` task inputs and `n` outliers.
 
     Task inputs are of the test set that the release was made from, outliers of the held-out part of a family that it
@@ -32,12 +32,12 @@ def samples(release: Release, n: int) -> list[Sample]:
     """
     shape = release.shape
     return [
-        _task(release, n) or Sample("noise", _noise(n, shape)),
-        _outliers(release, n) or Sample("drawn", _drawn(n, shape)),
+        _task(release, n) or Compared("noise", _noise(n, shape)),
+        _outliers(release, n) or Compared("drawn", _drawn(n, shape)),
     ]
 
 
-def _task(release: Release, n: int) -> Sample | None:
+def _task(release: Release, n: int) -> Compared | None:
     made = release.recipe["data"]
     if not _here(made["name"]):
         return None
@@ -46,10 +46,10 @@ def _task(release: Release, n: int) -> Sample | None:
     except StealguardError:  # a folder that is another one now
         return None
     same = task.test.hash == made["test_sha256"]
-    return Sample(f"test inputs of {made['name']}", _repeated(task.test.x[:n], n)) if same else None
+    return Compared(f"test inputs of {made['name']}", _repeated(task.test.x[:n], n)) if same else None
 
 
-def _outliers(release: Release, n: int) -> Sample | None:
+def _outliers(release: Release, n: int) -> Compared | None:
     for family in release.recipe["outliers"]:
         name = family["name"]
         if not _here(name):
@@ -62,7 +62,7 @@ def _outliers(release: Release, n: int) -> Sample | None:
             continue
         known, unseen = divide(x, name)
         if known.hash == family["sha256"]:
-            return Sample(f"held-out inputs of {name}", _repeated(unseen[:n], n))
+            return Compared(f"held-out inputs of {name}", _repeated(unseen[:n], n))
     return None
 
 
