@@ -90,9 +90,12 @@ def run(arguments: list[str], folder: str, kill: list[Any] | None, room: int | N
     for copy in range(copies):
         child = os.fork()
         if not child:
-            status = command(arguments, Path(folder), kill, room, log, copy)
-            sys.stdout.flush()
-            os._exit(status)
+            status = 1
+            try:
+                status = command(arguments, Path(folder), kill, room, log, copy)
+                sys.stdout.flush()
+            finally:
+                os._exit(status)
         children.append(child)
     os.close(log)
     ended = [os.waitpid(child, 0)[1] for child in children]
