@@ -113,5 +113,7 @@ def test_every_test_that_the_page_on_reliability_names_is_there() -> None:
     assert len(named) > 40
     for file, name in named:
         assert re.search(rf"^def {name}\(", (HOME / file).read_text(), re.MULTILINE), f"{file}::{name}"
-    promises = [line for line in page.splitlines() if line.startswith("|") and not line.startswith(("| promise", "| ---"))]
+    promises = [
+        line for line in page.splitlines() if line.startswith("|") and not line.startswith(("| promise", "| ---"))
+    ]
     assert all("::test_" in line for line in promises)

@@ -280,6 +280,6 @@ def test_answers_that_are_no_probabilities_are_found_before_anything_is_stolen(t
         def forward(self, x: Tensor) -> Tensor:
             return x.flatten(1)[:, :3] * float("nan")
 
-    with pytest.raises(BoxFault, match="should answer rows on the simplex|finite numbers"):
+    with pytest.raises(BoxFault, match=r"should answer rows on the simplex|finite numbers"):
         audit(Broken(), tmp_path)
     assert not len(Store(tmp_path / "rows.sqlite"))

@@ -66,7 +66,9 @@ class Commands:
         )  # fmt: skip
         ended = json.loads(self._server.stdout.readline())
         return [
-            Ended(status, ended["steps"], *(folder.with_name(f"{name}-{n}").read_text() for name in ("stdout", "stderr")))
+            Ended(
+                status, ended["steps"], *(folder.with_name(f"{name}-{n}").read_text() for name in ("stdout", "stderr"))
+            )
             for n, status in enumerate(ended["statuses"])
         ]
 

@@ -1,7 +1,8 @@
 """Runs stealguard commands, each in a process of its own that kills itself at a chosen step.
 
 A step is a change of a name in the working folder, or a wait for the disk: `os.replace`, `os.rename`, `os.link`,
-`os.unlink`, `os.rmdir` and `os.fsync`. The steps of a run are counted, not timed, so a run dies at the same place on every machine.
+`os.unlink`, `os.rmdir` and `os.fsync`. The steps of a run are counted, not timed, so a run dies at the same place on
+every machine.
 
 The script reads one JSON object a line: `arguments` (of the command), `folder` (to work in), `kill` (null, or the
 step's number and `before` or `after`), `room` (null, or the bytes that a file may have, as on a disk that is full) and
@@ -55,9 +56,7 @@ def watch(folder: Path, kill: list[Any] | None, log: int) -> None:
         setattr(os, name, watched(name))
 
 
-def command(
-    arguments: list[str], folder: Path, kill: list[Any] | None, room: int | None, log: int, copy: int
-) -> int:
+def command(arguments: list[str], folder: Path, kill: list[Any] | None, room: int | None, log: int, copy: int) -> int:
     """Run the command in this process: its exit status."""
     from stealguard.cli import main
     from stealguard.comparing.engines import ENGINES

@@ -125,7 +125,9 @@ def feed(kind: str, number: int, folder: Path, engines: dict[str, Any]) -> dict[
     status, seconds = fork(lambda: command(arguments, work, base, engines))
     after = states(work)
     where = work.parent / "where"
-    errors = (work.parent / "stderr").read_bytes().decode("utf-8", "replace") if (work.parent / "stderr").exists() else ""
+    errors = (
+        (work.parent / "stderr").read_bytes().decode("utf-8", "replace") if (work.parent / "stderr").exists() else ""
+    )
     return {
         "kind": kind, "number": number, "arguments": arguments, "status": status, "seconds": round(seconds, 2),
         "errors": errors[-20_000:], "where": where.read_text() if where.exists() and status is None else "",

@@ -14,8 +14,8 @@ NOTE = re.compile(
 DRAFT = re.compile(
     r"(^|/)\.[^/]*-[0-9]+\.[a-z0-9_]{8}$|\.try$|\.[0-9]+\.[0-9a-f]{32}|(^|/)store/\.work/[^/]*/|-(wal|shm|journal)$"
 )
-# What a command that ends with status 2 may have written for good: rows, answers that were paid for, a journal, cells of
-# a comparison, and a damaged file under its new name.
+# What a command that ends with status 2 may have written for good: rows, answers that were paid for, a journal, cells
+# of a comparison, and a damaged file under its new name.
 KEPT = re.compile(r"audit\.sqlite|rows\.sqlite|attempts\.jsonl|store|compared|out/(cells|locks|releases)|\.damaged$")
 
 
@@ -36,7 +36,9 @@ def fault(ended: dict[str, Any]) -> str:
         return f"{len(told)} lines"
     left = [name for name in ended["added"] if DRAFT.search(name)]
     if status == 2:
-        trained = any(name.endswith("checkpoint.pt") for name in ended["added"])  # the same command with --resume goes on
+        trained = any(
+            name.endswith("checkpoint.pt") for name in ended["added"]
+        )  # the same command with --resume goes on
         touched = [*ended["added"], *ended["changed"], *ended["removed"]]
         left += [name for name in touched if not (KEPT.search(name) or (trained and ".partial" in name))]
     return f"leaves {', '.join(left)}" if left else ""

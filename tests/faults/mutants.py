@@ -30,8 +30,31 @@ Mutant = Callable[[Random, Path, Path], list[str]]
 KINDS: dict[str, Mutant] = {}
 
 SHAPE = (1, 6, 6)
-PROTECT = ["protect", "mlp", "npz:task.npz", "--out", "out", "--defense", "none", "--epochs", "1", "--train", "batch=16"]
-AUDIT = ["audit", "release", "--pools", "npz:pool.npz", "--budget", "20", "--labels", "hard", "--set", "training.epochs=1"]
+PROTECT = [
+    "protect",
+    "mlp",
+    "npz:task.npz",
+    "--out",
+    "out",
+    "--defense",
+    "none",
+    "--epochs",
+    "1",
+    "--train",
+    "batch=16",
+]
+AUDIT = [
+    "audit",
+    "release",
+    "--pools",
+    "npz:pool.npz",
+    "--budget",
+    "20",
+    "--labels",
+    "hard",
+    "--set",
+    "training.epochs=1",
+]
 COMPARE = ["compare", "grid.yaml", "--out", "out"]
 GRID: dict[str, Any] = {
     "data": ["npz:task.npz"], "nets": ["mlp"], "outliers": {"npz:task.npz": ["npz:outliers.npz"]}, "defenses": ["none"],
@@ -81,7 +104,9 @@ def write_data(base: Path) -> None:
         pixels = (arrays(number)[0][number, 0] * 255).astype(np.uint8)
         Image.fromarray(pixels).resize((8, 8)).save(folder / f"{number:02}.{suffix}")
     (base / "grid.yaml").write_text(yaml.safe_dump(GRID))
-    (base / "own.py").write_text("from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 3))\n")
+    (base / "own.py").write_text(
+        "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 3))\n"
+    )
     write_onnx(base / "model.onnx")
 
 
@@ -128,7 +153,9 @@ def spoil_archive(draw: Random, path: Path) -> None:
     with np.load(path) as archive:
         parts = dict(archive)
     chosen = draw.choice(list(parts))
-    method = draw.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    method = draw.choice(
+        [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+    )
     members = {f"{name}.npy": damage.npy(part) for name, part in parts.items()}
     match draw.randrange(9):
         case 0 | 1 | 2:
@@ -303,10 +330,12 @@ def checkpoints(draw: Random, base: Path, work: Path) -> list[str]:
                 key = draw.choice(list(inside))
                 if not isinstance(inside[key], dict) or not inside[key]:
                     break
-                inside, inside_key = inside[key], key
+                inside = inside[key]
             key = draw.choice(list(inside)) if isinstance(inside, dict) and inside else None
             if key is not None:
-                inside[key] = draw.choice([None, 3, [], {}, "x", torch.zeros(3), torch.full((3, 128), torch.nan), 10**30])
+                inside[key] = draw.choice(
+                    [None, 3, [], {}, "x", torch.zeros(3), torch.full((3, 128), torch.nan), 10**30]
+                )
             torch.save(state, path)
         case 4:
             path.write_bytes(pickle.dumps(draw.choice([print, {"identity": print}, [Path("x")]])))
@@ -323,8 +352,10 @@ def settings(draw: Random, base: Path, work: Path) -> list[str]:
     from stealguard.defenses import DEFENSES
     from stealguard.training import Training
 
-    values = [*TEXTS, "[1]", "{a: 1}", "1e-3", "-1e-3", "0.5", "1.5", "10", "100000000000", "!!binary aGk=", "2020-01-01",
-              "!!python/object:os.system x", "&a {b: *a}", "[" * 2000, "? a", "- a\n- b", "'", "\t", "0x10", "1_0", "1:2"]  # fmt: skip
+    values = [*TEXTS, "[1]", "{a: 1}", "1e-3", "-1e-3", "0.5", "1.5", "10", "100000000000", "!!binary aGk=",
+    "2020-01-01",
+              "!!python/object:os.system x", "&a {b: *a}", "[" * 2000, "? a", "- a\n- b", "'", "\t", "0x10", "1_0",
+              "1:2"]  # fmt: skip
 
     def pair(fields: Any) -> str:
         key = draw.choice([*fields, *fields, *NAMES, "a.b.c", "training.lr", "training", "", "."])
@@ -336,7 +367,9 @@ def settings(draw: Random, base: Path, work: Path) -> list[str]:
             return [*AUDIT[:-2], "--attack", name, "--set", pair(vars(ATTACKS[name]())), pair(vars(ATTACKS[name]()))]
         case 1:
             name = draw.choice([*DEFENSES])
-            return given(PROTECT, "--defense", name, "--outliers", "npz:outliers.npz", "--set", pair(vars(DEFENSES[name]())))
+            return given(
+                PROTECT, "--defense", name, "--outliers", "npz:outliers.npz", "--set", pair(vars(DEFENSES[name]()))
+            )
         case _:
             chosen = pair([key for key in vars(Training()) if key != "epochs"])
             return [*PROTECT[:-2], "--train", chosen, *draw.choice([[], ["batch=16"]])]
@@ -349,9 +382,11 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 YAML_TEXTS = [
     LAUGHS, "data: !!int x\n", "nets: 3\n", "data: [a]\ndata: [b]\n", "data: " + "[" * 5_000, "data: " + "{a: " * 5_000,
-    "data: &a [*a]\n", "? [a, b]\n: c\n", "data: !!python/object/apply:os.system [true]\n", "--- a\n--- b\n", "\0", "%YAML 9\n",
+    "data: &a [*a]\n", "? [a, b]\n: c\n", "data: !!python/object/apply:os.system [true]\n", "--- a\n--- b\n", "\0",
+    "%YAML 9\n",
     "<<: *x\n", "<<: {data: x}\n", "data: 2020-01-01\nseeds: [1, !!float x]\n", "data: !!timestamp x\n", "\tdata: x\n",
-    "- data\n", "data", "", "# nothing", "'", "data: |\n  x", "data: !!omap [a: 1]\n", "data: !!set {a, b}\n", "seeds: 0x_\n",
+    "- data\n", "data", "", "# nothing", "'", "data: |\n  x", "data: !!omap [a: 1]\n", "data: !!set {a, b}\n",
+    "seeds: 0x_\n",
     "seeds: 1:2:3\n", "seeds: [" + "1, " * 200_000 + "1]\n", "data: '" + "x" * 10**6 + "'\n", "a: &a {<<: *a}\n",
 ]  # fmt: skip
 
@@ -361,8 +396,10 @@ def grids(draw: Random, base: Path, work: Path) -> list[str]:
     copied(base, work, "task.npz", "pool.npz", "outliers.npz", "grid.yaml", "own.py")
     path = work / "grid.yaml"
     more = [
-        "npz:none.npz", "npz:pool.npz", "own:5", "nothing", "own:net", "ini", {"ini": {"gamma": [0.1, "x"]}}, {"none": None},
-        {"none": {"epochs": 0}}, {"none": {"name": 3}}, {"none": {"training": 3}}, "ini-robust", {"knockoff": {"budget": []}},
+        "npz:none.npz", "npz:pool.npz", "own:5", "nothing", "own:net", "ini", {"ini": {"gamma": [0.1, "x"]}},
+        {"none": None},
+        {"none": {"epochs": 0}}, {"none": {"name": 3}}, {"none": {"training": 3}}, "ini-robust",
+        {"knockoff": {"budget": []}},
         {"knockoff": {"pools": "own:x"}}, {"jbda": 3}, ["none", "none"], list(range(12_000)), "smooth+x", 10**18, -1,
         {"none": {"epochs": 2}}, "quick", "full", [["knockoff"]], {"x": {"y": {}}}, {"npz:none.npz": []},
     ]  # fmt: skip
@@ -398,7 +435,9 @@ def compare_folders(draw: Random, base: Path, work: Path) -> list[str]:
                 path.write_text(text, encoding="utf-8", errors="surrogatepass")
                 break
             case 2:
-                more = home / draw.choice(["cells", "locks", "releases", "attempts.jsonl", "report.html", "audit.sqlite"])
+                more = home / draw.choice(
+                    ["cells", "locks", "releases", "attempts.jsonl", "report.html", "audit.sqlite"]
+                )
                 shutil.rmtree(more) if more.is_dir() else more.unlink(missing_ok=True)
                 more.write_bytes(b"x")
                 if draw.random() < 0.7:
@@ -425,7 +464,9 @@ def json_lines(draw: Random, base: Path, work: Path) -> list[str]:
         record = json.loads(lines[place])
         lines[place] = damage.written(draw, damage.respoiled(draw, record, [*VALUES, "ok", "failed", "skip", 0.0, 1.0]))
         if draw.random() < 0.2:
-            lines[place] = lines[place][:-1] + f', "{draw.choice(list(record))}": {draw.choice(["1", "null", "NaN", "-"])}}}'
+            lines[place] = (
+                lines[place][:-1] + f', "{draw.choice(list(record))}": {draw.choice(["1", "null", "NaN", "-"])}}}'
+            )
         (work / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8", errors="surrogatepass")
     elif draw.random() < 0.8:
         (work / "rows.jsonl").write_bytes(damage.spoiled(draw, "\n".join(lines).encode()))
@@ -444,8 +485,10 @@ def statements(draw: Random) -> Iterator[tuple[str, tuple[Any, ...]]]:
               "\U0001f600", "a\nb", b"\xff\0", b"", "x" * 100_000, "0" * 5_000, "1" * 5_000, "[" * 50_000]  # fmt: skip
     table = draw.choice(["victims", "thefts", "metrics"])
     columns = {
-        "victims": ["id", "key", "name", "setting", "seed", "data", "shape", "classes", "outliers", "training", "defense"],
-        "thefts": ["victim", "key", "attack", "attack_settings", "pool", "labels", "status", "reason", "budget", "seconds",
+        "victims": ["id", "key", "name", "setting", "seed", "data", "shape", "classes", "outliers", "training",
+        "defense"],
+        "thefts": ["victim", "key", "attack", "attack_settings", "pool", "labels", "status", "reason", "budget",
+        "seconds",
                    "when", "accounts", "seed", "in_family", "threads"],
         "metrics": ["owner", "name", "value"],
     }[table]  # fmt: skip
@@ -472,9 +515,12 @@ def statements(draw: Random) -> Iterator[tuple[str, tuple[Any, ...]]]:
             yield f"CREATE VIEW {table} AS {ENDLESS} {body}", ()
         case 12:
             yield (
-                "CREATE TRIGGER endless AFTER INSERT ON thefts BEGIN INSERT OR REPLACE INTO metrics "
-                f"SELECT i, 'x', 0.5 FROM ({ENDLESS} SELECT i FROM n); END"
-            ), ()
+                (
+                    "CREATE TRIGGER endless AFTER INSERT ON thefts BEGIN INSERT OR REPLACE INTO metrics "
+                    f"SELECT i, 'x', 0.5 FROM ({ENDLESS} SELECT i FROM n); END"
+                ),
+                (),
+            )
         case _:
             yield f"DROP TABLE {table}", ()
             yield f"CREATE TABLE {table} (id, key, victim, owner, name, value, x GENERATED ALWAYS AS (id) VIRTUAL)", ()
@@ -490,7 +536,9 @@ def stores(draw: Random, base: Path, work: Path) -> list[str]:
         case 3:
             damage.replaced(draw, path)
         case 4:
-            (work / "rows.sqlite-wal").write_bytes(draw.choice([b"", b"x", draw.randbytes(5_000), b"7\x7f\x06\x82" * 20]))
+            (work / "rows.sqlite-wal").write_bytes(
+                draw.choice([b"", b"x", draw.randbytes(5_000), b"7\x7f\x06\x82" * 20])
+            )
         case _:
             with closing(sqlite3.connect(path, isolation_level=None)) as db:
                 db.execute("PRAGMA journal_mode = WAL")
@@ -557,9 +605,13 @@ def strange_onnx(draw: Random, path: Path) -> None:
     graph, entry = model.graph, model.graph.input[0].type.tensor_type
     match draw.randrange(8):
         case 0:
-            entry.elem_type = draw.choice([TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.STRING, 99])
+            entry.elem_type = draw.choice(
+                [TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.STRING, 99]
+            )
         case 1:
-            for dim, size in zip(entry.shape.dim, draw.choice([(1, 1, 6, 6), (60, 3, 8, 8), (0, 0, 0, 0)]), strict=True):
+            for dim, size in zip(
+                entry.shape.dim, draw.choice([(1, 1, 6, 6), (60, 3, 8, 8), (0, 0, 0, 0)]), strict=True
+            ):
                 dim.dim_value = size
         case 2:
             weight = graph.initializer[0]
@@ -570,7 +622,9 @@ def strange_onnx(draw: Random, path: Path) -> None:
             weight = graph.initializer[0]
             weight.dims[:] = draw.choice([[2**40, 3], [36, 2**30], [-1, 3], [], [36, 1], [36, 0]])
         case 4:
-            last = draw.choice(["Softmax", "Sigmoid", "Exp", "ArgMax", "Identity", "Nothing", "NonZero", "Neg", "Flatten"])
+            last = draw.choice(
+                ["Softmax", "Sigmoid", "Exp", "ArgMax", "Identity", "Nothing", "NonZero", "Neg", "Flatten"]
+            )
             graph.node.append(helper.make_node(last, ["y"], ["z"]))
             graph.output[0].name = "z"
             graph.output[0].type.Clear()
@@ -579,7 +633,8 @@ def strange_onnx(draw: Random, path: Path) -> None:
             weight.ClearField("raw_data")
             weight.data_location = TensorProto.EXTERNAL
             for key, value in (("location", draw.choice(["/dev/zero", "/etc/passwd", "../x", "none", "model.onnx"])),
-                               ("offset", draw.choice(["0", "-1", "x"])), ("length", draw.choice(["432", "99999999999"]))):  # fmt: skip
+                               ("offset", draw.choice(["0", "-1", "x"])), ("length", draw.choice(["432",
+                               "99999999999"]))):  # fmt: skip
                 weight.external_data.add(key=key, value=value)
         case 6:
             graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N", 3]))
@@ -596,7 +651,8 @@ def code(draw: Random, base: Path, work: Path) -> list[str]:
         "raise SystemExit", "raise SystemExit(3)", "raise ValueError('a\\nb')", "1 / 0", "def net(:", "\0", "net = 3",
         "def net():\n    raise SystemExit('x')", "def net():\n    return None", "def net(a, b):\n    return a",
         "def net():\n    return net()", "import nowhere", "raise RecursionError", "raise MemoryError", "assert False",
-        "def net():\n    return nn.Linear(36, 3)", "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(35, 3))",
+        "def net():\n    return nn.Linear(36, 3)",
+        "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(35, 3))",
         "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 7))", "def net():\n    return nn.Identity()",
         "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.Softmax(dim=1))",
         "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.LogSoftmax(dim=1))",
@@ -605,17 +661,24 @@ def code(draw: Random, base: Path, work: Path) -> list[str]:
         "class net(nn.Module):\n    def forward(self, x):\n        return {'a': x}",
         "class net(nn.Module):\n    def forward(self, x):\n        return x.flatten(1)[:, :3] * float('nan')",
         "class net(nn.Module):\n    def forward(self, x):\n        x.zero_(); return x.flatten(1)[:, :3]",
-        "def net(x):\n    return x.reshape(len(x), -1)[:, :3]", "def net(x):\n    return None", "def net(x):\n    return 'abc'",
-        "def net(x):\n    raise KeyError('a\\nb')", "def net(x):\n    return [[0.2, 0.8, 0.0]] * len(x)", "def net(x):\n    return x[0]",
-        "def net(x):\n    raise SystemExit('x')", "def net(x):\n    return [[0.2, 0.8, 0.0]]", "def net(x):\n    return [object()] * len(x)",
-        "def net(x):\n    return [[float('nan')] * 3] * len(x)", "from dataclasses import dataclass\n@dataclass\nclass net:\n    a: int",
-        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass net:\n    budget: int = 5\n    needed: int = 5\n"
+        "def net(x):\n    return x.reshape(len(x), -1)[:, :3]", "def net(x):\n    return None",
+        "def net(x):\n    return 'abc'",
+        "def net(x):\n    raise KeyError('a\\nb')", "def net(x):\n    return [[0.2, 0.8, 0.0]] * len(x)",
+        "def net(x):\n    return x[0]",
+        "def net(x):\n    raise SystemExit('x')", "def net(x):\n    return [[0.2, 0.8, 0.0]]",
+        "def net(x):\n    return [object()] * len(x)",
+        "def net(x):\n    return [[float('nan')] * 3] * len(x)",
+        "from dataclasses import dataclass\n@dataclass\nclass net:\n    a: int",
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass net:\n    budget: int = 5\n"
+        "    needed: int = 5\n"
         "    def __call__(self, box, pool, clone, *, seed):\n        raise SystemExit('x')",
         "from stealguard.defenses.base import Defense\nfrom dataclasses import dataclass\n@dataclass(frozen=True)\n"
         "class net(Defense):\n    def build(self, net, like):\n        raise OSError(28, 'No space left')",
     ])  # fmt: skip
     (work / "strange.py").write_bytes(f"import torch\nfrom torch import nn\n\n{body}\n".encode())
-    name = draw.choice(["strange:net"] * 12 + ["strange:nothing", "strange", "strange:", "strange:net.x", "..strange:net"])
+    name = draw.choice(
+        ["strange:net"] * 12 + ["strange:nothing", "strange", "strange:", "strange:net.x", "..strange:net"]
+    )
     return draw.choice([
         [*PROTECT[:1], name, *PROTECT[2:]], [*PROTECT[:1], name, *PROTECT[2:]], given(PROTECT, "--defense", name),
         given(AUDIT, "--attack", name), given(AUDIT, "--clone", name), given(AUDIT, "--net", name),
@@ -641,16 +704,22 @@ def published(draw: Random, base: Path, work: Path) -> list[str]:
     bomb = gzip.compress(bytes(2**28), 9) if draw.random() < 0.02 else gzip.compress(bytes(2**20))
     batch = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 1], b"fine_labels": [0, 1]}
     contents: list[bytes] = [
-        idx(pixels), idx(labels), idx(pixels)[:20], b"\0\0\x08\x03" + b"\xff" * 12, b"\0\0\x08\xff", gzip.compress(idx(pixels)),
-        bomb, pickle.dumps(batch), pickle.dumps(print), pickle.dumps({b"data": 3}), pickle.dumps([1] * 9), b"cos\nsystem\n.",
-        pickle.dumps(batch, 0), b"\x80\x04\x95" + b"\xff" * 8, bytes(3073), bytes(3074), b"", b"MATLAB 5.0", draw.randbytes(500),
+        idx(pixels), idx(labels), idx(pixels)[:20], b"\0\0\x08\x03" + b"\xff" * 12, b"\0\0\x08\xff",
+        gzip.compress(idx(pixels)),
+        bomb, pickle.dumps(batch), pickle.dumps(print), pickle.dumps({b"data": 3}), pickle.dumps([1] * 9),
+        b"cos\nsystem\n.",
+        pickle.dumps(batch, 0), b"\x80\x04\x95" + b"\xff" * 8, bytes(3073), bytes(3074), b"", b"MATLAB 5.0",
+        draw.randbytes(500),
     ]  # fmt: skip
     layout = {
-        "mnist": [f"MNIST/raw/{part}-{what}" for part in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")],
-        "kmnist": [f"KMNIST/raw/{part}-{what}" for part in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")],
+        "mnist": [f"MNIST/raw/{part}-{what}" for part in ("train", "t10k") for what in ("images-idx3-ubyte",
+        "labels-idx1-ubyte")],
+        "kmnist": [f"KMNIST/raw/{part}-{what}" for part in ("train", "t10k") for what in ("images-idx3-ubyte",
+        "labels-idx1-ubyte")],
         "emnist-letters": [f"EMNIST/raw/emnist-letters-{part}-{what}" for part in ("train", "test")
                            for what in ("images-idx3-ubyte", "labels-idx1-ubyte")],
-        "cifar10": [f"cifar-10-batches-py/{name}" for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4",
+        "cifar10": [f"cifar-10-batches-py/{name}" for name in ("data_batch_1", "data_batch_2", "data_batch_3",
+        "data_batch_4",
                                                               "data_batch_5", "test_batch")],
         "cifar100": ["cifar-100-binary/train.bin", "cifar-100-binary/test.bin"],
         "svhn": ["train_32x32.mat", "test_32x32.mat"],
@@ -677,26 +746,37 @@ def published(draw: Random, base: Path, work: Path) -> list[str]:
                 sound = struct.pack("<Q", len(header)) + header + bytes(4)
                 kept.write_bytes(draw.choice([sound, damage.spoiled(draw, sound)]))
     task = [word.replace("npz:task.npz", name) for word in PROTECT]
-    return draw.choice([["data", "get", name], ["data", "get", name], ["data", "verify"], ["data", "list", "--json"], task])
+    return draw.choice(
+        [["data", "get", name], ["data", "get", name], ["data", "verify"], ["data", "list", "--json"], task]
+    )
 
 
 # Options -----------------------------------------------------------------------------------------------------
 
 LONG = {"suite": ["standard", "full", "adaptive"], "epochs": ["9" * 9]}  # what is sound, and takes minutes
 SPECIAL: dict[str, list[str]] = {
-    "threads": ["0", "-1", "1025", "10**9", "2147483648", "9" * 30, "1.5"], "workers": ["0", "-1", "1000000000", "9" * 30, "x"],
+    "threads": ["0", "-1", "1025", "10**9", "2147483648", "9" * 30, "1.5"], "workers": ["0", "-1", "1000000000",
+    "9" * 30, "x"],
     "budget": ["0", "-1", "21", "1000000000000", "9" * 30, "1e3"], "seeds": ["-1", "9" * 30, "1.5", "4294967296", "x"],
-    "seed": ["-1", "9" * 30, "18446744073709551616", "x"], "own": ["-1", "61", "9" * 30, "60"], "gpus": ["-1", "1", "9" * 30],
-    "accounts": ["0", "-1", "1000000000", "9" * 30, "20", "21"], "accounts-to-reach": ["0", "-5", "101", "nan", "inf", "1e-300", "5"],
+    "seed": ["-1", "9" * 30, "18446744073709551616", "x"], "own": ["-1", "61", "9" * 30, "60"], "gpus": ["-1", "1",
+    "9" * 30],
+    "accounts": ["0", "-1", "1000000000", "9" * 30, "20", "21"], "accounts-to-reach": ["0", "-5", "101", "nan", "inf",
+    "1e-300", "5"],
     "epochs": ["0", "-1", "1.5", "x", "1"], "device": ["cuda", "cuda:0", "cpu:7", "meta", "mps", "xpu", "", "cpu "],
-    "clone": ["mlp", "lenet5", "resnet50", "own:net", "own:nothing"], "defense": ["ini", "ini-robust", "hoda", "none:x", "own:net"],
-    "format": ["csv", "html", "JSON"], "engine": ["ray", "slurm", "none", ""], "address": ["auto", "127.0.0.1:1", "local", "debug"],
-    "start": ["release", "none", "task.npz", "/"], "net": ["mlp", "own:net", "own:nothing", "lenet5"], "trained": ["own:net", "none"],
+    "clone": ["mlp", "lenet5", "resnet50", "own:net", "own:nothing"], "defense": ["ini", "ini-robust", "hoda",
+    "none:x", "own:net"],
+    "format": ["csv", "html", "JSON"], "engine": ["ray", "slurm", "none", ""], "address": ["auto", "127.0.0.1:1",
+    "local", "debug"],
+    "start": ["release", "none", "task.npz", "/"], "net": ["mlp", "own:net", "own:nothing", "lenet5"],
+    "trained": ["own:net", "none"],
     "pools": ["npz:pool.npz", "npz:task.npz", "own:60", "own:61", "nothing", "letters", "digits", "npz:outliers.npz"],
-    "labels": ["soft", "hard", "both"], "treatments": ["sharpen", "top-1+smooth", "x+", "+", "p-bayes", "d-dae", "confident"],
+    "labels": ["soft", "hard", "both"], "treatments": ["sharpen", "top-1+smooth", "x+", "+", "p-bayes", "d-dae",
+    "confident"],
     "classes": ["0", "a", "3", "-1"], "data": ["npz:task.npz", "npz:pool.npz", "mnist", "task.npz", "folder:."],
-    "outliers": ["npz:outliers.npz", "npz:pool.npz", "letters", "npz:task.npz", "folder:."], "store": ["rows.sqlite", "release", "task.npz"],
-    "out": ["release", "task.npz", "task.npz/x", "release/x", "/proc/x", "/dev/null/x", ".", "..", "/", "", "x" * 300, "a\nb", "out/"],
+    "outliers": ["npz:outliers.npz", "npz:pool.npz", "letters", "npz:task.npz", "folder:."], "store": ["rows.sqlite",
+    "release", "task.npz"],
+    "out": ["release", "task.npz", "task.npz/x", "release/x", "/proc/x", "/dev/null/x", ".", "..", "/", "", "x" * 300,
+    "a\nb", "out/"],
 }  # fmt: skip
 COMMANDS: dict[str, list[str]] = {
     "protect": PROTECT,

@@ -1,9 +1,9 @@
 """The command line is fed spoiled inputs of every kind: one line and status 2, or a sound result.
 
 A short sample is run by default, 8 mutants of each kind. STEALGUARD_ALL_FAULTS=1 runs 5,100: 350 of each kind, and 150
-of those in `LONG`, whose commands train and steal whatever is wrong. It takes about 20 minutes of one processor. With STEALGUARD_FAULTS_LOG=FILE each end is a line
-of JSON in that file, and a run that was stopped goes on with the mutants that are not in it. Mutants are numbered: a
-kind and a number give the same input in every run.
+of those in `LONG`, whose commands train and steal whatever is wrong. It takes about 20 minutes of one processor. With
+STEALGUARD_FAULTS_LOG=FILE each end is a line of JSON in that file, and a run that was stopped goes on with the mutants
+that are not in it. Mutants are numbered: a kind and a number give the same input in every run.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def test_a_spoiled_input_gives_one_line_and_status_2_or_a_sound_result(
                 log.write(json.dumps(end) + "\n")
         FOUND[kind, end["status"]] += 1
         if said := fault(end):
-            wrong.append(f"mutant {number} ({' '.join(end['arguments'])[:300]}): {said}\n{end['errors'][-3000:]}{end['where']}")
+            wrong.append(
+                f"mutant {number} ({' '.join(end['arguments'])[:300]}): {said}\n{end['errors'][-3000:]}{end['where']}"
+            )
     assert not wrong, "\n".join(wrong)
 
 

@@ -70,7 +70,9 @@ def stopped(
     """The folder of a training that was killed after its first epoch."""
     _, run = undisturbed
     folder = tmp_path_factory.mktemp("stopped") / "work"
-    first = next(number for number, (name, file) in enumerate(run.steps, 1) if (name, file) == ("replace", "checkpoint.pt"))
+    first = next(
+        number for number, (name, file) in enumerate(run.steps, 1) if (name, file) == ("replace", "checkpoint.pt")
+    )
     assert commands(folder, *protect(sets), kill=(first, "after")).killed
     return folder
 

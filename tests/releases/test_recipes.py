@@ -40,7 +40,7 @@ def test_an_ill_typed_value_is_named(folder: Path, key: str, value: Any) -> None
 
 
 def test_there_is_a_name_for_each_class_or_for_none(folder: Path) -> None:
-    with pytest.raises(ReleaseError, match="a name for each of its 10 classes. Found 2"):
+    with pytest.raises(ReleaseError, match=r"a name for each of its 10 classes. Found 2"):
         sg.load(resealed(folder, names=["a", "b"]))
 
 
@@ -50,7 +50,7 @@ def test_a_key_that_is_missing_is_named(folder: Path) -> None:
     assert recipe.keys() >= FORMS.keys()
     recipe = {key: value for key, value in recipe.items() if key not in ("sha256", "shape")}
     path.write_text(json.dumps({**recipe, "sha256": fingerprint(recipe)}))
-    with pytest.raises(ReleaseError, match="should hold `shape`, .* Found none"):
+    with pytest.raises(ReleaseError, match=r"should hold `shape`, .* Found none"):
         sg.load(folder)
 
 
