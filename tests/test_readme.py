@@ -105,3 +105,15 @@ def test_every_attack_and_treatment_is_named() -> None:
     from stealguard.attacks.treatments import TREATMENTS
 
     assert {name for name in (*ATTACKS, *TREATMENTS) if f"`{name}`" not in README} == set()
+
+
+def test_every_test_that_the_page_on_reliability_names_is_there() -> None:
+    page = (HOME / "docs/reliability.md").read_text()
+    named = re.findall(r"`(tests/[a-z_/]+\.py)::(test_\w+)`", page)
+    assert len(named) > 40
+    for file, name in named:
+        assert re.search(rf"^def {name}\(", (HOME / file).read_text(), re.MULTILINE), f"{file}::{name}"
+    promises = [
+        line for line in page.splitlines() if line.startswith("|") and not line.startswith(("| promise", "| ---"))
+    ]
+    assert all("::test_" in line for line in promises)
