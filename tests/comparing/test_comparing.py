@@ -282,7 +282,7 @@ class TestGuards:
         task = f"npz:{sets}/task.npz"
         plain = sg.protect("lenet5", task, out=tmp_path / "plain", defense="none", **how)
         trained = sg.protect("lenet5", task, out=tmp_path / "trained", defense=Uniform(), **how)
-        made = sg.guarded(plain, Uniform(), tmp_path / "made")
+        made = sg.guarded(plain, Uniform(), tmp_path / "made", data=task)
         apart = {"created", "seconds", "history", "sha256"}
         for key in set(trained.recipe) - apart:
             assert made.recipe[key] == trained.recipe[key], key
