@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks import means, worst
+from benchmarks import means, tables, worst
 
 from stealguard.report import render
 from stealguard.results import read
@@ -47,6 +47,10 @@ def test_the_notebooks_tables_of_attacks_are_computed_from_committed_rows(rows: 
 )
 def test_the_notebooks_other_tables_are_means_of_committed_rows(rows: str, by: list[str], of: list[str]) -> None:
     assert means.table(HOME / f"docs/results/{rows}.jsonl", by, of) in NOTEBOOK
+
+
+def test_the_table_of_tables_and_signals_is_computed_from_committed_rows() -> None:
+    assert tables.table(read(HOME / "docs/results/tables.jsonl")) in NOTEBOOK
 
 
 MEMORY = {"measurement": "theft", "guard": "memory", "variant": ""}
