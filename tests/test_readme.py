@@ -49,8 +49,9 @@ def test_the_notebooks_other_tables_are_means_of_committed_rows(rows: str, by: l
     assert means.table(HOME / f"docs/results/{rows}.jsonl", by, of) in NOTEBOOK
 
 
-def test_the_table_of_tables_and_signals_is_computed_from_committed_rows() -> None:
-    assert tables.table(read(HOME / "docs/results/tables.jsonl")) in NOTEBOOK
+@pytest.mark.parametrize("rows", ["tables", "tables-mixed"])
+def test_the_tables_of_tables_and_signals_are_computed_from_committed_rows(rows: str) -> None:
+    assert tables.table(read(HOME / f"docs/results/{rows}.jsonl")) in NOTEBOOK
 
 
 MEMORY = {"measurement": "theft", "guard": "memory", "variant": ""}
