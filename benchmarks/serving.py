@@ -18,15 +18,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from urllib.request import urlopen
 
 import numpy as np
+import onnxruntime
 from benchmarks.measure import heading
 
 import stealguard as sg
 from stealguard.data import task
+from stealguard.releases.export import export
 
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -127,12 +130,12 @@ def _ticks(pid: int) -> int:
 
 
 @contextmanager
-def servers(release: Path, folder: Path) -> Iterator[tuple[dict[str, Server], str]]:
-    """Ours without keys, ours with keys and a ledger, and the others; and a key."""
-    onnx, ledger = str(release / "model.onnx"), str(folder / "ledger.sqlite")
+def servers(home: Path, folder: Path) -> Iterator[tuple[dict[str, Server], str]]:
+    """Ours without keys, ours with keys and a ledger, and the others; and a key. `home` has the releases."""
+    onnx, ledger = str(home / "plain" / "model.onnx"), str(folder / "ledger.sqlite")
     add = [sys.executable, "-m", "stealguard", "keys", "add", "bench", "--ledger", ledger]
     key = subprocess.run(add, check=True, capture_output=True, text=True).stdout.strip()
-    ours = ["stealguard", "serve", str(release), "--name", "model", "--port"]
+    ours = ["stealguard", "serve", str(home / "plain"), str(home / "robust"), "--port"]
     commands = {
         "ours": [*ours, "{port}", "--open"],
         "ours, keys": [*ours, "{port}", "--ledger", ledger],
@@ -177,15 +180,13 @@ def measure(load: Load, server: Server, key: str, seconds: float, folder: Path) 
     return Cost(1e6 * used / requests, 1e6 * seconds / requests)
 
 
-INFER = "/v2/models/model/infer"
-
-
 def loads(x: np.ndarray) -> dict[str, dict[str, Load]]:
     """For each kind of request, what each server gets."""
     one, many = x[:1], x[:64]
 
     def ours(body: Body, connections: int) -> dict[str, Load]:
-        return {name: Load(name, INFER, body, connections) for name in ("ours", "ours, keys")}
+        found = {name: Load(name, "/v2/models/plain/infer", body, connections) for name in ("ours", "ours, keys")}
+        return found | {"ours, robust": Load("ours", "/v2/models/robust/infer", body, connections)}
 
     def others(path: str, body: Body, connections: int) -> dict[str, Load]:
         names = ("fastapi", "litserve") if path == "/json" else ("fastapi",)
@@ -207,21 +208,24 @@ def ratio(costs: Mapping[str, Sequence[Cost]], above: str, below: str, field: in
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
-    parser.add_argument("--release", type=Path, help="an exported release of MNIST's shape; a small one is trained")
+    parser.add_argument("--releases", type=Path, help="a folder with exported releases `plain` and `robust` of MNIST")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="of load, for each contender in each round")
     given = parser.parse_args()
     print(heading(given.rounds, 1))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        release = given.release or small_release(folder / "model")
+        home = given.releases or releases(folder / "releases")
         x = np.ascontiguousarray(task("mnist").test.x[:64].numpy(), "<f4")
-        with servers(release, folder) as (running, key):
+        with servers(home, folder) as (running, key):
+            alone = direct(home / "plain" / "model.onnx", x, given.rounds)
+            print(f"ONNX Runtime alone, 64 images: {alone:.0f} us CPU")
             for kind, wanted in loads(x).items():
                 costs: dict[str, list[Cost]] = {server: [] for server in wanted}
                 for number in range(given.rounds + 1):
                     for server in sorted(wanted, reverse=number % 2 == 1):
-                        cost = measure(wanted[server], running[server], key, given.seconds, folder)
+                        load = wanted[server]
+                        cost = measure(load, running[load.server], key, given.seconds, folder)
                         if number:  # the first round warms up
                             costs[server].append(cost)
                 tell(kind, costs)
@@ -237,16 +241,34 @@ def tell(kind: str, costs: Mapping[str, Sequence[Cost]]) -> None:
             print(
                 f"  {server + ' / ours':22} CPU {ratio(costs, server, 'ours')}   wall {ratio(costs, server, 'ours', 1)}"
             )
-    print(f"  {'ours, keys / ours':22} CPU {ratio(costs, 'ours, keys', 'ours')}")
+    for more in ("ours, keys", "ours, robust"):
+        print(f"  {more + ' / ours':22} CPU {ratio(costs, more, 'ours')}")
 
 
-def small_release(folder: Path) -> Path:
-    """A release of the default defense, trained for a moment, and exported."""
+def direct(model: Path, x: np.ndarray, rounds: int) -> float:
+    """Microseconds of CPU of ONNX Runtime alone for 64 images: the median of the rounds."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    found = []
+    for _ in range(rounds):
+        start = time.process_time()
+        for _ in range(200):
+            session.run(["probabilities"], {"input": x})
+        found.append(1e6 * (time.process_time() - start) / 200)
+    return statistics.median(found)
+
+
+def releases(home: Path) -> Path:
+    """An undefended release and one of the default defense, trained for a moment, and exported."""
     mnist = task("mnist")
     data = (mnist.train.x[:3000], mnist.train.y[:3000], mnist.test.x[:500], mnist.test.y[:500])
-    sg.protect("lenet5", data=data, outliers=["letters"], defense="ini-robust", epochs=1, out=folder)
-    subprocess.run([sys.executable, "-m", "stealguard", "export", str(folder)], check=True, stdout=subprocess.DEVNULL)
-    return folder
+    # All requests come from one account, which must not be refused: a suspect is answered with decoys.
+    robust = replace(sg.PRESETS["ini-robust"].defense, suspects="decoys")
+    for name, defense in (("plain", sg.PRESETS["none"].defense), ("robust", robust)):
+        release = sg.protect("lenet5", data=data, outliers=["letters"], defense=defense, epochs=1, out=home / name)
+        export(release)
+    return home
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python -m benchmarks.tables --out docs/results/tables.jsonl
     python -m benchmarks.tables --data wine --seeds 1
+    python -m benchmarks.tables --table docs/results/tables.jsonl
 
 Tables are scikit-learn's. `control-charts` are signals that are drawn by their formula (Alcock and Manolopoulos, 1999);
 `power-demand` and `vowels` are signals that the package aeon ships, and are left out where it is not installed. The
@@ -16,7 +17,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +32,9 @@ from stealguard import data
 from stealguard.attacks import Knockoff
 from stealguard.data import SETS
 from stealguard.releases.presets import PRESETS
+from stealguard.report.naming import number
+from stealguard.report.statistics import Spread
+from stealguard.results import Row, read
 from stealguard.seeds import derive
 
 STEPS, BATCH = 1000, 32  # of each training of a victim
@@ -104,13 +108,48 @@ def measured(name: str, seed: int, outliers: list[str] | None, folder: Path) -> 
     return [row.record() for row in rows]
 
 
+def table(rows: Sequence[Row]) -> str:
+    """A line for each data and defense in Markdown, in %, means over the victims with half a 95 % t-interval.
+
+    Benign accuracy; what twenty labelled samples give alone; by pool the better clone of soft and hard labels; and that
+    from `noise` with its classes renamed by the twenty samples.
+    """
+    pools = list(dict.fromkeys((row.pool, row.accounts) for row in sorted(rows, key=lambda row: row.accounts)))
+    heads = [f"{pool}, {accounts} accounts" if accounts > 1 else pool for pool, accounts in pools]
+    lines = [["data", "defense", "benign", "20 samples", *heads, "noise, renamed"]]
+    lines.append(["---", "---", *["--:"] * (len(heads) + 3)])
+    for name, defense in dict.fromkeys((row.victim.data, row.victim.defense) for row in rows):
+        mine = [row for row in rows if (row.victim.data, row.victim.defense) == (name, defense)]
+        by_pool = {pool: [row for row in mine if (row.pool, row.accounts) == pool] for pool in pools}
+        cells = [
+            _cell([(row.seed, row.victim.metrics["benign_accuracy"]) for row in mine]),
+            _cell([(row.seed, row.metrics["no_theft_20"]) for row in mine]),
+            *(_cell([(row.seed, row.metrics["clone_accuracy"]) for row in by_pool[pool]]) for pool in pools),
+            _cell([(row.seed, row.metrics["renamed_accuracy_20"]) for row in by_pool["noise", 1]]),
+        ]
+        lines.append([name, defense, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(found: Sequence[tuple[int, float]]) -> str:
+    """The mean and the interval of the best value of each seed."""
+    best: dict[int, float] = {}
+    for seed, value in found:
+        best[seed] = max(best.get(seed, 0), value)
+    return number(Spread.of(list(best.values()))) if best else ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="*", default=list(SOURCES), choices=SOURCES)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--outliers", nargs="*", help="those that `protect` chooses if none are named")
     parser.add_argument("--out", type=Path, help="the file that lines are added to; printed if left out")
+    parser.add_argument("--table", type=Path, help="print the table of a file of rows, and measure nothing")
     given = parser.parse_args()
+    if given.table:
+        print(table(read(given.table)))
+        return
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         for name in given.data:

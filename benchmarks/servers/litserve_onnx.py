@@ -21,7 +21,7 @@ class Model(litserve.LitAPI):
         self.session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
         self.name = self.session.get_inputs()[0].name
 
-    def decode_request(self, request: dict[str, Any]) -> np.ndarray:
+    def decode_request(self, request):  # LitServe reads an annotation as a schema of the body
         given = request["inputs"][0]
         return np.array(given["data"], np.float32).reshape(given["shape"])
 

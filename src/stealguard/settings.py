@@ -83,6 +83,7 @@ def _same_kind(value: Any, default: Any) -> bool:
 
 # YAML -------------------------------------------------------------------------------------------------------
 
+LONGEST = 100_000  # characters of one text: more take many seconds to parse
 MOST = 100_000  # values of one text: a few lines of aliases can stand for more than any memory holds
 
 
@@ -96,6 +97,8 @@ def from_yaml(text: str) -> Any:
     {'epochs': 3, 'own': [0, 20]}
     """
     try:
+        if len(text) > LONGEST:
+            raise StealguardError(f"This YAML has {len(text):,} characters, and at most {LONGEST:,} are read")
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stealguard.boxes import Ledger, LedgerError, Metered, read_records
+from stealguard.boxes import AnswerLedger, LedgerError, Metered, read_records
 from stealguard.boxes.ledger import MAGIC
 from stealguard.errors import BoxFault, Refused
 
@@ -53,7 +53,7 @@ class Varying(Steady):
 def run(path: Path, questions: list[Tensor], box: Steady | None = None, discard: bool = False) -> tuple[Tensor, int]:
     """The answers to all questions, and how many inputs the box was asked."""
     box = box or Steady()
-    ledger = Ledger(box, path)
+    ledger = AnswerLedger(box, path)
     answers = torch.cat([ledger(x) for x in questions])
     ledger.close(discard=discard)
     return answers, len(box.asked)
@@ -148,13 +148,13 @@ def test_an_input_is_its_shape_dtype_and_bytes(tmp_path: Path, dtype: torch.dtyp
         return torch.full((len(x), 2), 0.5)
 
     asked: list[int] = []
-    with closing(Ledger(box, tmp_path / "ledger")) as ledger:
+    with closing(AnswerLedger(box, tmp_path / "ledger")) as ledger:
         for x in (torch.ones(3, 4, dtype=dtype), torch.ones(3, 2, 2, dtype=dtype), torch.ones(3, 4, dtype=torch.int16)):
             ledger(x)
             ledger(x)
     assert asked == [3] * 6, "within a run, the second question of an input is a new one"
     assert len({record.digest for record in read_records(tmp_path / "ledger")}) == 3
-    with closing(Ledger(box, tmp_path / "ledger")) as again:
+    with closing(AnswerLedger(box, tmp_path / "ledger")) as again:
         again(torch.ones(4, 6, dtype=dtype).T)
     assert asked == [3] * 6
 
@@ -173,7 +173,7 @@ def test_unknown_inputs_are_asked_in_one_call_in_their_order(tmp_path: Path) -> 
         calls.append(x.flatten().tolist())
         return Steady()(x)
 
-    with closing(Ledger(box, tmp_path / "ledger")) as ledger:
+    with closing(AnswerLedger(box, tmp_path / "ledger")) as ledger:
         ledger(torch.tensor([[0.125], [0.5], [1.0], [0.25], [0.75]]))
     assert calls == [[0.125, 1.0, 0.75]]
 
@@ -181,7 +181,7 @@ def test_unknown_inputs_are_asked_in_one_call_in_their_order(tmp_path: Path) -> 
 def test_answers_are_on_the_disk_before_they_are_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size))
-    with closing(Ledger(Steady(), tmp_path / "ledger")) as ledger:
+    with closing(AnswerLedger(Steady(), tmp_path / "ledger")) as ledger:
         ledger(QUESTIONS[0])
         assert synced[-1] == (tmp_path / "ledger").stat().st_size == len(MAGIC) + 3 * RECORD
 
@@ -207,7 +207,7 @@ def test_a_refusal_counts_the_rows_that_can_still_be_answered(tmp_path: Path) ->
     known, new = torch.tensor([[0.0], [0.25]]), torch.tensor([[0.5], [0.75], [1.0]])
     run(tmp_path / "ledger", [known])
     question = torch.stack([new[0], known[0], known[1], new[1], new[2]])
-    with closing(Ledger(UpTo(), tmp_path / "ledger")) as ledger:
+    with closing(AnswerLedger(UpTo(), tmp_path / "ledger")) as ledger:
         metered = Metered(ledger, 10)
         with pytest.raises(Refused, match="no more") as refusal:
             metered(question)
@@ -221,7 +221,7 @@ def test_an_answer_that_breaks_a_rule_is_not_written(tmp_path: Path) -> None:
     size = (tmp_path / "ledger").stat().st_size
     for wrong in (lambda x: x.tolist(), lambda x: x.expand(-1, 2) * torch.nan, lambda x: torch.full((len(x), 4), 0.25)):
         with (
-            closing(Ledger(wrong, tmp_path / "ledger", "their API")) as ledger,
+            closing(AnswerLedger(wrong, tmp_path / "ledger", "their API")) as ledger,
             pytest.raises(BoxFault, match="their API"),
         ):
             ledger(QUESTIONS[2])
@@ -248,7 +248,7 @@ class Full:
 @pytest.mark.parametrize("room", [0, 10, RECORD + 10, 3 * RECORD])
 def test_a_full_disk_is_named_and_not_the_box(tmp_path: Path, room: int) -> None:
     path = tmp_path / "ledger"
-    with closing(Ledger(Steady(), path)) as ledger:
+    with closing(AnswerLedger(Steady(), path)) as ledger:
         ledger._file = Full(ledger._file, room)
         with pytest.raises(LedgerError, match=rf"cannot be written to `{path}`: the disk is full"):
             Metered(ledger, 100)(torch.cat(QUESTIONS))
@@ -262,12 +262,12 @@ def test_what_is_not_a_ledger_is_named_and_left_as_it_is(tmp_path: Path) -> None
     path = tmp_path / "thesis.txt"
     path.write_text("Chapter 1")
     with pytest.raises(LedgerError, match=r"thesis.txt` is not a ledger"):
-        Ledger(Steady(), path)
+        AnswerLedger(Steady(), path)
     assert path.read_text() == "Chapter 1"
     with pytest.raises(LedgerError, match="cannot be written to"):
-        Ledger(Steady(), path / "ledger")
+        AnswerLedger(Steady(), path / "ledger")
     with pytest.raises(LedgerError, match="is a directory"):
-        Ledger(Steady(), tmp_path)
+        AnswerLedger(Steady(), tmp_path)
 
 
 def test_a_ledger_is_discarded_once_its_result_is_safe(tmp_path: Path) -> None:

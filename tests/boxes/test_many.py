@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stealguard.boxes import Accounts, Ledger, ManyAccounts, Metered, ask
+from stealguard.boxes import Accounts, AnswerLedger, ManyAccounts, Metered, ask
 from stealguard.defenses.base import Plain
 from stealguard.errors import BudgetExhausted, Invalid, Refused
 from stealguard.types import Scope, State
@@ -123,10 +123,10 @@ def test_a_meter_counts_what_all_accounts_answered() -> None:
 
 def test_a_ledger_repeats_what_accounts_answered_before_the_last_refusal(tmp_path: Path) -> None:
     known, x = accounts(most=2), torch.rand(9, 1)
-    first = Ledger(many(known, 2, 8), tmp_path / "answers")
+    first = AnswerLedger(many(known, 2, 8), tmp_path / "answers")
     answers = torch.cat([part for _, part in ask(first, x)])
     first.close()
-    again = Ledger(many(accounts(most=0), 1, 8), tmp_path / "answers")
+    again = AnswerLedger(many(accounts(most=0), 1, 8), tmp_path / "answers")
     assert torch.equal(again(x[:4]), answers)
     again.close()
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from endpoint import CLASSES, SHAPE, Model, application, expected, serving
 from samples import noise
-from stealguard.boxes import Endpoint, Ledger, ManyAccounts, Metered, RemoteBox, ask, http, remote
+from stealguard.boxes import AnswerLedger, Endpoint, ManyAccounts, Metered, RemoteBox, ask, http, remote
 from stealguard.boxes.http import Client, Response
 from stealguard.errors import BoxFault, BudgetExhausted, Invalid, Refused, StealguardError
 
@@ -387,11 +387,11 @@ def test_what_is_no_input_is_not_sent(url: str, model: Model, x: torch.Tensor) -
 
 def test_a_ledger_writes_each_request_before_the_next(url: str, model: Model, tmp_path: Path) -> None:
     model.faults.extend(["", "", "internal"])
-    ledger = Ledger(box(url, rows=16), tmp_path / "answers", "m", rows=16)
+    ledger = AnswerLedger(box(url, rows=16), tmp_path / "answers", "m", rows=16)
     with pytest.raises(BoxFault):
         ledger(X)
     ledger.close()
-    ledger = Ledger(box(url, rows=16), tmp_path / "answers", "m", rows=16)
+    ledger = AnswerLedger(box(url, rows=16), tmp_path / "answers", "m", rows=16)
     assert torch.equal(ledger(X), expected(X))
     ledger.close()
     assert model.answered[""] == len(X)

@@ -29,7 +29,7 @@ def test_roles_follow_from_the_table_of_sets() -> None:
     assert stand_ins((1, 224, 320)) == stand_ins((4, 16, 16)) == ["glyphs", "textures"]
     assert (stand_ins((3, 224, 224)), unseen((3, 224, 224))) == (["stamps", "wallpapers"], ["clipart"])
     for shape in (5,), (2, 50), (3, 8, 8, 8):
-        assert (stand_ins(shape), unseen(shape)) == (["uniform", "shuffled"], ["noise"])
+        assert (stand_ins(shape), unseen(shape)) == (["uniform", "shuffled"], ["mixed", "noise"])
     assert all((spec.role in ("task", "near-task")) == spec.labelled for spec in SETS.values())
     assert roles.family("cifar10-gray") == "cifar10"
     assert roles.family("mnist") == "mnist"
@@ -55,7 +55,8 @@ def test_named_sets_are_made_at_the_shape_of_the_task_and_not_resized() -> None:
 
 
 def test_what_limits_a_defense_is_known_before_it_is_trained() -> None:
-    assert list(roles.doubts(Stored(torch.rand(9, 1, 4, 4)), {})) == []
+    assert list(roles.doubts(Stored(torch.rand(9, 1, 4, 4)), {"apart": Stored(torch.rand(9, 1, 4, 4))})) == []
+    assert list(roles.doubts(Stored(torch.rand(9, 4)), {})) == []
     x = Stored(torch.rand(400, 3))
     among, apart = Stored(torch.rand(200, 3)), Stored(torch.rand(200, 3) + 2)
     assert roles.overlap(among, x) > 0.7

@@ -42,18 +42,35 @@ class Commands:
             env={**environment(), "PYTHONPATH": os.pathsep.join([str(here), environment()["PYTHONPATH"]])},
         )  # fmt: skip
 
-    def __call__(self, folder: Path, *arguments: str, kill: tuple[int, str] | None = None) -> Ended:
-        """Run a command in a folder, to its end or to its death `before` or `after` a step, counted from 1."""
+    def __call__(
+        self, folder: Path, *arguments: str, kill: tuple[int, str] | None = None, room: int | None = None
+    ) -> Ended:
+        """Run a command in a folder, to its end or to its death `before` or `after` a step, counted from 1.
+
+        With `room`, no file may be larger than so many bytes, as if the disk were full.
+        """
+        return self.together(folder, *arguments, kill=kill, room=room, copies=1)[0]
+
+    def together(
+        self, folder: Path, *arguments: str, copies: int, kill: tuple[int, str] | None = None, room: int | None = None
+    ) -> list[Ended]:
+        """Run a command in several processes at once; the steps of each are those of all."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         folder.mkdir(parents=True, exist_ok=True)
         print(
-            json.dumps({"folder": str(folder), "arguments": arguments, "kill": kill}),
+            json.dumps(
+                {"folder": str(folder), "arguments": arguments, "kill": kill, "room": room, "copies": copies}
+            ),
             file=self._server.stdin, flush=True,
         )  # fmt: skip
         ended = json.loads(self._server.stdout.readline())
-        said = [folder.with_name(name).read_text() for name in ("stdout", "stderr")]
-        return Ended(ended["status"], ended["steps"], *said)
+        return [
+            Ended(
+                status, ended["steps"], *(folder.with_name(f"{name}-{n}").read_text() for name in ("stdout", "stderr"))
+            )
+            for n, status in enumerate(ended["statuses"])
+        ]
 
     def close(self) -> None:
         self._server.communicate()

@@ -8,7 +8,6 @@ and the names of files that were `added`, `changed` or `removed`.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
@@ -26,7 +25,7 @@ from typing import Any
 
 import loaded
 import mutants
-from loaded import Here
+from loaded import Here, without_privileges
 
 SECONDS, PATIENCE = 20, 60  # of the processor and of the clock, until a command is said to hang
 MEMORY = 12 * 2**30  # bytes that a command may claim beyond what torch has
@@ -44,8 +43,7 @@ def confine(base: Path) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-    ctypes.CDLL(None).capset(header, none)  # the superuser is not told by permissions
+    without_privileges()
 
 
 def command(arguments: list[str], folder: Path, base: Path, engines: dict[str, Any]) -> int:
@@ -58,7 +56,7 @@ def command(arguments: list[str], folder: Path, base: Path, engines: dict[str, A
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder.with_name(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     faulthandler.enable()
-    faulthandler.dump_traceback_later(SECONDS, exit=False)
+    faulthandler.dump_traceback_later(SECONDS, file=folder.with_name("where").open("w"))
     sys.argv = ["stealguard", *arguments]
     engines["local"] = Here
     confine(base)
@@ -126,12 +124,14 @@ def feed(kind: str, number: int, folder: Path, engines: dict[str, Any]) -> dict[
     before = states(work)
     status, seconds = fork(lambda: command(arguments, work, base, engines))
     after = states(work)
+    where = work.parent / "where"
     errors = (
         (work.parent / "stderr").read_bytes().decode("utf-8", "replace") if (work.parent / "stderr").exists() else ""
     )
     return {
         "kind": kind, "number": number, "arguments": arguments, "status": status, "seconds": round(seconds, 2),
-        "errors": errors[-20_000:], "added": sorted(after.keys() - before.keys()),
+        "errors": errors[-20_000:], "where": where.read_text() if where.exists() and status is None else "",
+        "added": sorted(after.keys() - before.keys()),
         "removed": sorted(before.keys() - after.keys()),
         "changed": sorted(name for name in before.keys() & after.keys() if before[name] != after[name]),
     }  # fmt: skip

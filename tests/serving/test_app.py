@@ -19,7 +19,7 @@ import pytest
 
 from served import Linear, MemoryLedger, exchange, running, wait_until
 from stealguard.errors import Invalid
-from stealguard.serving.app import Application, Entry, Reply, Request, Route, log_to
+from stealguard.serving.app import Application, LogLine, Reply, Request, Route, log_to
 from stealguard.serving.batching import Overloaded
 from stealguard.serving.keys import Restriction
 from stealguard.serving.ledger.base import LedgerUnavailable
@@ -36,7 +36,7 @@ class World:
         self.linear, self.newer = Linear(version="2"), Linear(version="10", seed=1)
         self.other = Linear("other one", seed=2)
         self.services = {(s.spec.name, s.spec.version): s for s in (self.newer, self.linear, self.other)}
-        self.ledger, self.entries = MemoryLedger(), list[Entry]()
+        self.ledger, self.entries = MemoryLedger(), list[LogLine]()
         self.application = Application(
             self.services, self.ledger, Limits(body_bytes=50_000), observers=[self.entries.append], keep_hashes=True
         )
@@ -357,7 +357,7 @@ def test_a_client_that_goes_while_its_answers_are_computed_is_charged(world: Wor
 
 def test_an_open_server_needs_no_key_and_counts_nothing() -> None:
     service = Linear()
-    entries = list[Entry]()
+    entries = list[LogLine]()
     with running(Application({("linear", "1"): service}, None, observers=[entries.append])) as server:
         url = f"http://127.0.0.1:{server.port}"
         np.testing.assert_array_equal(answered(httpx.post(url + INFER, json=asked())), service.expected(X))

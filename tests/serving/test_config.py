@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stealguard.errors import Invalid, StealguardError
-from stealguard.serving.config import Config, Served, read_config
+from stealguard.serving.config import Config, ServedRelease, read_config
 from stealguard.serving.keys import Restriction
 from stealguard.serving.limits import Limits
 
@@ -21,7 +21,7 @@ def written(folder: Path, text: str) -> Path:
 def test_paths_in_a_file_are_relative_to_the_folder_of_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, "releases: [runs/a, {path: /b, name: bees, labels: true}]\nledger: l.sqlite\nport: 9000\n")
     config = read_config(path)
-    assert config.releases == (Served(str(tmp_path / "runs/a")), Served("/b", "bees", labels=True))
+    assert config.releases == (ServedRelease(str(tmp_path / "runs/a")), ServedRelease("/b", "bees", labels=True))
     assert (config.ledger, config.port) == (str(tmp_path / "l.sqlite"), 9000)
 
 
@@ -62,13 +62,13 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 def test_a_release_needs_a_path() -> None:
     with pytest.raises(Invalid, match="`path` should be the folder of a release"):
-        Served("")
+        ServedRelease("")
 
 
 def test_what_a_release_may_tell_is_a_restriction() -> None:
-    assert Served("a", top_k=3).restriction == Restriction(top_k=3)
-    assert Served("a", labels=True, digits=2).restriction == Restriction(labels=True, digits=2)
+    assert ServedRelease("a", top_k=3).restriction == Restriction(top_k=3)
+    assert ServedRelease("a", labels=True, digits=2).restriction == Restriction(labels=True, digits=2)
 
 
 def test_names_may_repeat_with_different_versions() -> None:
-    Config(releases=(Served("a", "m", "1"), Served("b", "m", "2")))
+    Config(releases=(ServedRelease("a", "m", "1"), ServedRelease("b", "m", "2")))

@@ -408,12 +408,12 @@ PROGRAM = """
 import sys
 from served import Linear
 from stealguard.serving.app import Application
-from stealguard.serving.http import serve
+from stealguard.serving.http import Server
 async def metrics(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
     await send({"type": "http.response.body", "body": b"some"})
-serve(Application({("linear", "1"): Linear()}, None), port=0, metrics=metrics,
-      started=lambda server: print(server.port, server.metrics_port, flush=True))
+Server(Application({("linear", "1"): Linear()}, None), port=0, metrics=metrics,
+       started=lambda server: print(server.port, server.metrics_port, flush=True)).run()
 print("closed", flush=True)
 """
 

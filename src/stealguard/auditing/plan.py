@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,7 +32,7 @@ from stealguard.seeds import derive
 from stealguard.settings import describe
 
 OWN = "own:"  # the pool of task samples that the attacker owns, and of altered copies of them
-LIKE = 1000  # inputs, at most, that a clone's normalization is read from
+LIKE, NUMBERS = 1000, 2**25  # inputs, and numbers in them, at most, that a clone's normalization is read from
 DEFAULT_CLONES: dict[tuple[int, ...], str] = {
     (1, 28, 28): "lenet5",
     (3, 32, 32): "resnet20",
@@ -120,7 +121,7 @@ class Architecture:
         Raises:
             Invalid: the net cannot be drawn anew, or does not give logits.
         """
-        some = like[:LIKE]
+        some = like[: max(2, min(LIKE, NUMBERS // max(1, math.prod(like.shape[1:]))))]
         net = reinitialized(self.given, seed=seed) if self.drawn else self._built(some, seed=seed)  # type: ignore[arg-type]
         return adapted(net, some, self.classes).to(self.device)
 
@@ -206,4 +207,4 @@ def _without_test_inputs(pool: Pool, task: Task) -> Pool:
 def owned_by(pool: str) -> int:
     """How many task samples an attacker owns who queries with `pool`."""
     number = pool.removeprefix(OWN)
-    return int(number) if pool.startswith(OWN) and number.isdecimal() else 0
+    return int(number) if pool.startswith(OWN) and number.isdecimal() and len(number) < 19 else 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor, nn
 
 from stealguard import data as sets
@@ -26,7 +26,7 @@ from stealguard.auditing.remote import HONEST, Remote
 from stealguard.auditing.suites import SUITES, Block, suite
 from stealguard.auditing.utility import boxed, everything, utility
 from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
-from stealguard.boxes import Boxed, Labels, Ledger, LedgerError, ManyAccounts, Metered
+from stealguard.boxes import AnswerLedger, Boxed, Labels, LedgerError, ManyAccounts, Metered
 from stealguard.boxes.metered import check_answers
 from stealguard.data.roles import chosen, several, unseen
 from stealguard.defenses.base import Defense
@@ -42,6 +42,7 @@ from stealguard.seeds import derive, seeded
 from stealguard.settings import changed, create, describe
 from stealguard.types import BlackBox
 
+TRIES = 100  # to make a lock that other processes remove
 RENAMED_WITH = 20  # labeled samples
 
 
@@ -252,7 +253,7 @@ class _Audit:
         if not isinstance(self._victim, Remote):
             return check_answers(everything(box, x), len(x), self._victim.name, self._task.classes)
         with self.alone(self._honest):
-            ledger = Ledger(box, self._folder / self._honest, self._victim.name, self._victim.rows)
+            ledger = AnswerLedger(box, self._folder / self._honest, self._victim.name, self._victim.rows)
             try:
                 return everything(ledger, x)
             finally:
@@ -300,7 +301,9 @@ class _Audit:
             (self._folder / key).unlink(missing_ok=True)
         box = self._box(f"attacker {key[:16]}", theft)
         rows = self._victim.rows if isinstance(self._victim, Remote) else None
-        ledger = Ledger(Labels(box) if theft.labels == "hard" else box, self._folder / key, self._victim.name, rows)
+        ledger = AnswerLedger(
+            Labels(box) if theft.labels == "hard" else box, self._folder / key, self._victim.name, rows
+        )
         metered = Metered(ledger, theft.attack.budget, self._victim.name)
         status, reason, metrics = "ok", "", dict[str, float]()
         try:
@@ -332,9 +335,23 @@ class _Audit:
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:
         """One process at a time carries out a theft; the answers that it has paid for are in one file."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._folder / f"{key}.lock"):
+        lock = self._locked(self._folder / f"{key}.lock")
+        try:
             yield
+        finally:
+            lock.release()
+
+    def _locked(self, path: Path) -> BaseFileLock:
+        """The lock at that path, held. Another process that has done everything may remove it, and the folder."""
+        for _ in range(TRIES):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            with suppress(FileNotFoundError):
+                lock.acquire()
+                if path.exists():
+                    return lock
+                lock.release()
+        raise StealguardError(f"The lock `{path}` cannot be made.")
 
     def forget(self, key: str) -> None:
         """Drop what an attacker was answered: its row is safe."""
@@ -350,8 +367,9 @@ class _Audit:
             self.forget(self._honest)
         if self._folder.is_dir():
             for lock in self._folder.glob("*.lock"):
-                if not lock.with_suffix("").exists():
-                    lock.unlink(missing_ok=True)
+                with suppress(Timeout, OSError), FileLock(lock, timeout=0):  # else another process holds it
+                    if not lock.with_suffix("").exists():
+                        lock.unlink(missing_ok=True)
             with suppress(OSError):
                 self._folder.rmdir()
 

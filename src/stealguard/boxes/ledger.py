@@ -58,7 +58,7 @@ class Record(NamedTuple):
     answer: Answer
 
 
-class Ledger:
+class AnswerLedger:
     """A box that writes its answers to a file, and asks only for what the file does not have.
 
     The file's records are answers that were paid for earlier. The n-th time that an input is asked, it is answered with

@@ -154,7 +154,7 @@ class RemoteBox:
 
     Inputs are sent in requests of at most `rows` rows. Where a later one of them fails, the answers that were had are
     kept for the repetition of the same inputs, so that what is paid twice is at most `parallel` requests. Where a
-    process ends, what it was answered is lost unless a `Ledger` has it.
+    process ends, what it was answered is lost unless a `AnswerLedger` has it.
     """
 
     def __init__(self, endpoint: Endpoint, key: str):

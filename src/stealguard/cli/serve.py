@@ -86,14 +86,14 @@ def serve(
 
     try:
         from stealguard.serving import run
-        from stealguard.serving.config import Config, Served, read_config
+        from stealguard.serving.config import Config, ServedRelease, read_config
     except ImportError as e:
         raise StealguardError(f"The server needs further packages: pip install 'stealguard[serve]' ({e}).") from e
     chosen = Config() if config is None else read_config(config)
     if releases:
         require(not name or len(releases) == 1, "name", "given for a single release", f"{len(releases)} releases")
         chosen = replace(chosen, releases=tuple(
-            Served(path, name, labels=labels, top_k=top_k, digits=digits) for path in releases
+            ServedRelease(path, name, labels=labels, top_k=top_k, digits=digits) for path in releases
         ))  # fmt: skip
     require(bool(chosen.releases), "releases", "one release folder at least", "none")
     given: dict[str, Any] = {

@@ -57,7 +57,7 @@ def _train(home: Path, victim: PlannedVictim, device: str | None) -> str:
     base = victim.base
     if base is not None:
         trained = load(release_folder(home, base), net=_own(base.net), defense=_own(base.defense))
-        guarded(trained, victim.made(), folder)
+        guarded(trained, victim.made(), folder, data=_task(victim.data))
         return ""
     protect(
         victim.net, _task(victim.data), out=folder, outliers=victim.outliers, defense=victim.made(),

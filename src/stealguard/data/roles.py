@@ -45,18 +45,19 @@ def chosen(names: Sequence[str], shape: tuple[int, ...]) -> str:
 
 
 def doubts(x: Inputs, families: Mapping[str, Inputs]) -> Iterator[str]:
-    """What is known beforehand to limit a defense that trains on outliers: nothing for images, and lines for others.
+    """What is known beforehand to limit a defense that trains on outliers: nothing for images, and lines
+    for others.
 
     Args:
         x: the task's training inputs (N, *shape).
         families: the outliers by name.
     """
-    if len(x.shape) == 4:
+    if len(x.shape) == 4 or not families:
         return
     yield (
         "These are no images. On the tables and signals that were measured, queries without the columns' joint "
         "distribution gave poor clones, and mixtures of task inputs gave clones as good as without a defense "
-        "(docs/research/README.md). Audit with the pool `mixed` too."
+        "(docs/research/README.md). An audit shows both."
     )
     for name, outliers in families.items():
         share = overlap(outliers, x)

@@ -303,7 +303,7 @@ SETS: dict[str, SetSpec] = {
     ),
     "uniform": columns("numbers that are uniform in [0, 1]", "outliers"),
     "shuffled": columns("each column drawn on its own from the task's training inputs", "outliers"),
-    "mixed": columns("convex mixtures of three of the task's training inputs", ""),
+    "mixed": columns("convex mixtures of three of the task's training inputs", "pool"),
     "noise": columns("normal numbers with each column's mean and deviation in the task's training inputs", "pool"),
     "spectrum": columns("signals with the amplitudes of the task's training signals and random phases", "", "signals"),
 }

@@ -59,7 +59,7 @@ class Member(NamedTuple):
         return f"{self.shard}: {self.name}"
 
 
-class Sample(NamedTuple):
+class Labelled(NamedTuple):
     """A picture and its label, None where it has none."""
 
     picture: Member
@@ -125,7 +125,7 @@ def _split(shards: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return (train, test) if train else (test, [])
 
 
-def _samples(shard: Path, ignored: Counter[str]) -> Iterator[Sample]:
+def _samples(shard: Path, ignored: Counter[str]) -> Iterator[Labelled]:
     """The samples of a shard in the order of their first files."""
     found: dict[str, dict[str, Member]] = {}
     for member in _members(shard):
@@ -137,7 +137,7 @@ def _samples(shard: Path, ignored: Counter[str]) -> Iterator[Sample]:
         if picture is None:
             ignored["samples without a picture were"] += 1
         else:
-            yield Sample(picture, _label(kinds))
+            yield Labelled(picture, _label(kinds))
 
 
 def _members(shard: Path) -> Iterator[Member]:

@@ -52,7 +52,7 @@ class Answering(Protocol):
         ...
 
 
-class Entry(NamedTuple):
+class LogLine(NamedTuple):
     """What is told of a request after its end: a line of the log. Never inputs, never keys.
 
     Attributes:
@@ -179,7 +179,7 @@ class Application:
         ledger: of keys and budgets; None if requests need no key, and nothing is counted.
         limits: of a request.
         routes: further ones, a page for example.
-        observers: called with an `Entry` after each request but those for health.
+        observers: called with a `LogLine` after each request but those for health.
         keep_hashes: whether the history keeps the SHA-256 of each input.
     """
 
@@ -190,7 +190,7 @@ class Application:
         limits: Limits | None = None,
         *,
         routes: Iterable[Route] = (),
-        observers: Sequence[Callable[[Entry], None]] = (),
+        observers: Sequence[Callable[[LogLine], None]] = (),
         keep_hashes: bool = False,
     ):
         self.ready = True
@@ -228,7 +228,7 @@ class Application:
         if reply.status != 499:
             await _send(reply, request, send)
         account = "" if request.key is _OPEN else request.key.account
-        entry = Entry(began, account, request.model, request.rows, reply.status, time.perf_counter() - started)
+        entry = LogLine(began, account, request.model, request.rows, reply.status, time.perf_counter() - started)
         for observe in self._observers if not request.path.startswith("/v2/health/") else ():
             observe(entry)
         return None
@@ -346,10 +346,10 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def log_to(stream: BinaryIO) -> Callable[[Entry], None]:
+def log_to(stream: BinaryIO) -> Callable[[LogLine], None]:
     """An observer that writes one JSON object a line."""
 
-    def write(entry: Entry) -> None:
+    def write(entry: LogLine) -> None:
         line = {**entry._asdict(), "milliseconds": round(1e3 * entry.seconds, 3)}
         del line["seconds"]
         stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

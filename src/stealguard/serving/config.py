@@ -28,7 +28,7 @@ from stealguard.settings import changed, from_yaml
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedRelease:
     """One release to serve.
 
     Attributes:
@@ -80,7 +80,7 @@ class Config:
         limits: of what a client may send, and how long it may take.
     """
 
-    releases: tuple[Served, ...] = ()
+    releases: tuple[ServedRelease, ...] = ()
     ledger: str = "stealguard-ledger.sqlite"
     open: bool = False
     host: str = "127.0.0.1"
@@ -126,7 +126,7 @@ def read_config(path: Path) -> Config:
     return replace(config, ledger=ledger, releases=tuple(replace(r, path=str(home / r.path)) for r in releases))
 
 
-def _releases(given: Any) -> Sequence[Served]:
-    """Each entry is a path, or settings of a `Served`."""
+def _releases(given: Any) -> Sequence[ServedRelease]:
+    """Each entry is a path, or settings of a `ServedRelease`."""
     require(isinstance(given, list), "releases", "a list", type(given).__name__)
-    return [changed(Served("-"), e if isinstance(e, Mapping) else {"path": e}, "release") for e in given]
+    return [changed(ServedRelease("-"), e if isinstance(e, Mapping) else {"path": e}, "release") for e in given]

@@ -84,10 +84,10 @@ class _Connection(HttpToolsProtocol):
         if not (self._in_message or self._deaf):
             self._connection.close()
         elif not self.is_closing():
+            self._expect(_LINGER)
             self._lingering = True
             self._connection.write_eof()
             self.flow.resume_reading()
-            self._expect(_LINGER)
 
     def data_received(self, data: bytes) -> None:
         if self._deaf or self._lingering:
@@ -148,7 +148,7 @@ class _Connection(HttpToolsProtocol):
 
     def _expect(self, seconds: float) -> None:
         """The next step is due within so many seconds."""
-        if not self._lingering or seconds == _LINGER:
+        if not self._lingering:  # which is the last one
             self._deadline = self.loop.time() + seconds
 
     def _look(self) -> None:
@@ -269,11 +269,6 @@ class Server(uvicorn.Server):
         with super().capture_signals():
             yield
             self._captured_signals.clear()
-
-
-def serve(application: Application, host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
-    """Serve until SIGTERM or SIGINT; `options` are those of `Server`."""
-    Server(application, host, port, **options).run()
 
 
 def _config(app: Any, limits: Limits, lifespan: Any) -> uvicorn.Config:

@@ -15,7 +15,7 @@ from torch import nn
 from stealguard.defenses.base import Defense
 from stealguard.errors import StealguardError
 from stealguard.releases import load
-from stealguard.serving.app import Application, Entry, Receive, Send, log_to
+from stealguard.serving.app import Application, LogLine, Receive, Send, log_to
 from stealguard.serving.config import Config
 from stealguard.serving.engine import engine_of
 from stealguard.serving.http import Server
@@ -122,7 +122,7 @@ def server_of(config: Config, services: Services, ledger: Ledger | None) -> Serv
     """The server, which listens already, and answers as soon as it runs."""
     metrics = Metrics(services.values())
 
-    def observe(entry: Entry) -> None:
+    def observe(entry: LogLine) -> None:
         metrics.observe(entry.model, entry.status, entry.rows, entry.seconds)
 
     application = Application(
