@@ -190,6 +190,20 @@ def test_a_rate_is_for_rows_of_a_key_and_rows_beyond_the_budget_do_not_count(whe
     served(where, use)
 
 
+def test_rows_that_are_given_back_count_for_the_rate(where: str) -> None:
+    """They were computed: else an account that a guard refuses would keep a server busy at any rate."""
+    key = added(where, rate=1e-3, budget=10)
+
+    async def use(ledger: Ledger) -> None:
+        await ledger.reserve(key, WEIGHTS, 4)
+        ledger.give_back(key, WEIGHTS, 4)
+        assert await ledger.left(key, WEIGHTS) == 10
+        with pytest.raises(TooFast):
+            await ledger.reserve(key, WEIGHTS, 1)
+
+    served(where, use)
+
+
 def test_the_history_tells_what_was_asked_when(where: str) -> None:
     start = float(int(time.time()) - 5)
     event = Event(start, "ann", "k", "digits", 3, "answered")
