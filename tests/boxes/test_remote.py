@@ -209,6 +209,11 @@ def test_pauses_double_up_to_a_limit_and_retry_after_is_heeded(url: str, model: 
     assert 90 < sum(slept) < 100
 
 
+@pytest.mark.parametrize("value", ["Thu, 1 Jan 1970 00:00:00 -9999999999999999999", "-5", "\x00", "9" * 5000])
+def test_a_retry_after_of_any_kind_is_a_number_of_seconds(value: str) -> None:
+    assert http._retry_after(value) >= 0
+
+
 def test_nothing_is_tried_again_that_cannot_help(url: str, model: Model) -> None:
     asked = box(url)
     for fault, message in {

@@ -247,6 +247,14 @@ def test_memory_belongs_to_a_release_and_an_account_and_survives_a_restart(where
     served(where, again)
 
 
+def test_models_that_are_one_release_share_its_memory(where: str) -> None:
+    async def use(ledger: Ledger) -> None:
+        ours, theirs = ledger.states("a"), ledger.states("a")
+        assert [states.update("ann", one_more) for states in (ours, theirs, ours, theirs)] == [1, 2, 3, 4]
+
+    served(where, use)
+
+
 def test_eight_threads_lose_no_step(where: str) -> None:
     together = Barrier(8)
 
