@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -207,6 +208,44 @@ def test_pauses_double_up_to_a_limit_and_retry_after_is_heeded(url: str, model: 
         server.send("POST", "/v2/models/m/infer")
     assert slept[:9] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0])
     assert 90 < sum(slept) < 100
+
+
+@pytest.mark.parametrize("value", ["Thu, 1 Jan 1970 00:00:00 -9999999999999999999", "-5", "\x00", "9" * 5000])
+def test_a_retry_after_of_any_kind_is_a_number_of_seconds(value: str) -> None:
+    assert http._retry_after(value) >= 0
+
+
+ENDLESS = [
+    (b"", b"HTTP/1.1 103 Early Hints\r\nx: y\r\n\r\n"),
+    (b"HTTP/1.1 200 OK\r\n", b"x: y\r\n"),
+    (b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n", b"x"),
+    (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", b"x: y\r\n"),
+]
+
+
+@pytest.mark.parametrize(("first", "then"), ENDLESS, ids=["hints", "headers", "body", "trailers"])
+def test_a_response_that_never_ends_is_given_up(first: bytes, then: bytes) -> None:
+    ended = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.recv(65_536)
+            connection.sendall(first)
+            while not ended.wait(0.02):
+                connection.sendall(then)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        dripping = threading.Thread(target=drip)
+        stop = threading.Timer(60, ended.set)  # the test fails then
+        dripping.start()
+        stop.start()
+        with pytest.raises(StealguardError, match=r"did not (end|answer)"):
+            Client(f"http://127.0.0.1:{listening.getsockname()[1]}", patience=0.5).send("GET", "/v2")
+        assert not ended.is_set(), "only the server ended it"
+        ended.set()
+        stop.cancel()
+        dripping.join()
 
 
 def test_nothing_is_tried_again_that_cannot_help(url: str, model: Model) -> None:

@@ -168,6 +168,17 @@ def test_the_answers_that_are_left_are_examined_as_well() -> None:
     assert len(answers) == 3
 
 
+@pytest.mark.parametrize("probe", [TASK, OUTLIER])
+def test_a_request_for_more_than_is_left_tells_nothing_of_its_inputs(probe: float) -> None:
+    """Else an account would be told for nothing, one bit a request, which inputs are outliers."""
+    guarding = guard(limit=24.0)
+    _, state = guarding(*queries(*[TASK] * 100, *[OUTLIER] * 4), guarding.start())
+    asked = [*[TASK] * 99, *[OUTLIER] * 3, probe, TASK]
+    answers, after = guarding(*queries(*asked), state)
+    assert len(answers) == 103 < len(asked)
+    assert same(after, state)
+
+
 def test_suspects_may_get_decoys_instead() -> None:
     guarding = guard(limit=24.0, suspects="decoys")
     answers, state = guarding(*queries(*[OUTLIER] * 4, *[TASK] * 100), guarding.start())

@@ -190,6 +190,20 @@ def test_a_rate_is_for_rows_of_a_key_and_rows_beyond_the_budget_do_not_count(whe
     served(where, use)
 
 
+def test_rows_that_are_given_back_count_for_the_rate(where: str) -> None:
+    """They were computed: else an account that a guard refuses would keep a server busy at any rate."""
+    key = added(where, rate=1e-3, budget=10)
+
+    async def use(ledger: Ledger) -> None:
+        await ledger.reserve(key, WEIGHTS, 4)
+        ledger.give_back(key, WEIGHTS, 4)
+        assert await ledger.left(key, WEIGHTS) == 10
+        with pytest.raises(TooFast):
+            await ledger.reserve(key, WEIGHTS, 1)
+
+    served(where, use)
+
+
 def test_the_history_tells_what_was_asked_when(where: str) -> None:
     start = float(int(time.time()) - 5)
     event = Event(start, "ann", "k", "digits", 3, "answered")
@@ -231,6 +245,14 @@ def test_memory_belongs_to_a_release_and_an_account_and_survives_a_restart(where
 
     served(where, use)
     served(where, again)
+
+
+def test_models_that_are_one_release_share_its_memory(where: str) -> None:
+    async def use(ledger: Ledger) -> None:
+        ours, theirs = ledger.states("a"), ledger.states("a")
+        assert [states.update("ann", one_more) for states in (ours, theirs, ours, theirs)] == [1, 2, 3, 4]
+
+    served(where, use)
 
 
 def test_eight_threads_lose_no_step(where: str) -> None:

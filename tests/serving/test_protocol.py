@@ -263,6 +263,7 @@ def test_a_tensor_that_breaks_a_rule_is_refused(changed: dict[str, Any]) -> None
         b'{"a":' * 2_000 + b"1" + b"}" * 2_000,
         body(tensor(), tensor()),
         body(id=1),
+        body(id="a" * 10_001),
         body(id=["a"]),
         body(parameters=[1]),
         body(parameters={"binary_data_output": 1}),

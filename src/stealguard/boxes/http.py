@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import math
+import threading
 import time
 import warnings
 import weakref
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from stealguard.errors import BoxFault, Invalid, StealguardError, require
@@ -54,7 +56,8 @@ class Client:
         self.base, self._timeout, self._patience = base, timeout, patience
         local = _is_local(urlsplit(base).hostname or "")
         self._encrypted = base.startswith("https:") or local
-        client = _client(connections, proxies=not local)
+        self._now = _Now()
+        client = _client(connections, self._now, proxies=not local)
         self._client, self.close = client, weakref.finalize(self, client.close)
         self._sleep, self._clock = time.sleep, time.monotonic
 
@@ -100,7 +103,9 @@ class Client:
         """The response to one try, or what went wrong with the connection."""
         import httpx
 
-        wait = httpx.Timeout(min(self._timeout, max(0.001, end - self._clock())))
+        left = max(0.001, end - self._clock())
+        self._now.end = time.monotonic() + left
+        wait = httpx.Timeout(min(self._timeout, left))
         try:
             with self._client.stream(
                 method, f"{self.base}{path}", content=body, headers=dict(headers), timeout=wait
@@ -142,7 +147,47 @@ def said(reply: Response, key: str = "") -> str:
     return f": {words[:SHOWN].rstrip('.')}" if words else ""
 
 
-def _client(connections: int, *, proxies: bool) -> httpx.Client:
+class _Now(threading.local):
+    """When the request of the running thread has to end, in seconds of the monotonic clock."""
+
+    end = math.inf
+
+
+class _Network:
+    """A network backend of httpcore whose streams read until a request has to end, and no longer.
+
+    A timeout is for each part that is read. Headers that arrive byte by byte, and responses of status 103 without end,
+    keep every timeout and never end.
+    """
+
+    def __init__(self, backend: Any, now: _Now):
+        self._backend, self._now = backend, now
+        self.connect_unix_socket, self.sleep = backend.connect_unix_socket, backend.sleep
+
+    def connect_tcp(self, *args: Any, **kwargs: Any) -> _Stream:
+        return _Stream(self._backend.connect_tcp(*args, **kwargs), self._now)
+
+
+class _Stream:
+    """A connection of `_Network`."""
+
+    def __init__(self, stream: Any, now: _Now):
+        self._stream, self._now = stream, now
+        self.write, self.close, self.get_extra_info = stream.write, stream.close, stream.get_extra_info
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        import httpcore
+
+        if time.monotonic() > self._now.end:
+            raise httpcore.ReadTimeout("the response began and did not end within its time")
+        found: bytes = self._stream.read(max_bytes, timeout)
+        return found
+
+    def start_tls(self, *args: Any, **kwargs: Any) -> _Stream:
+        return _Stream(self._stream.start_tls(*args, **kwargs), self._now)
+
+
+def _client(connections: int, now: _Now, *, proxies: bool) -> httpx.Client:
     try:
         import httpx
         import orjson  # noqa: F401
@@ -151,7 +196,11 @@ def _client(connections: int, *, proxies: bool) -> httpx.Client:
     trusted = httpx.create_ssl_context()
     trusted.load_default_certs()
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    return httpx.Client(verify=trusted, limits=limits, trust_env=proxies)
+    client = httpx.Client(verify=trusted, limits=limits, trust_env=proxies)
+    transports: list[Any] = [client._transport, *filter(None, client._mounts.values())]
+    for transport in transports:  # httpx has no parameter for it
+        transport._pool._network_backend = _Network(transport._pool._network_backend, now)
+    return client
 
 
 def _is_local(host: str) -> bool:
@@ -185,5 +234,5 @@ def _retry_after(value: str | None) -> float:
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

@@ -203,8 +203,9 @@ class Suspicion(Plain):
     An outlier adds about seven times as much suspicion as an honest query can take back, so that alternating the two
     does not pay: no more than an eighth of an account's queries can be outliers for long. A query that lifts suspicion
     above the limit reveals an attacker. Then, with `refuse`, the request is refused as a whole; the account can have
-    as many answers as there are queries before that one, which are examined like all others, and no more. With
-    `decoys`, that query and all later ones are answered with decoys.
+    as many answers as there are queries before that one, which are examined like all others, and no more. A request for
+    more than these is refused unseen: what is examined costs answers, or it would tell for nothing which inputs are
+    outliers. With `decoys`, that query and all later ones are answered with decoys.
 
     The state is `suspicion`, `trust`, `seen` (the directions of the last queries, (KEPT, D)), and `left`, the answers
     that the account can still have, or UNLIMITED.
@@ -286,6 +287,8 @@ class Suspicion(Plain):
     def __call__(self, outputs: Mapping[str, Tensor], x: Tensor, state: State, /) -> tuple[Tensor, State]:
         left, given = int(state["left"]), self.digest(outputs)[SIGNALS]
         signals = given.numpy(force=True)
+        if UNLIMITED < left < len(signals):
+            return torch.from_numpy(self._answers(signals[:left], [])).to(given.device), state
         passed, after = self._review(signals, state)
         n, asked = len(passed), len(signals)
         answers = torch.from_numpy(self._answers(signals, passed))
@@ -294,9 +297,5 @@ class Suspicion(Plain):
         if not self._refuse:
             return answers, after
         if n < asked:  # what came before the revealing query is not held against the account twice
-            left = n if left == UNLIMITED else min(n, left)
-            return answers[:left], {**state, "left": torch.tensor(left)}
-        if left == UNLIMITED:
-            return answers, after
-        granted = n <= left  # a refused request takes none of the answers that are left
-        return answers[:left], {**after, "left": torch.tensor(left - n)} if granted else state
+            return answers[:n], {**state, "left": torch.tensor(n)}
+        return answers, after if left == UNLIMITED else {**after, "left": torch.tensor(left - n)}

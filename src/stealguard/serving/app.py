@@ -250,6 +250,7 @@ class Application:
         return await route.handler(request)
 
     async def _key(self, request: Request, ledger: Ledger) -> Key:
+        """The key in force that the request shows."""
         token = request.token
         shown = key_id(token)
         key = await ledger.key(shown) if shown else None
@@ -314,10 +315,11 @@ class Application:
         body = await request.body(self.limits.body_bytes)
         query = protocol.read(body, _header_length(request.headers), service.spec)
         request.rows = len(query.x)
-        key, ledger = request.key, self._ledger
+        ledger = self._ledger
         if ledger is None:
-            answers, _ = await service.answer(key.account, query.x, key.restriction)
+            answers, _ = await service.answer(request.key.account, query.x, request.key.restriction)
             return _answered(answers, query, service.spec)
+        key = request.key = await self._key(request, ledger)  # it may have been revoked while the body arrived
         hashes = tuple(hashlib.sha256(x).hexdigest() for x in query.x) if self._keep_hashes else ()
         outcome: Outcome = "failed"
         suspicion = None
@@ -336,6 +338,7 @@ class Application:
             raise
         finally:
             model, rows = request.model, request.rows
+            hashes = hashes if outcome in ("answered", "refused") else ()  # others cost nothing, and would fill a disk
             ledger.record(Event(time.time(), key.account, key.id, model, rows, outcome, 1, suspicion, hashes))
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -433,8 +436,11 @@ def _failed(error: BaseException) -> Reply:
             return Reply.of({**told, "left": error.left}, 429)
         case TooFast():
             return Reply.of(told, 429, retry_after=str(max(1, math.ceil(error.retry_after))))
-        case Overloaded() | LedgerUnavailable():
+        case Overloaded():
             return Reply.of(told, 503, retry_after="1")
+        case LedgerUnavailable():
+            _log.error("%s", error)
+            return Reply.of({"error": "The server's ledger cannot be used now."}, 503, retry_after="1")
         case asyncio.CancelledError():
             return Reply.of({"error": "The server is closing."}, 503, retry_after="1")
     _log.error("A request failed.", exc_info=error)

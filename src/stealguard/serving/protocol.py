@@ -24,6 +24,7 @@ HEADER_LENGTH = "inference-header-content-length"
 
 _SMALL = 65_536  # bytes of JSON that are parsed without a look at what they would become
 _OTHERS = 1_000  # commas, lists and objects of a request beside those of its inputs
+_ID = 10_000  # characters of an `id`, which is kept until its request is answered
 _DATATYPES = {"FP32": "<f4", "FP16": "<f2", "FP64": "<f8"}
 
 
@@ -99,8 +100,8 @@ def read(body: bytes | memoryview, header_length: int | None, spec: Spec) -> Que
         text, rest = text[:header_length], memoryview(text)[header_length:]
     request = _parsed(text, spec)
     given = request.get("id")
-    if given is not None and type(given) is not str:
-        raise BadRequest(f"`id` should be a string. Found {_short(given)}.")
+    if given is not None and (type(given) is not str or len(given) > _ID):
+        raise BadRequest(f"`id` should be a string of at most {_ID:,} characters. Found {_short(given)}.")
     return Query(_inputs(request, text, rest, spec), given, _wants_binary(request))
 
 

@@ -143,7 +143,7 @@ class Ledger(Protocol):
         ...
 
     def give_back(self, key: Key, weights: str, n: int) -> None:
-        """Count `n` reserved rows no longer: no row of their request was answered."""
+        """Count `n` reserved rows no longer: none of their request was answered. The rate counts them all the same."""
         ...
 
     async def used(self, account: str, weights: str) -> int:
@@ -470,7 +470,6 @@ class Serving(ABC):
 
     def give_back(self, key: Key, weights: str, n: int) -> None:
         """See `Ledger.give_back`."""
-        self._rates.put(key, n)
         self._leases.put(key.account, weights, key.budget, n)
 
     async def used(self, account: str, weights: str) -> int:

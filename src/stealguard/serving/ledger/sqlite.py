@@ -149,7 +149,7 @@ class SqliteLedger(Serving):
         super().__init__(str(path), SqliteKeys(self.path), clock)
         self._lease, self._kept, self._memories = lease, history_days * 86_400, memories
         self._lock = _locked(self.path)
-        self._states: list[LocalStates] = []
+        self._states: dict[str, LocalStates] = {}
         self._file = _identity(self.path)
         self._reading = Lock()
         try:
@@ -166,8 +166,9 @@ class SqliteLedger(Serving):
         """See `Ledger.states`."""
         from stealguard.boxes.accounts import LocalStates
 
-        self._states.append(LocalStates(_Memory(self, release), self._memories))
-        return self._states[-1]
+        if release not in self._states:  # one for all models that are this release, or each would overwrite the other's
+            self._states[release] = LocalStates(_Memory(self, release), self._memories)
+        return self._states[release]
 
     async def _find(self, key_id: str) -> Key | None:
         return self._read(lambda db: _find(db, key_id))
@@ -198,7 +199,7 @@ class SqliteLedger(Serving):
     async def _flush(self, events: Sequence[Event]) -> None:
         if events:
             await self._write_soon(lambda: self._add(events))
-        for states in self._states:
+        for states in self._states.values():
             await asyncio.to_thread(states.flush)
 
     def _add(self, events: Sequence[Event]) -> None:
