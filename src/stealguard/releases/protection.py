@@ -148,9 +148,10 @@ def protect(
             "seconds": time.perf_counter() - started,
             "provenance": provenance(),
         }
-        releases.write_into(partial, model, recipe)
-        kept = releases.load(partial, net=net, defense=type(preset.defense), device=where)
-        _compare(kept.model, model, validation[0])
+        with releases.discarded(partial):
+            releases.write_into(partial, model, recipe)
+            kept = releases.load(partial, net=net, defense=type(preset.defense), device=where)
+            _compare(kept.model, model, validation[0])
         releases.publish(partial, folder)
     return replace(kept, folder=Path(out))
 
@@ -181,13 +182,10 @@ def guarded(release: Release, defense: Defense, out: str | Path, *, overwrite: b
     recipe = {key: value for key, value in release.recipe.items() if key not in sealed}
     recipe["defense"] = {"name": name, "settings": settings}
     with working(folder) as partial:
-        try:
+        with releases.discarded(partial):
             releases.write_into(partial, release.model, recipe)
             net, device = release.model.net, device_of(release.model)
             kept = releases.load(partial, net=net, defense=type(defense), device=device)
-        except BaseException:
-            releases.discard(partial)
-            raise
         releases.publish(partial, folder)
     return replace(kept, folder=Path(out))
 
