@@ -336,26 +336,13 @@ def test_a_wrong_argument_is_named(sets: Path, tmp_path: Path, changes: dict[str
 ON_A_CLUSTER = """
 import json, os, signal, sys, threading
 from pathlib import Path
-from ray._private import services
+import patient_ray
 from ray.cluster_utils import Cluster
 import stealguard as sg
 from test_comparing import attempts, count
 from waiting import until
 
 grid, out = json.loads(sys.argv[1]), Path(sys.argv[2])
-
-asked = services.get_node
-
-def patient(*where):
-    # Ray gives a node thirty seconds to start, however busy the machine is.
-    def known():
-        try:
-            return asked(*where)
-        except RuntimeError:
-            return None
-    return until(known)
-
-services.get_node = patient
 
 def parent(pid):
     try:
