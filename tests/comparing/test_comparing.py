@@ -336,6 +336,7 @@ def test_a_wrong_argument_is_named(sets: Path, tmp_path: Path, changes: dict[str
 ON_A_CLUSTER = """
 import json, os, signal, sys, threading
 from pathlib import Path
+import patient_ray
 from ray.cluster_utils import Cluster
 import stealguard as sg
 from test_comparing import attempts, count

@@ -30,14 +30,18 @@ def redis_address(_redis: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def robust(once: Callable[[str, Callable[[Path], object]], Path]) -> sg.Release:
-    """A release whose guard has suspicion."""
+def robust_folder(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """A release whose guard has suspicion, of the net `samples.mlp`. Tests that write must copy the folder first."""
 
     def make(out: Path) -> None:
-        preset = sg.PRESETS["ini-robust"]
         torch.manual_seed(0)  # of the net's first weights
-        sg.protect(
-            mlp(), data=task(600, (16,), 3), outliers=[noise(300, (16,))], defense=preset.defense, epochs=3, out=out
-        )
+        data, outliers = task(600, (16,), 3), [noise(300, (16,))]
+        sg.protect(mlp(), data, outliers=outliers, defense=sg.PRESETS["ini-robust"].defense, epochs=20, out=out)
 
-    return sg.load(once("served-robust", make), net=mlp())
+    return once("served-robust", make)
+
+
+@pytest.fixture
+def robust(robust_folder: Path) -> sg.Release:
+    """The same release, which remembers no account yet."""
+    return sg.load(robust_folder, net=mlp())
