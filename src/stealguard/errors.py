@@ -138,8 +138,17 @@ def memory_error(error: BaseException | None) -> MemoryError | None:
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
+def printable(text: str) -> str:
+    """Text in one line, without the signs by which a terminal is told what to do.
+
+    >>> printable("a\\n\\x1b[31mb")
+    'a ?[31mb'
+    """
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
+
+
 def one_line(error: BaseException, limit: int = 2_000) -> str:
-    """What an error says, in one line of at most about `limit` characters.
+    """What an error says, in one line of at most about `limit` characters, which a terminal shows and does not obey.
 
     >>> one_line(FileNotFoundError(2, "No such file or directory", "x.npz"))
     '`x.npz`: No such file or directory'
@@ -148,5 +157,5 @@ def one_line(error: BaseException, limit: int = 2_000) -> str:
         text = f"`{error.filename}`: {error.strerror}" if error.filename is not None else error.strerror
     else:
         text = str(error) or type(error).__name__
-    text = " ".join(text.split())
+    text = printable(text)
     return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -30,6 +32,7 @@ from stealguard.releases.export import (
     Parity,
     Session,
     _differences,
+    _write,
     checked,
     export,
     read_report,
@@ -229,6 +232,46 @@ def test_files_and_report_are_checked(plain: Exported, tmp_path: Path) -> None:
     report.unlink()
     with pytest.raises(ReleaseError, match="Nothing was exported"):
         read_report(release.folder)
+
+
+FOREIGN = [
+    {"onnx": [1]}, {"onnx": {}}, {"onnx": 3}, {"heads": "x"}, {"heads": {"file": "/dev/zero"}},
+    {"heads": {"file": "../heads.onnx"}}, {"heads": {"file": 3}}, {"heads": {"read": [3]}}, {"heads": {"parity": [{"x": 1}]}}, {"heads": {"parity": None}},
+    {"identity": 1}, {"packages": [1]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("foreign", FOREIGN, ids=str)
+def test_a_report_that_anybody_sealed_is_read_with_care(plain: Exported, tmp_path: Path, foreign: Any) -> None:
+    release = copy_of(plain, tmp_path)
+    exports: Any = read_report(release.folder)
+    if isinstance(foreign, dict) and "onnx" not in foreign:
+        for name, value in foreign.items():
+            part = exports["onnx"][name]
+            exports["onnx"][name] = {**part, **value} if isinstance(value, dict) else value
+    else:
+        exports = foreign
+    _write(release.folder, exports)
+    with pytest.raises(ReleaseError, match="Found a foreign report"):
+        read_report(release.folder)
+
+
+@pytest.mark.parametrize("name", [REPORT, "heads.onnx"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(plain: Exported, tmp_path: Path, name: str) -> None:
+    release = copy_of(plain, tmp_path)
+    record = read_report(release.folder)["onnx"]
+    (release.folder / name).unlink()
+    os.mkfifo(release.folder / name)
+    with pytest.raises(ReleaseError, match=r"cannot be read \(Not a regular file\)"):
+        read_report(release.folder) if name == REPORT else checked(release.folder, record, "heads", release.identity)
+
+
+def test_an_export_that_was_compared_with_nothing_is_not_used(plain: Exported, tmp_path: Path) -> None:
+    release = copy_of(plain, tmp_path)
+    record = read_report(release.folder)["onnx"]
+    record["heads"]["parity"] = []
+    with pytest.raises(ReleaseError, match="does not answer as the release does"):
+        checked(release.folder, record, "heads", release.identity)
 
 
 @pytest.mark.parametrize(

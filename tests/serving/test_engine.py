@@ -16,7 +16,8 @@ from samples import noise
 from stealguard.boxes.base import outputs_of
 from stealguard.defenses import RobustInI
 from stealguard.errors import Invalid, ReleaseError
-from stealguard.releases.export import export
+from stealguard.files import sha256
+from stealguard.releases.export import _write, export, read_report
 from stealguard.serving.engine import OnnxEngine, TorchEngine, engine_of
 
 Once = Callable[[str, Callable[[Path], object]], Path]
@@ -67,6 +68,37 @@ def test_an_export_that_cannot_be_trusted_is_not_used(release: sg.Release, damag
     assert isinstance(engine, TorchEngine)
     reasons = {"no report": "Nothing was exported", "another file": "tampered", "no file": "cannot be read"}
     assert reasons.get(damage, "belongs to another release") in engine.why
+    with pytest.raises(ReleaseError):
+        engine_of(release, "onnx")
+
+
+@pytest.mark.parametrize(
+    ("forged", "reason"),
+    [
+        ("garbage", "cannot be run"),
+        ("another net", "does not compute what the release does"),
+        ("no output", "cannot be run"),
+    ],
+)
+def test_an_export_that_anybody_sealed_is_not_used(
+    release: sg.Release, forged: str, reason: str, tmp_path: Path
+) -> None:
+    """Its hash is right: anybody who may write to the folder can write the report too."""
+    exports, path = read_report(release.folder), release.folder / "heads.onnx"
+    heads = exports["onnx"]["heads"]
+    if forged == "garbage":
+        path.write_bytes(b"no graph")
+    elif forged == "no output":
+        heads["read"] = ["nothing"]
+    else:
+        export(written(tmp_path / "other", RobustInI(), sharpness=20.0), rows=50)
+        shutil.copy(tmp_path / "other" / "heads.onnx", path)
+    heads["sha256"] = sha256(path)
+    _write(release.folder, exports)
+    engine = engine_of(release)
+    assert isinstance(engine, TorchEngine)
+    assert reason in engine.why
+    assert engine.why.isprintable()
     with pytest.raises(ReleaseError):
         engine_of(release, "onnx")
 

@@ -30,8 +30,9 @@ from stealguard.boxes.base import CHUNK, at_least_float32, outputs_of
 from stealguard.data.scaling import Scaling
 from stealguard.devices import device_of
 from stealguard.errors import ReleaseError, StealguardError, pick, require
-from stealguard.files import replacing, sha256, write_text
+from stealguard.files import opened, read_text, replacing, sha256, write_text
 from stealguard.identity import fingerprint
+from stealguard.releases.recipes import check_exports
 from stealguard.releases.release import Release
 from stealguard.releases.samples import Compared, samples
 from stealguard.types import Guard
@@ -489,14 +490,17 @@ def read_report(folder: Path) -> dict[str, Any]:
     """
     path = folder / REPORT
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = json.loads(read_text(path))
         format_, expected, exports = report["format"], report["sha256"], report["exports"]
     except FileNotFoundError as e:
         raise ReleaseError(f"Nothing was exported from release `{folder}`.") from e
+    except OSError as e:
+        raise ReleaseError(f"`{path}` cannot be read ({e.strerror}).") from e
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise ReleaseError(f"`{path}` should be a report in JSON. Found a truncated or foreign file.") from e
     if format_ != FORMAT or expected != fingerprint({"format": format_, "exports": exports}):
         raise ReleaseError(f"`{path}` should have SHA-256 {expected}: it was changed after it was written.")
+    check_exports(exports, path)
     return exports  # type: ignore[no-any-return]
 
 
@@ -532,10 +536,11 @@ def checked(folder: Path, record: Mapping[str, Any], part: str, identity: str) -
     path = folder / found["file"]
     if record["identity"] != identity:
         raise ReleaseError(f"`{path}` belongs to another release, {record['identity'][:12]}: export it again.")
-    if not all(Parity(**one).passed for one in found["parity"]):
+    if not found["parity"] or not all(Parity(**one).passed for one in found["parity"]):
         raise ReleaseError(f"`{path}` does not answer as the release does.")
     try:
-        content = path.read_bytes()
+        with opened(path) as file:
+            content = file.read()
     except OSError as e:
         raise ReleaseError(f"`{path}` cannot be read ({e.strerror}).") from e
     if hashlib.sha256(content).hexdigest() != found["sha256"]:

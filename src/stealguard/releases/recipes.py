@@ -36,6 +36,12 @@ def check(recipe: Mapping[str, Any], path: Path) -> None:
         raise ReleaseError(f"`{path}` should hold a name for each of its {classes} classes. Found {len(names)}.")
 
 
+def check_exports(exports: Any, path: Path) -> None:
+    """Raise `ReleaseError` unless a report on exports has the form that `export` gives it; its files are beside it."""
+    if not isinstance(exports, Mapping) or not all(map(_EXPORT, exports.values())):
+        raise ReleaseError(f"`{path}` should tell of exports and of files beside it. Found a foreign report.")
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -105,6 +111,27 @@ def _epoch(value: Any) -> bool:
 def _class(value: Any) -> bool:
     return isinstance(value, str | int | float)
 
+
+def _file(value: Any) -> bool:
+    """A name of a file in the same folder, or nothing."""
+    return _text(value) and Path(value).name == value
+
+
+def _measured(value: Any) -> bool:
+    """A number, which a comparison that failed may not be."""
+    return isinstance(value, float | int)
+
+
+def _packages(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_text, value.values()))
+
+
+_PARITY = _object(inputs=_text, rows=_whole, largest=_measured, usual=_measured, top_1=_measured)
+_PART = _object(
+    file=_file, sha256=_text, outputs=_list(_text), read=_list(_text), reason=_text,
+    parity=_list(lambda one: _PARITY(one) and len(one) == 5),
+)  # fmt: skip
+_EXPORT = _object(identity=_text, packages=_packages, heads=_PART, model=_PART)
 
 _TEXT = Form("a text", _text)
 _OBJECT = Form("a JSON object", _object())

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from stealguard.defenses import DEFENSES
+from stealguard.errors import printable
 from stealguard.releases.export import REPORT, Parity, read_report
 from stealguard.releases.release import identity_of, read_recipe, setting_of
 from stealguard.report.cells import Cell, Group
@@ -268,7 +269,7 @@ def escaped(text: str) -> str:
     >>> escaped("a_b|c <script>")
     'a\\\\_b\\\\|c \\\\<script\\\\>'
     """
-    return re.sub(r"([\\`*_{}\[\]<>#|!~$&])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_{}\[\]<>#|!~$&])", r"\\\1", printable(str(text)))
 
 
 def _as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

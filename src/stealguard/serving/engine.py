@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stealguard.boxes.base import outputs_of
-from stealguard.devices import choose
-from stealguard.errors import ReleaseError, StealguardError, pick
+from stealguard.devices import choose, device_of
+from stealguard.errors import ReleaseError, StealguardError, one_line, pick
 from stealguard.releases.export import Session, checked, read_report
 from stealguard.releases.release import Release
 
 Backend = Literal["auto", "onnx", "torch"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+FAR = 0.01  # a difference that no rounding explains, also on a GPU
 
 
 class HeadsEngine(Protocol):
@@ -82,11 +83,28 @@ class OnnxEngine:
         self.why = "the export answers as the release does"
         try:
             self._session = Session(content, record["heads"]["read"], threads, cuda=cuda)
+            answers = _agree(release, self._session)
         except ImportError as e:
             raise StealguardError(f"ONNX Runtime is missing: pip install 'stealguard[onnx]' ({e}).") from e
+        except Exception as e:  # the file may hold anything
+            raise ReleaseError(f"The export of release `{release.folder}` cannot be run: {one_line(e, 300)}") from e
+        if not answers:
+            raise ReleaseError(f"The export of release `{release.folder}` does not compute what the release does.")
 
     def __call__(self, x: NDArray[np.float32], /) -> dict[str, Tensor]:
         return self._session(x)
+
+
+def _agree(release: Release, session: Session) -> bool:
+    """Whether both have the same outputs for two inputs: anybody may have written the file and its report."""
+    x = torch.rand(2, *release.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours = release.model.guard.digest(outputs_of(release.model.heads(), x.to(device_of(release.model))))
+    theirs = session(x.numpy())
+    return ours.keys() == theirs.keys() and all(
+        ours[name].shape == theirs[name].shape and torch.allclose(ours[name].cpu(), theirs[name], rtol=FAR, atol=FAR)
+        for name in ours
+    )
 
 
 def engine_of(
@@ -116,7 +134,7 @@ def engine_of(
     except StealguardError as e:
         if backend == "onnx":
             raise
-        return TorchEngine(release, place, why=str(e))
+        return TorchEngine(release, place, why=one_line(e))
 
 
 def _has_cuda() -> bool:
