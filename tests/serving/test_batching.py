@@ -122,6 +122,39 @@ def test_a_full_queue_takes_no_more() -> None:
     assert asyncio.run(run()) == [0, 2]
 
 
+def test_accounts_take_turns() -> None:
+    compute = Doubling()
+
+    async def run() -> None:
+        batcher = Batcher[int, int](compute, rows=3, queue=100)
+        jobs = [("ann", 1), ("ann", 2), ("ann", 3), ("bob", 4), ("cid", 5), ("bob", 6)]
+        await asyncio.gather(*(batcher(job, 1, account) for account, job in jobs))
+
+    asyncio.run(run())
+    assert compute.batches == [[1, 4, 5], [2, 6, 3]]
+
+
+def test_one_account_does_not_fill_the_queue() -> None:
+    compute = Doubling()
+    compute.gate.clear()
+
+    async def run() -> int:
+        batcher = Batcher[int, int](compute, rows=1, queue=8)
+        first = asyncio.ensure_future(batcher(0, 1, "ann"))
+        await until(lambda: compute.batches)
+        many = [asyncio.ensure_future(batcher(1, 1, "ann")) for _ in range(20)]
+        await until(lambda: sum(job.done() for job in many) == 16)
+        other = asyncio.ensure_future(batcher(2, 2, "bob"))
+        await until(lambda: batcher.waiting == 6)
+        compute.gate.set()
+        found = await asyncio.gather(first, *many, return_exceptions=True)
+        assert [found.count(2), sum(isinstance(one, Overloaded) for one in found)] == [4, 16]
+        return await other
+
+    assert asyncio.run(run()) == 4
+    assert compute.batches[:3] == [[0], [1], [2]]
+
+
 def test_a_job_whose_client_has_gone_is_dropped_and_the_others_are_answered() -> None:
     compute = Doubling()
     compute.gate.clear()

@@ -47,7 +47,7 @@ def test_requests_that_share_a_batch_get_the_answers_that_they_get_alone(robust:
 
 def test_a_refusal_is_that_accounts_alone_and_others_in_the_batch_are_answered(robust: sg.Release) -> None:
     service = Service(robust, TorchEngine(robust))
-    outliers = noise(200, SHAPE, seed=8).numpy()
+    outliers = noise(800, SHAPE, seed=8).numpy()
 
     async def run() -> list[object]:
         questions = [("eve", outliers), ("ann", X)]
@@ -55,14 +55,14 @@ def test_a_refusal_is_that_accounts_alone_and_others_in_the_batch_are_answered(r
 
     refused, answered = asyncio.run(run())
     assert isinstance(refused, Refused)
-    assert 0 <= refused.left < 200
+    assert 0 <= refused.left < 800
     assert isinstance(answered, Answered)
     assert len(answered.answers) == len(X)
 
 
 def test_suspicion_grows_with_outliers_and_is_told_after_each_request(robust: sg.Release) -> None:
     service = Service(robust, TorchEngine(robust))
-    outliers = noise(200, SHAPE, seed=8).numpy()
+    outliers = noise(800, SHAPE, seed=8).numpy()
     first, *_, second = (asked(service, ("eve", x))[0].suspicion for x in (X[:1], *outliers[:5, None]))
     assert first is not None
     assert second is not None

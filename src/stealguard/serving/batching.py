@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, TypeVar
@@ -28,7 +28,9 @@ class Batcher(Generic[Job, Result]):
     """Computes jobs in batches, on one thread of its own, so that the event loop is never blocked.
 
     A job that arrives while nothing is computed starts at once, together with the others of the same turn of the event
-    loop. Jobs are computed in the order of their arrival. A batch is filled up to `rows`, and holds one job at least.
+    loop. Accounts take turns, a job each; those of one account are computed in the order of their arrival. A batch is
+    filled up to `rows`, and holds one job at least. An account may have no more rows waiting than are still free, so
+    that some are left for others.
 
     Args:
         compute: from a batch of jobs to one result for each, in their order; an exception as a result is that job's.
@@ -44,7 +46,8 @@ class Batcher(Generic[Job, Result]):
         require(rows >= 1, "rows", "at least 1", rows)
         require(queue >= 1, "queue", "at least 1", queue)
         self._compute, self._rows, self._queue, self._merge = compute, rows, queue, merge
-        self._waiting: deque[_Waiting[Job, Result]] = deque()
+        self._waiting: dict[str, deque[_Waiting[Job, Result]]] = {}  # by account, in the order of their turns
+        self._rows_of = Counter[str]()
         self._waiting_rows, self._busy, self._closed = 0, False, False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stealguard-batches")
 
@@ -53,19 +56,21 @@ class Batcher(Generic[Job, Result]):
         """How many rows wait."""
         return self._waiting_rows
 
-    async def __call__(self, job: Job, rows: int) -> Result:
-        """The result of a job of that many rows.
+    async def __call__(self, job: Job, rows: int, account: str = "") -> Result:
+        """The result of an account's job of that many rows.
 
         Raises:
             Overloaded: too many rows wait already.
         """
-        if self._closed or (self._waiting and self._waiting_rows + rows > self._queue):
+        free = self._queue - self._waiting_rows
+        if self._closed or (self._waiting and self._rows_of[account] + rows > free):
             raise Overloaded("The server is closing." if self._closed else "Too many inputs wait for their answers.")
         loop = asyncio.get_running_loop()
         waiting = _Waiting[Job, Result](job, rows, loop.create_future())
         if not self._waiting and not self._busy:
             loop.call_soon(self._start, loop)
-        self._waiting.append(waiting)
+        self._waiting.setdefault(account, deque()).append(waiting)
+        self._rows_of[account] += rows
         self._waiting_rows += rows
         return await waiting.future
 
@@ -84,11 +89,19 @@ class Batcher(Generic[Job, Result]):
         self._thread.submit(self._run, batch, loop)
 
     def _next(self) -> list[_Waiting[Job, Result]]:
-        batch, rows = [self._waiting.popleft()], 0
-        rows = batch[0].rows
-        while self._merge and self._waiting and rows + self._waiting[0].rows <= self._rows:
-            batch.append(self._waiting.popleft())
+        batch, rows = list[_Waiting[Job, Result]](), 0
+        while self._waiting and (not batch or self._merge):
+            account, jobs = next(iter(self._waiting.items()))
+            if batch and rows + jobs[0].rows > self._rows:
+                break
+            batch.append(jobs.popleft())
             rows += batch[-1].rows
+            self._rows_of[account] -= batch[-1].rows
+            del self._waiting[account]
+            if jobs:
+                self._waiting[account] = jobs  # its next turn is after the others'
+            else:
+                del self._rows_of[account]
         self._waiting_rows -= rows
         return batch
 

@@ -24,7 +24,8 @@ class Limits:
         header_bytes: of a request, its first line included.
         rows: inputs in a request.
         batch_rows: inputs in a merged batch.
-        queue_rows: inputs that may wait for their batch, over all accounts.
+        queue_rows: inputs that may wait for their batch, over all accounts; those of one account may be as many as
+            are still free, which is half of it where no other waits.
         connections: that are open at a time.
         per_address: connections of one peer address; raise it behind a proxy, whose address all clients share.
         connect_seconds: from the connection to the first byte of a request.

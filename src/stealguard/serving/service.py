@@ -95,7 +95,7 @@ class Service:
         inputs = torch.from_numpy(x)
         inputs = check_inputs(inputs, "input", self.spec.shape) if scaling is None else scaling.to01(inputs)
         question = _Question(account, inputs, restriction.stricter(self.restriction))
-        return await self._batcher(question, len(x))
+        return await self._batcher(question, len(x), account)
 
     @property
     def suspicion_limit(self) -> float | None:
