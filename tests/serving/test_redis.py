@@ -65,14 +65,14 @@ def test_the_script_settles_as_the_formula_does(
 @pytest.mark.parametrize(
     "address",
     ["redis://:se/cret@127.0.0.1:1/0", "redis://:secret@127.0.0.1:1", "redis://127.0.0.1:1/0?password=secret",
-     "redis://ann:se@cret@127.0.0.1:x"],
+     "redis://bertha:se@cret@127.0.0.1:x"],
 )  # fmt: skip
 def test_a_password_is_in_no_message(address: str) -> None:
     with pytest.raises(LedgerUnavailable) as error:
         RedisKeys(address)
     assert "127.0.0.1:" in str(error.value)
     assert "cret" not in str(error.value)
-    assert "ann" not in str(error.value)
+    assert "bertha" not in str(error.value)
 
 
 @pytest.mark.parametrize("budget", [1000, 9000])

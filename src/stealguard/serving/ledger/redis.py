@@ -95,7 +95,8 @@ class RedisKeys:
         try:
             self.client = _client(address)
         except ValueError:  # which tells a part of the address, of a password perhaps
-            raise LedgerUnavailable(f"The ledger `{self.name}` should be redis://[:PASSWORD@]HOST:PORT/NUMBER.") from None
+            rule = "redis://[:PASSWORD@]HOST:PORT/NUMBER"
+            raise LedgerUnavailable(f"The ledger `{self.name}` should be {rule}.") from None
         with self._told():
             _check(self.client, self.name)
 
