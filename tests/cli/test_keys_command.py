@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from stealguard.cli import main
+from stealguard.cli.printing import print_table
 from stealguard.serving.keys import Restriction, key_id, matches
 from stealguard.serving.ledger import Event, open_keys, open_ledger
 
@@ -130,3 +131,8 @@ def test_keys_are_handled_without_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def test_what_is_printed_does_not_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("model",), [("\x1b]0;title\x07digits\x1b[2J",)])
+    assert "?]0;title?digits?[2J" in capsys.readouterr().out

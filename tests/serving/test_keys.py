@@ -48,6 +48,8 @@ def test_what_is_no_token_has_no_id(text: str) -> None:
         ({"budget": -1}, "`budget` should be from 0"),
         ({"budget": 10**16}, "`budget` should be from 0"),
         ({"rate": 0.0}, "`rate` should be a finite number"),
+        ({"rate": 1e-320}, "`rate` should be a finite number"),
+        ({"account": " ann"}, "`account` should be without spaces around it"),
         ({"rate": float("nan")}, "`rate` should be a finite number"),
         ({"models": ("",)}, "`models` should be names"),
         ({"account": ""}, "`account` should be 1 to 200"),

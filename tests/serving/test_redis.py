@@ -62,6 +62,19 @@ def test_the_script_settles_as_the_formula_does(
     served(redis_address, use, lease=lease)
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["redis://:se/cret@127.0.0.1:1/0", "redis://:secret@127.0.0.1:1", "redis://127.0.0.1:1/0?password=secret",
+     "redis://bertha:se@cret@127.0.0.1:x"],
+)  # fmt: skip
+def test_a_password_is_in_no_message(address: str) -> None:
+    with pytest.raises(LedgerUnavailable) as error:
+        RedisKeys(address)
+    assert "127.0.0.1:" in str(error.value)
+    assert "cret" not in str(error.value)
+    assert "bertha" not in str(error.value)
+
+
 @pytest.mark.parametrize("budget", [1000, 9000])
 def test_three_ledgers_in_one_loop_grant_exactly_the_budget(redis_address: str, budget: int) -> None:
     key = Key("k", "ann", "", budget=budget)

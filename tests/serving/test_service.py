@@ -107,6 +107,8 @@ def test_a_release_with_units_of_its_own_takes_these_units(tmp_path: Path) -> No
 
 
 def test_the_card_tells_the_facts_and_no_path(robust: sg.Release) -> None:
+    robust.recipe["history"].clear()  # type: ignore[attr-defined]
+    assert Service(robust, TorchEngine(robust)).card()["Validation accuracy"] == "unknown"
     card = Service(robust, TorchEngine(robust)).card()
     assert card["Classes"] == "3"
     assert all(str(robust.folder) not in text for text in card.values())

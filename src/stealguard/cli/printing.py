@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from stealguard.errors import printable
+
 if TYPE_CHECKING:
     from stealguard.results.row import Row
 
@@ -31,12 +33,12 @@ def exit_if_failed(rows: Sequence[Row]) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Rows of texts under headings; brackets in them mean nothing."""
+    """Rows of texts under headings; brackets in them mean nothing, nor do signs that a terminal would obey."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(*headings, box=None, header_style="bold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(text)) for text in row))
     Console().print(table)

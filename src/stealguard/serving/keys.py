@@ -109,9 +109,10 @@ class Key:
     def __post_init__(self) -> None:
         printable = self.account.isprintable() and 1 <= len(self.account) <= 200
         require(printable, "account", "1 to 200 printable characters", repr(self.account)[:250])
+        require(self.account == self.account.strip(), "account", "without spaces around it", repr(self.account)[:250])
         budget, rate = self.budget, self.rate
         require(budget is None or 0 <= budget <= LARGEST, "budget", f"from 0 to {LARGEST:,}", budget)
-        require(rate is None or (rate > 0 and math.isfinite(rate)), "rate", "a finite number greater than 0", rate)
+        require(rate is None or 1e-6 <= rate < math.inf, "rate", "a finite number of at least 1e-6", rate)
         require(all(self.models), "models", "names", "an empty one")
 
     def allows(self, model: str) -> bool:

@@ -71,11 +71,11 @@ def check(config: Config, *, net: str | nn.Module | None = None, defense: str | 
         return "\n".join([*lines, "open: requests need no key, and nothing is counted"])
     known = open_keys(config.ledger, create=False)
     try:
-        keys = known.keys()
+        keys, name = known.keys(), known.name
     finally:
         known.close()
     valid = sum(key.revoked is None for key in keys)
-    return "\n".join([*lines, f"ledger {config.ledger}: {valid:,} keys in force"])
+    return "\n".join([*lines, f"ledger {name}: {valid:,} keys in force"])
 
 
 def services_of(

@@ -106,10 +106,11 @@ class Service:
     def card(self) -> dict[str, str]:
         """The facts of the release, in words, for a reader."""
         recipe = self.release.recipe
-        right = recipe["history"][-1]["validation"]
+        right = next((epoch["validation"] for epoch in recipe["history"][-1:] if "validation" in epoch), None)
         return {
             "Task": recipe["data"]["name"], "Net": recipe["net"], "Defense": recipe["defense"]["name"],
-            "Classes": f"{recipe['classes']:,}", "Validation accuracy": f"{100 * right:.1f} %",
+            "Classes": f"{recipe['classes']:,}",
+            "Validation accuracy": "unknown" if right is None else f"{100 * right:.1f} %",
             "Computed by": f"{self.engine.backend}, {self.engine.device}", "Weights": self.weights[:16],
             "Identity": self.release.identity[:16],
         }  # fmt: skip

@@ -89,7 +89,13 @@ class Event(NamedTuple):
 
 
 class Keys(Protocol):
-    """A ledger's keys and what was counted under them, for whoever owns the server. Calls wait for the store."""
+    """A ledger's keys and what was counted under them, for whoever owns the server. Calls wait for the store.
+
+    Attributes:
+        name: of the ledger, without a password.
+    """
+
+    name: str
 
     def add_key(self, key: Key) -> None:
         """Put a key in force; it is durable when this returns."""

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 from stealguard.errors import StealguardError
 from stealguard.serving.keys import Key, Restriction
@@ -93,8 +92,12 @@ class RedisKeys:
 
     def __init__(self, address: str):
         self.name = _without_password(address)
-        with self._told():
+        try:
             self.client = _client(address)
+        except ValueError:  # which tells a part of the address, of a password perhaps
+            rule = "redis://[:PASSWORD@]HOST:PORT/NUMBER"
+            raise LedgerUnavailable(f"The ledger `{self.name}` should be {rule}.") from None
+        with self._told():
             _check(self.client, self.name)
 
     def add_key(self, key: Key) -> None:
@@ -315,5 +318,10 @@ def _check(client: Any, name: str) -> None:
 
 
 def _without_password(address: str) -> str:
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    """The address, for messages; a password may hold any sign, and may also be among the settings after `?`.
+
+    >>> _without_password("redis://ann:a/b@c@host:6379/0?password=d")
+    'redis://host:6379/0'
+    """
+    scheme, _, rest = address.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"

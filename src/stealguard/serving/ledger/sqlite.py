@@ -76,7 +76,7 @@ class SqliteKeys:
     """
 
     def __init__(self, path: str | Path, *, create: bool = True):
-        self.path = Path(path)
+        self.path, self.name = Path(path), str(path)
         with _told(self.path):
             if create and not self.path.exists():
                 _create(self.path)
