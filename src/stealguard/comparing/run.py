@@ -16,13 +16,12 @@ from stealguard.auditing.plan import owned_by
 from stealguard.comparing.cells import GridCell, PlannedVictim, attacks_of, plan, unpinned
 from stealguard.comparing.engines import ENGINES, Engine, Wanted
 from stealguard.comparing.grid import read
-from stealguard.comparing.layout import done, release_folder, rows_left
+from stealguard.comparing.layout import done, release_folder, rows_left, tidy
 from stealguard.comparing.work import work
 from stealguard.errors import StealguardError, pick, require
 from stealguard.files import real
 from stealguard.progress import Tick, bar
 from stealguard.releases.release import RECIPE, identity_of, read_recipe, setting_of
-from stealguard.releases.workplace import tidy
 from stealguard.results import STORE, Row, Store, VictimFacts, key_of
 
 UNSEEN = "it is said to have ended well, but its rows are not here: its worker writes to another folder"
@@ -80,8 +79,8 @@ def compare(
     there = {cell.key for cell in cells if done(home, cell)}
     missing = [cell for cell in cells if cell.key not in there]
     for cell in cells:
-        if cell.key in there and cell.block is None:
-            tidy(release_folder(home, cell.victim))
+        if cell.key in there:
+            tidy(home, cell)
     reasons: dict[str, str] = {}
     with ExitStack() as stack:
         made: Engine | None = start(work, home, Wanted(workers, threads, gpus, address)) if missing else None
