@@ -376,6 +376,41 @@ def test_a_client_that_goes_while_its_answers_are_computed_is_charged(world: Wor
     assert world.ledger.events[0].outcome == "answered"
 
 
+def test_an_observer_that_fails_costs_no_answer_and_no_other_observer(caplog: pytest.LogCaptureFixture) -> None:
+    entries = list[LogLine]()
+
+    def fail(entry: LogLine) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    application = Application({("linear", "1"): Linear()}, None, observers=[fail, entries.append])
+    with running(application) as server, httpx.Client() as client:
+        for _ in range(2):
+            answered(client.post(f"http://127.0.0.1:{server.port}{INFER}", json=asked()))
+    assert [entry.status for entry in entries] == [200, 200]
+    assert "could not be written: Broken pipe" in caplog.text
+
+
+def test_a_client_that_goes_before_its_answers_leaves_a_line(
+    world: World, client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = json.dumps(asked()).encode()
+    head = f"POST {INFER} HTTP/1.1\r\nHost: a\r\nX-API-Key: {world.token}\r\nContent-Length: {len(content)}\r\n\r\n"
+    exchange(client.base_url.port or 0, head.encode() + content, end=True)
+    wait_until(lambda: bool(world.entries))
+    assert [(entry.account, entry.rows) for entry in world.entries] in ([("ann", 3)], [("ann", 0)])
+    assert not caplog.records, "uvicorn logs an exception"
+
+
+def test_a_small_model_takes_no_large_bodies() -> None:
+    service = Linear(rows=1)
+    with running(Application({("linear", "1"): service}, None)) as server:
+        padded = json.dumps(asked(X[:1])).encode() + b" " * 70_000
+        for content, headers in ((padded, {}), (gzip.compress(padded), {"Content-Encoding": "gzip"})):
+            response = httpx.post(f"http://127.0.0.1:{server.port}{INFER}", content=content, headers=headers)
+            assert "at most 66560 bytes" in error(response, 413)
+    assert service.asked == 0
+
+
 def test_an_open_server_needs_no_key_and_counts_nothing() -> None:
     service = Linear()
     entries = list[LogLine]()

@@ -18,7 +18,7 @@ import orjson
 from numpy.typing import NDArray
 
 from stealguard import __version__
-from stealguard.errors import BudgetExhausted, Invalid, Refused, StealguardError
+from stealguard.errors import BudgetExhausted, Invalid, Refused, StealguardError, one_line
 from stealguard.serving import openapi, protocol
 from stealguard.serving.batching import Overloaded
 from stealguard.serving.keys import Key, Restriction, key_id, matches
@@ -225,13 +225,24 @@ class Application:
             reply = Reply(499)
         except (Exception, asyncio.CancelledError) as e:
             reply = _failed(e)
-        if reply.status != 499:
-            await _send(reply, request, send)
-        account = "" if request.key is _OPEN else request.key.account
-        entry = LogLine(began, account, request.model, request.rows, reply.status, time.perf_counter() - started)
-        for observe in self._observers if not request.path.startswith("/v2/health/") else ():
-            observe(entry)
+        try:
+            if reply.status != 499:
+                await _send(reply, request, send)
+        finally:
+            account = "" if request.key is _OPEN else request.key.account
+            self._tell(
+                request.path,
+                LogLine(began, account, request.model, request.rows, reply.status, time.perf_counter() - started),
+            )
         return None
+
+    def _tell(self, path: str, entry: LogLine) -> None:
+        """Tell the observers; that one of them fails is no reason not to answer."""
+        for observe in self._observers if not path.startswith("/v2/health/") else ():
+            try:
+                observe(entry)
+            except Exception as e:
+                _log.error("What is told of a request could not be written: %s", one_line(e))
 
     async def _reply(self, request: Request) -> Reply:
         """The one way to every handler: the key comes first, and whatever is not public needs one."""
@@ -312,7 +323,7 @@ class Application:
         """Reserve, compute, record; sending comes after."""
         if not self.ready:
             raise Overloaded("The server is closing.")
-        body = await request.body(self.limits.body_bytes)
+        body = await request.body(min(self.limits.body_bytes, protocol.largest(service.spec)))
         query = protocol.read(body, _header_length(request.headers), service.spec)
         request.rows = len(query.x)
         ledger = self._ledger
@@ -345,7 +356,10 @@ class Application:
         await receive()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await self.close()
+        try:
+            await self.close()
+        except StealguardError as e:
+            _log.error("Not everything could be written at the end: %s", one_line(e))
         await send({"type": "lifespan.shutdown.complete"})
 
 

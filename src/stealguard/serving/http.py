@@ -28,9 +28,14 @@ class _Transport:
     """A connection as uvicorn sees it; the protocol says how it closes."""
 
     def __init__(self, transport: asyncio.Transport, protocol: _Connection):
-        self.write, self.get_extra_info = transport.write, transport.get_extra_info
+        self._write, self.get_extra_info = transport.write, transport.get_extra_info
         self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
         self.close, self.is_closing = protocol.finish, protocol.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Nothing is written to a client that has closed, of which uvicorn is told a moment later."""
+        if not self.is_closing():
+            self._write(data)
 
 
 class _Open:

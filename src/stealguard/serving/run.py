@@ -15,6 +15,7 @@ from torch import nn
 from stealguard.defenses.base import Defense
 from stealguard.errors import StealguardError
 from stealguard.releases import load
+from stealguard.releases.release import hash_of
 from stealguard.serving.app import Application, LogLine, Receive, Send, log_to
 from stealguard.serving.config import Config
 from stealguard.serving.engine import engine_of
@@ -106,10 +107,13 @@ def services_of(
 
 
 def _refuse_same_weights(services: Services) -> None:
-    """Answers of the same net under two guards can be subtracted from each other."""
+    """Answers of the same net under two guards can be subtracted from each other.
+
+    It is the net's own weights that count: what a defense adds to them changes the hash of the whole.
+    """
     by_weights = defaultdict[str, list[str]](list)
     for (name, version), service in services.items():
-        by_weights[service.weights].append(f"`{name}` version {version}")
+        by_weights[hash_of(service.release.model.net)].append(f"`{name}` version {version}")
     for names in by_weights.values():
         if len(names) > 1:
             raise StealguardError(
