@@ -292,6 +292,8 @@ def test_list_says_what_counters_a_defense() -> None:
         (OSError("[/x] two\nlines"), 2, "error: [/x] two lines"),
         (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), 2, "error: 'utf-8' codec"),
         (StealguardError("a rule\nis broken"), 2, "error: a rule is broken"),
+        (SystemExit("x"), 2, "error: The code of a module of your own ended the program: SystemExit('x')."),
+        (SystemExit(), 2, "error: The code of a module of your own ended the program: SystemExit()."),
         (MemoryError(), 2, "error: There is not enough memory."),
         (
             RuntimeError(

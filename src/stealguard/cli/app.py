@@ -18,6 +18,7 @@ from stealguard.cli.export import export
 from stealguard.cli.guard import guard
 from stealguard.cli.keys import app as keys_app
 from stealguard.cli.list import list_
+from stealguard.cli.printing import RowsFailed
 from stealguard.cli.protect import protect
 from stealguard.cli.report import report
 from stealguard.cli.serve import serve
@@ -65,6 +66,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except (StealguardError, CycloptsError, OSError, UnicodeError) as e:
         _fail(e)
+    except SystemExit as e:
+        if isinstance(e, RowsFailed):
+            raise
+        _fail(StealguardError(f"The code of a module of your own ended the program: {e!r}."))
     except KeyboardInterrupt as e:
         print(one_line(e) if e.args else "interrupted; nothing that was finished is lost", file=sys.stderr)
         sys.exit(130)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from stealguard.results.row import Row
 
 
+class RowsFailed(SystemExit):
+    """The end of a command that did its work, some of which failed."""
+
+
 def print_rows(rows: Iterable[Row], *, as_json: bool) -> None:
     """Rows as a table, or as JSON lines."""
     from stealguard.report import render
@@ -29,7 +33,7 @@ def exit_if_failed(rows: Sequence[Row]) -> None:
         print(f"failed: {reason}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(rows)} thefts failed; the same command tries them again", file=sys.stderr)
-        sys.exit(1)
+        raise RowsFailed(1)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -168,7 +169,9 @@ def svhn(read: Read) -> Arrays:
 
     arrays = {}
     for split in ("train", "test"):
-        content = loadmat(io.BytesIO(read(f"{split}_32x32.mat")))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # scipy warns of bytes that it cannot read rightly
+            content = loadmat(io.BytesIO(read(f"{split}_32x32.mat")))
         arrays[f"{split}_x"] = content["X"].transpose(3, 2, 0, 1)
         arrays[f"{split}_y"] = content["y"].ravel().astype(np.int64) % 10
     return arrays
