@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks import means, worst
+from benchmarks import means, tables, worst
 
 from stealguard.report import render
 from stealguard.results import read
@@ -47,6 +47,11 @@ def test_the_notebooks_tables_of_attacks_are_computed_from_committed_rows(rows: 
 )
 def test_the_notebooks_other_tables_are_means_of_committed_rows(rows: str, by: list[str], of: list[str]) -> None:
     assert means.table(HOME / f"docs/results/{rows}.jsonl", by, of) in NOTEBOOK
+
+
+@pytest.mark.parametrize("rows", ["tables", "tables-mixed"])
+def test_the_tables_of_tables_and_signals_are_computed_from_committed_rows(rows: str) -> None:
+    assert tables.table(read(HOME / f"docs/results/{rows}.jsonl")) in NOTEBOOK
 
 
 MEMORY = {"measurement": "theft", "guard": "memory", "variant": ""}
@@ -105,3 +110,15 @@ def test_every_attack_and_treatment_is_named() -> None:
     from stealguard.attacks.treatments import TREATMENTS
 
     assert {name for name in (*ATTACKS, *TREATMENTS) if f"`{name}`" not in README} == set()
+
+
+def test_every_test_that_the_page_on_reliability_names_is_there() -> None:
+    page = (HOME / "docs/reliability.md").read_text()
+    named = re.findall(r"`(tests/[a-z_/]+\.py)::(test_\w+)`", page)
+    assert len(named) > 40
+    for file, name in named:
+        assert re.search(rf"^def {name}\(", (HOME / file).read_text(), re.MULTILINE), f"{file}::{name}"
+    promises = [
+        line for line in page.splitlines() if line.startswith("|") and not line.startswith(("| promise", "| ---"))
+    ]
+    assert all("::test_" in line for line in promises)

@@ -16,6 +16,7 @@ from samples import blobs, mlp, noise, task
 from stealguard.attacks import Knockoff
 from stealguard.auditing.victim import victim_of
 from stealguard.errors import BoxFault, Invalid
+from stealguard.results import Store
 
 SHAPE, CLASSES = (16,), 3
 DATA = task(300, SHAPE, CLASSES)
@@ -265,3 +266,25 @@ def test_accounts_of_a_release_are_told_apart(tmp_path: Path) -> None:
     assert len(release.box(x[:50])) == 50
     with pytest.raises(sg.errors.Refused):
         release.connect("one")(x)
+
+
+@pytest.mark.parametrize(
+    "raised", [KeyError("a\nb"), SystemExit("x"), TypeError("no tensors"), RuntimeError("ONNX"), RecursionError()]
+)
+def test_whatever_a_model_raises_is_the_boxs_fault_in_one_line(raised: BaseException, tmp_path: Path) -> None:
+    def model(x: Any) -> Any:
+        raise raised
+
+    with pytest.raises(BoxFault, match=rf"`model` should answer. Found {type(raised).__name__}") as caught:
+        audit(model, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_answers_that_are_no_probabilities_are_found_before_anything_is_stolen(tmp_path: Path) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :3] * float("nan")
+
+    with pytest.raises(BoxFault, match=r"should answer rows on the simplex|finite numbers"):
+        audit(Broken(), tmp_path)
+    assert not len(Store(tmp_path / "rows.sqlite"))

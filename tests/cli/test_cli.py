@@ -257,7 +257,7 @@ def test_without_a_command_it_shows_the_first_steps(stealguard: Run) -> None:
     done = stealguard()
     assert done.returncode == 0
     commands = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("  stealguard ")]
-    assert commands == ["demo", "protect", "audit", "report", "compare"]
+    assert commands == ["demo", "protect", "audit", "report", "serve", "compare"]
 
 
 @pytest.mark.parametrize("kind", LISTINGS)
@@ -292,6 +292,14 @@ def test_list_says_what_counters_a_defense() -> None:
         (OSError("[/x] two\nlines"), 2, "error: [/x] two lines"),
         (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), 2, "error: 'utf-8' codec"),
         (StealguardError("a rule\nis broken"), 2, "error: a rule is broken"),
+        (MemoryError(), 2, "error: There is not enough memory."),
+        (
+            RuntimeError(
+                "[x] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12"
+            ),
+            2,
+            "error: There is not enough memory: you tried to allocate 9 bytes.",
+        ),
         (KeyboardInterrupt(), 130, "interrupted; nothing that was finished is lost"),
         (KeyboardInterrupt("stopped after epoch 3"), 130, "stopped after epoch 3"),
     ],

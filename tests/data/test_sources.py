@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import signal
 import subprocess
@@ -190,3 +191,24 @@ def test_files_that_vanish_weigh_nothing(tmp_path: Path) -> None:
     assert sources.weight(tmp_path) == 3
     (tmp_path / "b").symlink_to("nowhere")
     assert sources.weight(tmp_path) == 3 + len("nowhere")
+
+
+def test_a_compressed_file_may_unpack_to_a_gigabyte_or_a_hundred_times_its_size(
+    site: Site, program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, bomb = gzip.compress(bytes(1_000)), gzip.compress(bytes(1_000_000))
+    assert formats.allowed(1_000) == 2**30
+    monkeypatch.setattr(formats, "SMALL", 1_000)
+    assert sources.unzipped(small) == bytes(1_000)
+    with pytest.raises(Unavailable, match=r"more than [0-9,]+ bytes in a gzip file"):
+        sources.unzipped(bomb)
+    packed = tar(tmp_path / "digits-1.0.0.tgz", "package/data", tmp_path)
+    program("npm", f"cp {packed} digits-1.0.0.tgz")
+    monkeypatch.setattr(formats, "RATIO", 0)
+    assert "more than 1,000 bytes in an archive of" in reason(NPM, site)
+
+
+def test_a_pipe_or_a_device_in_a_sets_place_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "file").symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="Not a regular file"):
+        sources.content(tmp_path / "file")

@@ -143,3 +143,15 @@ def test_all_accounts_share_one_book_that_outlives_the_process() -> None:
     again = Accounts(model.heads(), model.guard, (4,), LocalStates(store))
     assert torch.equal(again.answer("bob", x.flip(0)).flip(0), first)
     assert not torch.equal(Accounts(model.heads(), model.guard, (4,)).answer("bob", x.flip(0)).flip(0), first)
+
+
+def test_w_computes_the_same_operations_for_every_answer() -> None:
+    def operations(y: Tensor) -> list[str]:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            least_likely(y, 1.0)
+        return [event.name for event in profile.events()]
+
+    sure, flat = torch.eye(10, dtype=torch.float64)[:1], torch.full((1, 10), 0.1, dtype=torch.float64)
+    expected = operations(sure)
+    for y in (flat, *(rows(1, 10, scale) for scale in (0.1, 3.0, 12.0))):
+        assert operations(y) == expected

@@ -26,7 +26,8 @@ TEXTS = [
 ]  # fmt: skip
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3.7, -0.5, 1e308, float("nan"), float("inf"), 2**31, 2**63, 10**30, -(2**63) - 1,
-    *TEXTS, [], {}, [[]], [None], [1, 2], ["x"], {"x": 1}, {"": None}, [[1, [2, [3]]]], {"a": {"b": {"c": []}}}, [0] * 99,
+    *TEXTS, [], {}, [[]], [None], [1, 2], ["x"], {"x": 1}, {"": None}, [[1, [2, [3]]]], {"a": {"b": {"c": []}}},
+    [0] * 99,
 ]  # fmt: skip
 
 
@@ -181,8 +182,10 @@ def strange_array(draw: Random, x: Any) -> Any:
         lambda: x[:0], lambda: x[:1], lambda: x[:2], lambda: x[None], lambda: flat, lambda: np.float32(1),
         lambda: x[..., :0], lambda: x[..., None, None, None, None], lambda: np.asfortranarray(x), lambda: x[::-1],
         lambda: np.zeros(len(x) if x.ndim else 1, [("a", "<f4"), ("b", "<i8")]), lambda: x.astype("M8[s]"),
-        lambda: np.array(["[/x]", "a\nb", "\U0001f600"] * 20), lambda: np.zeros_like(x), lambda: np.repeat(x, 2, axis=0),
-        lambda: x.astype(np.uint64) + 2**63, lambda: np.array([b"\xff", b""] * 30), lambda: np.zeros((5,) * 20, "<f4")[:0],
+        lambda: np.array(["[/x]", "a\nb", "\U0001f600"] * 20), lambda: np.zeros_like(x), lambda: np.repeat(x, 2,
+        axis=0),
+        lambda: x.astype(np.uint64) + 2**63, lambda: np.array([b"\xff", b""] * 30), lambda: np.zeros((5,) * 20,
+        "<f4")[:0],
         lambda: np.full_like(x, -1), lambda: x + 1, lambda: x * 2, lambda: np.zeros((3, 1, 1, 1), np.float32),
     ]  # fmt: skip
     with np.errstate(all="ignore"):
@@ -262,17 +265,23 @@ def strange_picture(draw: Random) -> tuple[str, bytes]:
     """The suffix and the content of a file that is hardly a picture: a bomb, a header that lies, another format."""
     choices: list[tuple[str, bytes]] = [
         (".png", png(60_000, 60_000)), (".png", png(2**31 - 1, 1)), (".png", png(0, 0)), (".png", png(9_000, 10_500)),
-        (".png", png(6, 6, png_chunk(b"zTXt", b"a\0\0" + TEXT))), (".png", png(6, 6, png_chunk(b"iCCP", b"a\0\0" + TEXT))),
+        (".png", png(6, 6, png_chunk(b"zTXt", b"a\0\0" + TEXT))), (".png", png(6, 6, png_chunk(b"iCCP",
+        b"a\0\0" + TEXT))),
         (".png", png(6, 6, bits=3)), (".png", png(6, 6, color=9)), (".png", png(6, 6, color=3)),
         (".png", png(6, 6, data=TEXT)), (".png", png(6, 6, png_chunk(b"eXIf", b"II*\0" + b"\xff" * 40))),
         (".png", png(6, 6, png_chunk(b"acTL", b"\xff" * 8))), (".png", png(6, 6, bits=16)),
         (".gif", b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + b"\x80\0\0" + b"\0" * 6 + b","),
-        (".bmp", b"BM" + struct.pack("<IHHIIiiHHIIiiII", 99, 0, 0, 54, 40, 2**31 - 1, -(2**31), 1, 24, 0, 0, 0, 0, 0, 0)),
+        (".bmp", b"BM" + struct.pack("<IHHIIiiHHIIiiII", 99, 0, 0, 54, 40, 2**31 - 1, -(2**31), 1, 24, 0, 0, 0, 0, 0,
+        0)),
         (".svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"), (".png", b"%!PS-Adobe-3.0 EPSF-3.0\n"),
-        (".eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n"), (".ppm", b"P6 6 6 255 "), (".ppm", b"P6 99999 99999 255\n"),
+        (".eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n"), (".ppm", b"P6 6 6 255 "), (".ppm",
+        b"P6 99999 99999 255\n"),
         (".pgm", b"P5 6 6 99999999999999999999\n"), (".xbm", b"#define a_width 6\n#define a_height 6\n"),
-        (".tga", bytes(18)), (".ico", b"\0\0\1\0\xff\xff" + bytes(40)), (".tif", b"II*\0\x08\0\0\0\xff\xff" + b"\xff" * 60),
-        (".jpg", b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0\xff\xda"), (".jp2", b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50)),
-        (".webp", b"RIFF\xff\xff\xff\xffWEBPVP8X\n\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff"), (".png", b""), (".qoi", b"qoif" + b"\xff" * 10),
+        (".tga", bytes(18)), (".ico", b"\0\0\1\0\xff\xff" + bytes(40)), (".tif",
+        b"II*\0\x08\0\0\0\xff\xff" + b"\xff" * 60),
+        (".jpg", b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0\xff\xda"), (".jp2",
+        b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50)),
+        (".webp", b"RIFF\xff\xff\xff\xffWEBPVP8X\n\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff"), (".png", b""), (".qoi",
+        b"qoif" + b"\xff" * 10),
     ]  # fmt: skip
     return draw.choice(choices)

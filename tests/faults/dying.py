@@ -1,7 +1,8 @@
 """Runs stealguard commands, each in a process of its own that kills itself at a chosen step.
 
 A step is a change of a name in the working folder, or a wait for the disk: `os.replace`, `os.rename`, `os.link`,
-`os.unlink`, `os.rmdir` and `os.fsync`. The steps of a run are counted, not timed, so a run dies at the same place on every machine.
+`os.unlink`, `os.rmdir` and `os.fsync`. The steps of a run are counted, not timed, so a run dies at the same place on
+every machine.
 
 The script reads one JSON object a line: `arguments` (of the command), `folder` (to work in), `kill` (null, or the
 step's number and `before` or `after`), `room` (null, or the bytes that a file may have, as on a disk that is full) and
@@ -88,9 +89,12 @@ def run(arguments: list[str], folder: str, kill: list[Any] | None, room: int | N
     for copy in range(copies):
         child = os.fork()
         if not child:
-            status = command(arguments, Path(folder), kill, room, log, copy)
-            sys.stdout.flush()
-            os._exit(status)
+            status = 1
+            try:
+                status = command(arguments, Path(folder), kill, room, log, copy)
+                sys.stdout.flush()
+            finally:
+                os._exit(status)
         children.append(child)
     os.close(log)
     ended = [os.waitpid(child, 0)[1] for child in children]

@@ -14,8 +14,8 @@ NOTE = re.compile(
 DRAFT = re.compile(
     r"(^|/)\.[^/]*-[0-9]+\.[a-z0-9_]{8}$|\.try$|\.[0-9]+\.[0-9a-f]{32}|(^|/)store/\.work/[^/]*/|-(wal|shm|journal)$"
 )
-# What a command that ends with status 2 may have written for good: rows, answers that were paid for, a journal, cells of
-# a comparison, and a damaged file under its new name.
+# What a command that ends with status 2 may have written for good: rows, answers that were paid for, a journal, cells
+# of a comparison, and a damaged file under its new name.
 KEPT = re.compile(r"audit\.sqlite|rows\.sqlite|attempts\.jsonl|store|compared|out/(cells|locks|releases)|\.damaged$")
 
 

@@ -330,7 +330,7 @@ def checkpoints(draw: Random, base: Path, work: Path) -> list[str]:
                 key = draw.choice(list(inside))
                 if not isinstance(inside[key], dict) or not inside[key]:
                     break
-                inside, inside_key = inside[key], key
+                inside = inside[key]
             key = draw.choice(list(inside)) if isinstance(inside, dict) and inside else None
             if key is not None:
                 inside[key] = draw.choice(
@@ -352,8 +352,10 @@ def settings(draw: Random, base: Path, work: Path) -> list[str]:
     from stealguard.defenses import DEFENSES
     from stealguard.training import Training
 
-    values = [*TEXTS, "[1]", "{a: 1}", "1e-3", "-1e-3", "0.5", "1.5", "10", "100000000000", "!!binary aGk=", "2020-01-01",
-              "!!python/object:os.system x", "&a {b: *a}", "[" * 2000, "? a", "- a\n- b", "'", "\t", "0x10", "1_0", "1:2"]  # fmt: skip
+    values = [*TEXTS, "[1]", "{a: 1}", "1e-3", "-1e-3", "0.5", "1.5", "10", "100000000000", "!!binary aGk=",
+    "2020-01-01",
+              "!!python/object:os.system x", "&a {b: *a}", "[" * 2000, "? a", "- a\n- b", "'", "\t", "0x10", "1_0",
+              "1:2"]  # fmt: skip
 
     def pair(fields: Any) -> str:
         key = draw.choice([*fields, *fields, *NAMES, "a.b.c", "training.lr", "training", "", "."])
@@ -380,9 +382,11 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 YAML_TEXTS = [
     LAUGHS, "data: !!int x\n", "nets: 3\n", "data: [a]\ndata: [b]\n", "data: " + "[" * 5_000, "data: " + "{a: " * 5_000,
-    "data: &a [*a]\n", "? [a, b]\n: c\n", "data: !!python/object/apply:os.system [true]\n", "--- a\n--- b\n", "\0", "%YAML 9\n",
+    "data: &a [*a]\n", "? [a, b]\n: c\n", "data: !!python/object/apply:os.system [true]\n", "--- a\n--- b\n", "\0",
+    "%YAML 9\n",
     "<<: *x\n", "<<: {data: x}\n", "data: 2020-01-01\nseeds: [1, !!float x]\n", "data: !!timestamp x\n", "\tdata: x\n",
-    "- data\n", "data", "", "# nothing", "'", "data: |\n  x", "data: !!omap [a: 1]\n", "data: !!set {a, b}\n", "seeds: 0x_\n",
+    "- data\n", "data", "", "# nothing", "'", "data: |\n  x", "data: !!omap [a: 1]\n", "data: !!set {a, b}\n",
+    "seeds: 0x_\n",
     "seeds: 1:2:3\n", "seeds: [" + "1, " * 200_000 + "1]\n", "data: '" + "x" * 10**6 + "'\n", "a: &a {<<: *a}\n",
 ]  # fmt: skip
 
@@ -392,8 +396,10 @@ def grids(draw: Random, base: Path, work: Path) -> list[str]:
     copied(base, work, "task.npz", "pool.npz", "outliers.npz", "grid.yaml", "own.py")
     path = work / "grid.yaml"
     more = [
-        "npz:none.npz", "npz:pool.npz", "own:5", "nothing", "own:net", "ini", {"ini": {"gamma": [0.1, "x"]}}, {"none": None},
-        {"none": {"epochs": 0}}, {"none": {"name": 3}}, {"none": {"training": 3}}, "ini-robust", {"knockoff": {"budget": []}},
+        "npz:none.npz", "npz:pool.npz", "own:5", "nothing", "own:net", "ini", {"ini": {"gamma": [0.1, "x"]}},
+        {"none": None},
+        {"none": {"epochs": 0}}, {"none": {"name": 3}}, {"none": {"training": 3}}, "ini-robust",
+        {"knockoff": {"budget": []}},
         {"knockoff": {"pools": "own:x"}}, {"jbda": 3}, ["none", "none"], list(range(12_000)), "smooth+x", 10**18, -1,
         {"none": {"epochs": 2}}, "quick", "full", [["knockoff"]], {"x": {"y": {}}}, {"npz:none.npz": []},
     ]  # fmt: skip
@@ -479,8 +485,10 @@ def statements(draw: Random) -> Iterator[tuple[str, tuple[Any, ...]]]:
               "\U0001f600", "a\nb", b"\xff\0", b"", "x" * 100_000, "0" * 5_000, "1" * 5_000, "[" * 50_000]  # fmt: skip
     table = draw.choice(["victims", "thefts", "metrics"])
     columns = {
-        "victims": ["id", "key", "name", "setting", "seed", "data", "shape", "classes", "outliers", "training", "defense"],
-        "thefts": ["victim", "key", "attack", "attack_settings", "pool", "labels", "status", "reason", "budget", "seconds",
+        "victims": ["id", "key", "name", "setting", "seed", "data", "shape", "classes", "outliers", "training",
+        "defense"],
+        "thefts": ["victim", "key", "attack", "attack_settings", "pool", "labels", "status", "reason", "budget",
+        "seconds",
                    "when", "accounts", "seed", "in_family", "threads"],
         "metrics": ["owner", "name", "value"],
     }[table]  # fmt: skip
@@ -625,7 +633,8 @@ def strange_onnx(draw: Random, path: Path) -> None:
             weight.ClearField("raw_data")
             weight.data_location = TensorProto.EXTERNAL
             for key, value in (("location", draw.choice(["/dev/zero", "/etc/passwd", "../x", "none", "model.onnx"])),
-                               ("offset", draw.choice(["0", "-1", "x"])), ("length", draw.choice(["432", "99999999999"]))):  # fmt: skip
+                               ("offset", draw.choice(["0", "-1", "x"])), ("length", draw.choice(["432",
+                               "99999999999"]))):  # fmt: skip
                 weight.external_data.add(key=key, value=value)
         case 6:
             graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N", 3]))
@@ -642,7 +651,8 @@ def code(draw: Random, base: Path, work: Path) -> list[str]:
         "raise SystemExit", "raise SystemExit(3)", "raise ValueError('a\\nb')", "1 / 0", "def net(:", "\0", "net = 3",
         "def net():\n    raise SystemExit('x')", "def net():\n    return None", "def net(a, b):\n    return a",
         "def net():\n    return net()", "import nowhere", "raise RecursionError", "raise MemoryError", "assert False",
-        "def net():\n    return nn.Linear(36, 3)", "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(35, 3))",
+        "def net():\n    return nn.Linear(36, 3)",
+        "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(35, 3))",
         "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 7))", "def net():\n    return nn.Identity()",
         "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.Softmax(dim=1))",
         "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.LogSoftmax(dim=1))",
@@ -651,11 +661,16 @@ def code(draw: Random, base: Path, work: Path) -> list[str]:
         "class net(nn.Module):\n    def forward(self, x):\n        return {'a': x}",
         "class net(nn.Module):\n    def forward(self, x):\n        return x.flatten(1)[:, :3] * float('nan')",
         "class net(nn.Module):\n    def forward(self, x):\n        x.zero_(); return x.flatten(1)[:, :3]",
-        "def net(x):\n    return x.reshape(len(x), -1)[:, :3]", "def net(x):\n    return None", "def net(x):\n    return 'abc'",
-        "def net(x):\n    raise KeyError('a\\nb')", "def net(x):\n    return [[0.2, 0.8, 0.0]] * len(x)", "def net(x):\n    return x[0]",
-        "def net(x):\n    raise SystemExit('x')", "def net(x):\n    return [[0.2, 0.8, 0.0]]", "def net(x):\n    return [object()] * len(x)",
-        "def net(x):\n    return [[float('nan')] * 3] * len(x)", "from dataclasses import dataclass\n@dataclass\nclass net:\n    a: int",
-        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass net:\n    budget: int = 5\n    needed: int = 5\n"
+        "def net(x):\n    return x.reshape(len(x), -1)[:, :3]", "def net(x):\n    return None",
+        "def net(x):\n    return 'abc'",
+        "def net(x):\n    raise KeyError('a\\nb')", "def net(x):\n    return [[0.2, 0.8, 0.0]] * len(x)",
+        "def net(x):\n    return x[0]",
+        "def net(x):\n    raise SystemExit('x')", "def net(x):\n    return [[0.2, 0.8, 0.0]]",
+        "def net(x):\n    return [object()] * len(x)",
+        "def net(x):\n    return [[float('nan')] * 3] * len(x)",
+        "from dataclasses import dataclass\n@dataclass\nclass net:\n    a: int",
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass net:\n    budget: int = 5\n"
+        "    needed: int = 5\n"
         "    def __call__(self, box, pool, clone, *, seed):\n        raise SystemExit('x')",
         "from stealguard.defenses.base import Defense\nfrom dataclasses import dataclass\n@dataclass(frozen=True)\n"
         "class net(Defense):\n    def build(self, net, like):\n        raise OSError(28, 'No space left')",
@@ -689,16 +704,22 @@ def published(draw: Random, base: Path, work: Path) -> list[str]:
     bomb = gzip.compress(bytes(2**28), 9) if draw.random() < 0.02 else gzip.compress(bytes(2**20))
     batch = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 1], b"fine_labels": [0, 1]}
     contents: list[bytes] = [
-        idx(pixels), idx(labels), idx(pixels)[:20], b"\0\0\x08\x03" + b"\xff" * 12, b"\0\0\x08\xff", gzip.compress(idx(pixels)),
-        bomb, pickle.dumps(batch), pickle.dumps(print), pickle.dumps({b"data": 3}), pickle.dumps([1] * 9), b"cos\nsystem\n.",
-        pickle.dumps(batch, 0), b"\x80\x04\x95" + b"\xff" * 8, bytes(3073), bytes(3074), b"", b"MATLAB 5.0", draw.randbytes(500),
+        idx(pixels), idx(labels), idx(pixels)[:20], b"\0\0\x08\x03" + b"\xff" * 12, b"\0\0\x08\xff",
+        gzip.compress(idx(pixels)),
+        bomb, pickle.dumps(batch), pickle.dumps(print), pickle.dumps({b"data": 3}), pickle.dumps([1] * 9),
+        b"cos\nsystem\n.",
+        pickle.dumps(batch, 0), b"\x80\x04\x95" + b"\xff" * 8, bytes(3073), bytes(3074), b"", b"MATLAB 5.0",
+        draw.randbytes(500),
     ]  # fmt: skip
     layout = {
-        "mnist": [f"MNIST/raw/{part}-{what}" for part in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")],
-        "kmnist": [f"KMNIST/raw/{part}-{what}" for part in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")],
+        "mnist": [f"MNIST/raw/{part}-{what}" for part in ("train", "t10k") for what in ("images-idx3-ubyte",
+        "labels-idx1-ubyte")],
+        "kmnist": [f"KMNIST/raw/{part}-{what}" for part in ("train", "t10k") for what in ("images-idx3-ubyte",
+        "labels-idx1-ubyte")],
         "emnist-letters": [f"EMNIST/raw/emnist-letters-{part}-{what}" for part in ("train", "test")
                            for what in ("images-idx3-ubyte", "labels-idx1-ubyte")],
-        "cifar10": [f"cifar-10-batches-py/{name}" for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4",
+        "cifar10": [f"cifar-10-batches-py/{name}" for name in ("data_batch_1", "data_batch_2", "data_batch_3",
+        "data_batch_4",
                                                               "data_batch_5", "test_batch")],
         "cifar100": ["cifar-100-binary/train.bin", "cifar-100-binary/test.bin"],
         "svhn": ["train_32x32.mat", "test_32x32.mat"],
@@ -734,19 +755,28 @@ def published(draw: Random, base: Path, work: Path) -> list[str]:
 
 LONG = {"suite": ["standard", "full", "adaptive"], "epochs": ["9" * 9]}  # what is sound, and takes minutes
 SPECIAL: dict[str, list[str]] = {
-    "threads": ["0", "-1", "1025", "10**9", "2147483648", "9" * 30, "1.5"], "workers": ["0", "-1", "1000000000", "9" * 30, "x"],
+    "threads": ["0", "-1", "1025", "10**9", "2147483648", "9" * 30, "1.5"], "workers": ["0", "-1", "1000000000",
+    "9" * 30, "x"],
     "budget": ["0", "-1", "21", "1000000000000", "9" * 30, "1e3"], "seeds": ["-1", "9" * 30, "1.5", "4294967296", "x"],
-    "seed": ["-1", "9" * 30, "18446744073709551616", "x"], "own": ["-1", "61", "9" * 30, "60"], "gpus": ["-1", "1", "9" * 30],
-    "accounts": ["0", "-1", "1000000000", "9" * 30, "20", "21"], "accounts-to-reach": ["0", "-5", "101", "nan", "inf", "1e-300", "5"],
+    "seed": ["-1", "9" * 30, "18446744073709551616", "x"], "own": ["-1", "61", "9" * 30, "60"], "gpus": ["-1", "1",
+    "9" * 30],
+    "accounts": ["0", "-1", "1000000000", "9" * 30, "20", "21"], "accounts-to-reach": ["0", "-5", "101", "nan", "inf",
+    "1e-300", "5"],
     "epochs": ["0", "-1", "1.5", "x", "1"], "device": ["cuda", "cuda:0", "cpu:7", "meta", "mps", "xpu", "", "cpu "],
-    "clone": ["mlp", "lenet5", "resnet50", "own:net", "own:nothing"], "defense": ["ini", "ini-robust", "hoda", "none:x", "own:net"],
-    "format": ["csv", "html", "JSON"], "engine": ["ray", "slurm", "none", ""], "address": ["auto", "127.0.0.1:1", "local", "debug"],
-    "start": ["release", "none", "task.npz", "/"], "net": ["mlp", "own:net", "own:nothing", "lenet5"], "trained": ["own:net", "none"],
+    "clone": ["mlp", "lenet5", "resnet50", "own:net", "own:nothing"], "defense": ["ini", "ini-robust", "hoda",
+    "none:x", "own:net"],
+    "format": ["csv", "html", "JSON"], "engine": ["ray", "slurm", "none", ""], "address": ["auto", "127.0.0.1:1",
+    "local", "debug"],
+    "start": ["release", "none", "task.npz", "/"], "net": ["mlp", "own:net", "own:nothing", "lenet5"],
+    "trained": ["own:net", "none"],
     "pools": ["npz:pool.npz", "npz:task.npz", "own:60", "own:61", "nothing", "letters", "digits", "npz:outliers.npz"],
-    "labels": ["soft", "hard", "both"], "treatments": ["sharpen", "top-1+smooth", "x+", "+", "p-bayes", "d-dae", "confident"],
+    "labels": ["soft", "hard", "both"], "treatments": ["sharpen", "top-1+smooth", "x+", "+", "p-bayes", "d-dae",
+    "confident"],
     "classes": ["0", "a", "3", "-1"], "data": ["npz:task.npz", "npz:pool.npz", "mnist", "task.npz", "folder:."],
-    "outliers": ["npz:outliers.npz", "npz:pool.npz", "letters", "npz:task.npz", "folder:."], "store": ["rows.sqlite", "release", "task.npz"],
-    "out": ["release", "task.npz", "task.npz/x", "release/x", "/proc/x", "/dev/null/x", ".", "..", "/", "", "x" * 300, "a\nb", "out/"],
+    "outliers": ["npz:outliers.npz", "npz:pool.npz", "letters", "npz:task.npz", "folder:."], "store": ["rows.sqlite",
+    "release", "task.npz"],
+    "out": ["release", "task.npz", "task.npz/x", "release/x", "/proc/x", "/dev/null/x", ".", "..", "/", "", "x" * 300,
+    "a\nb", "out/"],
 }  # fmt: skip
 COMMANDS: dict[str, list[str]] = {
     "protect": PROTECT,

@@ -1,9 +1,9 @@
 """The command line is fed spoiled inputs of every kind: one line and status 2, or a sound result.
 
 A short sample is run by default, 8 mutants of each kind. STEALGUARD_ALL_FAULTS=1 runs 5,100: 350 of each kind, and 150
-of those in `LONG`, whose commands train and steal whatever is wrong. It takes about 20 minutes of one processor. With STEALGUARD_FAULTS_LOG=FILE each end is a line
-of JSON in that file, and a run that was stopped goes on with the mutants that are not in it. Mutants are numbered: a
-kind and a number give the same input in every run.
+of those in `LONG`, whose commands train and steal whatever is wrong. It takes about 20 minutes of one processor. With
+STEALGUARD_FAULTS_LOG=FILE each end is a line of JSON in that file, and a run that was stopped goes on with the mutants
+that are not in it. Mutants are numbered: a kind and a number give the same input in every run.
 """
 
 from __future__ import annotations

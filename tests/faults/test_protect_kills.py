@@ -12,6 +12,7 @@ from commands import STRIDE, Commands, Ended, listing
 from safetensors.torch import load_file
 
 import stealguard as sg
+from stealguard.files import sha256
 from stealguard.identity import tensor_hash
 
 pytestmark = pytest.mark.slow
@@ -32,7 +33,7 @@ def content(release: Path) -> dict[str, Any]:
     for name in ("created", "seconds", "sha256"):
         recipe.pop(name, None)
     recipe["history"] = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in recipe["history"]]
-    weights = next(path for name in (".new", "") if (path := release / f"weights.safetensors{name}").exists())
+    (weights, *_) = (path for path in release.glob("weights.*") if sha256(path) == recipe["weights_sha256"])
     return recipe | {"weights": {name: tensor_hash(tensor) for name, tensor in load_file(weights).items()}}
 
 

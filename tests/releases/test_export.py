@@ -236,8 +236,8 @@ def test_files_and_report_are_checked(plain: Exported, tmp_path: Path) -> None:
 
 FOREIGN = [
     {"onnx": [1]}, {"onnx": {}}, {"onnx": 3}, {"heads": "x"}, {"heads": {"file": "/dev/zero"}},
-    {"heads": {"file": "../heads.onnx"}}, {"heads": {"file": 3}}, {"heads": {"read": [3]}}, {"heads": {"parity": [{"x": 1}]}}, {"heads": {"parity": None}},
-    {"identity": 1}, {"packages": [1]},
+    {"heads": {"file": "../heads.onnx"}}, {"heads": {"file": 3}}, {"heads": {"read": [3]}},
+    {"heads": {"parity": [{"x": 1}]}}, {"heads": {"parity": None}}, {"identity": 1}, {"packages": [1]},
 ]  # fmt: skip
 
 

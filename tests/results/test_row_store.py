@@ -149,6 +149,19 @@ def test_rows_that_were_tampered_with_are_one_clear_line(store: Store, damage: s
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("what", ["VIEW endless AS", "TRIGGER endless AFTER INSERT ON thefts BEGIN"])
+def test_a_store_that_brings_sql_of_its_own_is_refused(store: Store, what: str) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
+    body = f"INSERT INTO metrics SELECT i, 'x', 0.5 FROM ({endless}); END" if "TRIGGER" in what else endless
+    with closing(sqlite3.connect(store.path)) as db, db:
+        db.execute(f"CREATE {what} {body}")
+    for use in (list, lambda store: store.put(make_row())):
+        with pytest.raises(
+            StealguardError, match=r"is not a stealguard row store: it has views or triggers \(endless\)"
+        ):
+            use(store)
+
+
 def test_a_store_that_has_gone_is_not_made_anew(store: Store) -> None:
     store.path.unlink()
     with pytest.raises(StealguardError, match="cannot be used"):

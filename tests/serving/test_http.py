@@ -455,8 +455,27 @@ def test_an_address_that_is_taken_is_named() -> None:
         Server(Application({}, None), host="nowhere.invalid", port=0)
 
 
-@pytest.mark.parametrize("setting", ["body_bytes", "rows", "idle_seconds", "drain_seconds"])
+@pytest.mark.parametrize("setting", ["bodies_bytes", "rows", "idle_seconds", "drain_seconds"])
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_limits_are_numbers_above_zero(setting: str, value: float) -> None:
     with pytest.raises(StealguardError, match=setting):
         Limits(**{setting: value})
+
+
+def test_bodies_may_be_as_long_as_the_rows_of_the_largest_model_need() -> None:
+    small, large = Limits(rows=10).fitting([(3,)]), Limits(rows=10).fitting([(3,), (1, 28, 28)])
+    assert 10 * 784 * len("-1.2345678901234567e-100,") <= large.body_bytes < 2**20
+    assert small.body_bytes < large.body_bytes
+    assert Limits().fitting([(3, 1000, 1000)]).body_bytes == 64 * 2**20
+    assert Limits(body_bytes=7).fitting([(3,)]).body_bytes == 7
+
+
+def test_bodies_that_wait_have_a_limit_together(service: Linear) -> None:
+    limits = Limits(body_bytes=100_000, bodies_bytes=100_000)
+    with running(Application({("linear", "1"): service}, None, limits)) as server:
+        head = INFER + b"Content-Length: 90000\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.port), 30) as first:
+            first.sendall(head + b" " * 60_000)
+            wait_until(lambda: only(exchange(server.port, head + b" " * 60_000))[0] == 503)
+            good(server.port, service)
+        wait_until(lambda: only(exchange(server.port, head + b" " * 90_000))[0] == 400)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +21,6 @@ from stealguard.serving.service import Answered, Service
 SHAPE = (16,)
 FREE = Restriction()
 X = task(40, SHAPE, 3)[0].numpy()
-
-
-@pytest.fixture(scope="session")
-def robust(once: Callable[[str, Callable[[Path], object]], Path]) -> sg.Release:
-    """A release whose guard has suspicion."""
-
-    def make(out: Path) -> None:
-        preset = sg.PRESETS["ini-robust"]
-        sg.protect(
-            mlp(), data=task(600, SHAPE, 3), outliers=[noise(300, SHAPE)], defense=preset.defense, epochs=3, out=out
-        )
-
-    return sg.load(once("served-robust", make), net=mlp())
 
 
 def asked(service: Service, *questions: tuple[str, NDArray[np.float32]], told: Restriction = FREE) -> list[Answered]:

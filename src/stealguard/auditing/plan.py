@@ -207,4 +207,4 @@ def _without_test_inputs(pool: Pool, task: Task) -> Pool:
 def owned_by(pool: str) -> int:
     """How many task samples an attacker owns who queries with `pool`."""
     number = pool.removeprefix(OWN)
-    return int(number) if pool.startswith(OWN) and number.isdecimal() else 0
+    return int(number) if pool.startswith(OWN) and number.isdecimal() and len(number) < 19 else 0

@@ -316,7 +316,7 @@ class _Audit:
             raise
         except StealguardError as e:
             status, reason = "failed", str(e)
-        except Exception as e:  # an attack or a victim of somebody else's: the other thefts go on
+        except (Exception, SystemExit) as e:  # an attack or a victim of somebody else's: the other thefts go on
             status, reason = "failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
             if metered.refusal and not metered.spent:  # few attacks can do anything without a single answer
                 reason = metered.refusal

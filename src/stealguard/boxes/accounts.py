@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from threading import Lock
 from typing import NamedTuple, Protocol, TypeVar
@@ -84,8 +83,16 @@ class LocalStates:
         Raises:
             StealguardError: what the store has is damaged, or there is no room and the store cannot be written.
         """
-        with self._held(name) as memory:
-            result, memory.state = step(memory.state)
+        memory = self._taken(name)
+        try:
+            with memory.lock:
+                if not memory.read:
+                    memory.state = memory.written = self._from_store(name)
+                    memory.read = True
+                result, memory.state = step(memory.state)
+        finally:
+            with self._lock:
+                memory.users -= 1
         return result
 
     def flush(self) -> None:
@@ -101,24 +108,17 @@ class LocalStates:
             for memory, state in changed.values():
                 memory.written = state
 
-    @contextmanager
-    def _held(self, name: str) -> Iterator[_Memory]:
-        """The memory of that name, for one request at a time."""
+    def _taken(self, name: str) -> _Memory:
+        """The memory of that name, counted as used by one request more."""
         if self._store is not None and len(self._known) >= self._limit and name not in self._known:
             self._make_room()
         with self._lock:
-            memory = self._known.setdefault(name, _Memory())
+            memory = self._known.get(name)
+            if memory is None:
+                memory = self._known[name] = _Memory()
             self._known.move_to_end(name)
             memory.users += 1
-        try:
-            with memory.lock:
-                if not memory.read:
-                    memory.state = memory.written = self._from_store(name)
-                    memory.read = True
-                yield memory
-        finally:
-            with self._lock:
-                memory.users -= 1
+        return memory
 
     def _make_room(self) -> None:
         self.flush()

@@ -17,6 +17,7 @@ from pathlib import Path
 from stealguard.comparing.cells import GridCell, PlannedVictim
 from stealguard.errors import StealguardError
 from stealguard.files import read_text, sha256, write_text
+from stealguard.releases import workplace
 from stealguard.releases.release import WEIGHTS, read_recipe
 from stealguard.results import Row
 
@@ -44,6 +45,19 @@ def done(home: Path, cell: GridCell) -> bool:
     if cell.block is None:
         return whole(release_folder(home, cell.victim))
     return finished(cell_file(home, cell.key))
+
+
+def tidy(home: Path, cell: GridCell) -> None:
+    """Remove what a process left beside the files of a cell that was done when it was killed."""
+    if cell.block is None:
+        workplace.tidy(release_folder(home, cell.victim))
+    else:
+        shutil.rmtree(scratch(home, cell.key), ignore_errors=True)
+
+
+def scratch(home: Path, key: str) -> Path:
+    """Where the rows of a cell and the answers that they follow from are kept until the cell is done."""
+    return cell_file(home, key).with_suffix("")
 
 
 def whole(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from stealguard.auditing.plan import owned_by
 from stealguard.comparing.cells import GridCell, PlannedVictim, attacks_of, plan, unpinned
 from stealguard.comparing.engines import ENGINES, Engine, Wanted
 from stealguard.comparing.grid import read
-from stealguard.comparing.layout import done, release_folder, rows_left
+from stealguard.comparing.layout import done, release_folder, rows_left, tidy
 from stealguard.comparing.work import work
 from stealguard.errors import StealguardError, pick, require
 from stealguard.files import real
@@ -78,6 +78,9 @@ def compare(
     cells = plan(spec)
     there = {cell.key for cell in cells if done(home, cell)}
     missing = [cell for cell in cells if cell.key not in there]
+    for cell in cells:
+        if cell.key in there:
+            tidy(home, cell)
     reasons: dict[str, str] = {}
     with ExitStack() as stack:
         made: Engine | None = start(work, home, Wanted(workers, threads, gpus, address)) if missing else None

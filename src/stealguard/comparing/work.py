@@ -21,7 +21,17 @@ from filelock import FileLock
 from stealguard import data as sets
 from stealguard.auditing import audit
 from stealguard.comparing.cells import PlannedVictim, attack_of
-from stealguard.comparing.layout import cell_file, finished, made, release_folder, set_aside, under, whole, write_rows
+from stealguard.comparing.layout import (
+    cell_file,
+    finished,
+    made,
+    release_folder,
+    scratch,
+    set_aside,
+    under,
+    whole,
+    write_rows,
+)
 from stealguard.errors import StealguardError, disk_error, one_line
 from stealguard.files import appending
 from stealguard.releases.protection import guarded, protect
@@ -57,7 +67,7 @@ def _train(home: Path, victim: PlannedVictim, device: str | None) -> str:
     base = victim.base
     if base is not None:
         trained = load(release_folder(home, base), net=_own(base.net), defense=_own(base.defense))
-        guarded(trained, victim.made(), folder)
+        guarded(trained, victim.made(), folder, data=_task(victim.data))
         return ""
     protect(
         victim.net, _task(victim.data), out=folder, outliers=victim.outliers, defense=victim.made(),
@@ -72,17 +82,17 @@ def _steal(home: Path, victim: PlannedVictim, cell: Mapping[str, Any], device: s
     block, path = cell["block"], cell_file(home, cell["key"])
     if finished(path):
         return ""
-    scratch = path.with_suffix("")
+    kept = scratch(home, cell["key"])
     rows = audit(
         release_folder(home, victim), [attack_of(attack) for attack in block["attacks"]], block["pools"],
         block["labels"], treatments=block["treatments"], own=block["own"], accounts=block["accounts"],
         seeds=[victim.seed], clone=cell["clone"], data=_task(victim.data), net=_own(victim.net),
-        defense=_own(victim.defense), resize=victim.resize, store=scratch / STORE, device=device, progress=False,
+        defense=_own(victim.defense), resize=victim.resize, store=kept / STORE, device=device, progress=False,
     )  # fmt: skip
     write_rows(path, [under(victim.name, row) for row in rows])
     failed = [row.reason for row in rows if row.status == "failed"]
     if not failed:  # else the answers that were paid for are kept for the next try
-        shutil.rmtree(scratch)
+        shutil.rmtree(kept, ignore_errors=True)
     return "; ".join(dict.fromkeys(failed))
 
 

@@ -28,6 +28,7 @@ from stealguard.training.augment import half_affine
 from stealguard.types import Batch, Scope, State
 
 BINS, LOW, HIGH = 40, -8.0, 12.0  # of the histograms of odds
+SCALE = BINS / (HIGH - LOW)
 HALF = 0.5  # a count added to each bin
 SUSPICION = "suspicion"  # the name, in the state, of what is held against an account
 FULL = 30.0  # trust at which strictness has fallen to its floor
@@ -43,6 +44,14 @@ Array = NDArray[np.floating[Any]]
 
 Suspects = Literal["refuse", "decoys"]
 SUSPECTS: tuple[Suspects, ...] = get_args(Suspects)
+
+
+class Numbers(NamedTuple):
+    """What `Measured` holds, as plain numbers."""
+
+    evidence: list[float]
+    confidence: float
+    alike: float
 
 
 class Measured(nn.Module):
@@ -63,6 +72,16 @@ class Measured(nn.Module):
         self.register_buffer("evidence", torch.zeros(BINS))
         self.register_buffer("confidence", torch.tensor(0.9))
         self.register_buffer("alike", torch.tensor(1.0))
+        self._numbers: tuple[object, Numbers] | None = None
+
+    @property
+    def numbers(self) -> Numbers:
+        """All three as numbers, which are read anew when a buffer has changed."""
+        version = [(id(buffer), buffer._version) for buffer in self._buffers.values() if buffer is not None]
+        if self._numbers is None or self._numbers[0] != version:
+            known = Numbers(self.evidence.tolist(), self.confidence.item(), self.alike.item())
+            self._numbers = version, known
+        return self._numbers[1]
 
     def measure(self, heads: Mapping[str, nn.Module], held_out: Batch) -> None:
         """Read all three from inputs that nothing was trained on: task inputs, half of them moved, and outliers."""
@@ -85,7 +104,7 @@ def _histogram(odds: Tensor) -> Tensor:
 
 def _bins(odds: Tensor) -> Tensor:
     """The bins (N,) that odds (N,) fall into; the outer ones are open."""
-    return ((odds - LOW) * (BINS / (HIGH - LOW))).long().clamp(0, BINS - 1)
+    return ((odds - LOW) * SCALE).long().clamp(0, BINS - 1)
 
 
 def directions(outputs: Mapping[str, Tensor]) -> Tensor:
@@ -100,6 +119,8 @@ def likeness(points: Tensor) -> Tensor:
 
 
 def _likeness(points: Array) -> Array:
+    if len(points) == KEPT + 1:  # most requests are of one query
+        return points[:KEPT].dot(points[KEPT]).max(keepdims=True)
     found = []
     for start in range(KEPT, len(points), ROWS):
         part = points[start - KEPT : start + ROWS]
@@ -107,7 +128,7 @@ def _likeness(points: Array) -> Array:
         down, right = cosines.strides
         before = np.ndarray((len(cosines), KEPT), cosines.dtype, cosines, 0, (down + right, right))
         found.append(before.max(axis=1))
-    return found[0] if len(found) == 1 else np.concatenate(found)
+    return np.concatenate(found)
 
 
 def one_shape(chosen: Tensor, classes: int, confidence: float | Tensor) -> Tensor:
@@ -213,11 +234,10 @@ class Suspicion(Plain):
         """The `signals`, (N, 3 + D): the odds, the net's class and the decoys', and what queries are compared by."""
         if SIGNALS in outputs:
             return outputs
-        named = [outputs[name].argmax(dim=1, keepdim=True) for name in ("logits", "decoys")]
-        found = outputs["logits"].logsumexp(dim=1, keepdim=True)
-        return {
-            SIGNALS: torch.cat([found, *(classes.to(found.dtype) for classes in named), directions(outputs)], dim=1)
-        }
+        v = outputs["logits"]
+        named = torch.cat([v, outputs["decoys"]], dim=1).reshape(-1, 2, v.shape[1]).argmax(dim=2)
+        found = v.logsumexp(dim=1, keepdim=True)
+        return {SIGNALS: torch.cat([found, named.to(v.dtype), directions(outputs)], dim=1)}
 
     def passed(self, outputs: Mapping[str, Tensor], state: State, /) -> Tensor:
         return self.review(outputs, state).passed
@@ -232,16 +252,14 @@ class Suspicion(Plain):
         return Review(torch.tensor(passed, dtype=torch.bool, device=signals.device), after)
 
     def _review(self, signals: Array, state: State) -> tuple[list[bool], State]:
-        known, seen = self._gate.measured, state["seen"].numpy(force=True)
+        known, seen = self._gate.measured.numbers, state["seen"].numpy(force=True)
         points = np.concatenate((seen, signals[:, 3:]))
-        alike, evidence = known.alike.item(), known.evidence.tolist()
         suspicion, trust, strictness = float(state[SUSPICION]), float(state["trust"]), self._gate.strictness
-        passed: list[bool] = []
-        found, nearest = signals[:, 0], _likeness(points)
-        places = (found - LOW) * (BINS / (HIGH - LOW))
-        for o, place, near in zip(found.tolist(), places.tolist(), nearest.tolist(), strict=True):
-            e = evidence[int(place) if 0 < place < BINS else BINS - 1 if place >= BINS else 0]
-            if near > alike and e < 0:
+        before, passed = (suspicion, trust), list[bool]()
+        for o, near in zip(signals[:, 0].tolist(), _likeness(points).tolist(), strict=True):
+            place = (o - LOW) * SCALE
+            e = known.evidence[int(place) if 0 < place < BINS else BINS - 1 if place >= BINS else 0]
+            if near > known.alike and e < 0:
                 e = 0.0
             if suspicion <= self.limit:
                 suspicion += e if e > -RECOVERY else -RECOVERY
@@ -249,20 +267,22 @@ class Suspicion(Plain):
                 break
             passed.append(o > strictness - self._fall * trust)
             suspicion, trust = suspicion if suspicion > 0 else 0.0, min(FULL, trust - e) if trust > e else 0.0
-        after = {
-            **state,
-            SUSPICION: torch.from_numpy(np.array(suspicion)),
-            "trust": torch.from_numpy(np.array(trust)),
-            "seen": torch.from_numpy(points[len(passed) : len(passed) + KEPT].astype(seen.dtype)),
-        }
+        n = len(passed)
+        last = points[n : n + KEPT].astype(seen.dtype, copy=n > KEPT)  # no long request is kept for its end's sake
+        after = {**state, "seen": torch.from_numpy(last)}
+        if (suspicion, trust) != before:
+            after |= {SUSPICION: torch.from_numpy(np.array(suspicion)), "trust": torch.from_numpy(np.array(trust))}
         return passed, after
 
     def _answers(self, signals: Array, passed: list[bool]) -> Array:
         """The answers, (N, K), if the net answers these queries, and none that comes later."""
-        chosen = signals[:, 2].astype(np.int64) if self._gate.decoys else np.full(len(signals), self._classes)
-        own = signals[: len(passed), 1]
-        np.copyto(chosen[: len(passed)], own, where=passed, casting="unsafe")
-        return _shapes(self._classes, self._gate.measured.confidence.item(), signals.dtype).take(chosen, axis=0)
+        named, known = signals[:, 1:3].tolist(), self._gate.measured.numbers
+        classes, decoys = self._classes, self._gate.decoys
+        chosen = [int(other) if decoys else classes for _, other in named]
+        for n, ok in enumerate(passed):
+            if ok:
+                chosen[n] = int(named[n][0])
+        return _shapes(classes, known.confidence, signals.dtype).take(chosen, axis=0)
 
     def __call__(self, outputs: Mapping[str, Tensor], x: Tensor, state: State, /) -> tuple[Tensor, State]:
         left, given = int(state["left"]), self.digest(outputs)[SIGNALS]
@@ -271,7 +291,9 @@ class Suspicion(Plain):
             return torch.from_numpy(self._answers(signals[:left], [])).to(given.device), state
         passed, after = self._review(signals, state)
         n, asked = len(passed), len(signals)
-        answers = torch.from_numpy(self._answers(signals, passed)).to(given.device)
+        answers = torch.from_numpy(self._answers(signals, passed))
+        if not given.is_cpu:
+            answers = answers.to(given.device)
         if not self._refuse:
             return answers, after
         if n < asked:  # what came before the revealing query is not held against the account twice

@@ -193,9 +193,10 @@ def protect(
             "seconds": time.perf_counter() - started,
             "provenance": provenance(),
         }
-        releases.write_into(workplace, model, recipe)
-        kept = releases.load(workplace, net=net, defense=type(preset.defense), device=where)
-        _compare(kept.model, model, validation[0])
+        with releases.discarded(workplace):
+            releases.write_into(workplace, model, recipe)
+            kept = releases.load(workplace, net=net, defense=type(preset.defense), device=where)
+            _compare(kept.model, model, validation[0])
         releases.publish(workplace, folder)
     for complaint in complaints(recipe["honest"]):
         warnings.warn(complaint, PoorAnswers, stacklevel=2)
@@ -235,7 +236,7 @@ def guarded(
     recipe["defense"], recipe["honest"] = {"name": name, "settings": settings}, None
     net, device = release.model.net, device_of(release.model)
     with working(folder) as partial:
-        try:
+        with releases.discarded(partial):
             releases.write_into(partial, release.model, recipe)
             kept = releases.load(partial, net=net, defense=type(defense), device=device)
             if data is not None:
@@ -244,9 +245,6 @@ def guarded(
                 recipe["honest"] = honest(kept.model, *validation, None, before)
                 releases.write_into(partial, release.model, recipe)
                 kept = replace(kept, recipe=releases.read_recipe(partial))
-        except BaseException:
-            releases.discard(partial)
-            raise
         releases.publish(partial, folder)
     for complaint in complaints(kept.recipe["honest"]) if data is not None else ():
         warnings.warn(complaint, PoorAnswers, stacklevel=2)

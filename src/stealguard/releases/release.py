@@ -6,7 +6,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -196,10 +197,15 @@ def write_into(partial: Path, model: nn.Module, recipe: Mapping[str, Any]) -> No
     write_text(partial / RECIPE, json.dumps({**sealed, "sha256": fingerprint(sealed)}, indent=2) + "\n")
 
 
-def discard(partial: Path) -> None:
-    """Remove what `write_into` has written."""
-    for name in (RECIPE, WEIGHTS):
-        (partial / name).unlink(missing_ok=True)
+@contextmanager
+def discarded(partial: Path) -> Iterator[None]:
+    """What `write_into` has written vanishes when the block raises."""
+    try:
+        yield
+    except BaseException:
+        for name in (RECIPE, WEIGHTS):
+            (partial / name).unlink(missing_ok=True)
+        raise
 
 
 def publish(partial: Path, folder: Path) -> None:
@@ -216,7 +222,7 @@ def publish(partial: Path, folder: Path) -> None:
         durable_move(partial, folder)
         for entry in folder.iterdir():
             if entry.name not in (WEIGHTS, RECIPE):
-                entry.unlink()
+                entry.unlink(missing_ok=True)
 
 
 # Reading ----------------------------------------------------------------------------------------------------

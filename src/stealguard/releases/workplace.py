@@ -28,12 +28,18 @@ def free(out: str | Path, overwrite: bool) -> Path:
         require(False, "out", "a folder", f"the file `{out}`")
     if not others:
         return folder
-    release = RECIPE in others and WEIGHTS in others
-    for litter in (CHECKPOINT, LOCK) if release else ():  # of a process that was killed when the release was whole
-        (folder / litter).unlink(missing_ok=True)
+    release = (folder / RECIPE).is_file() and (folder / WEIGHTS).is_file()
+    if release:
+        tidy(folder)
     remedy = " (or pass `overwrite`)" if release else "; only a release is replaced"
     require(release and overwrite, "out", f"a folder that does not exist yet{remedy}", f"`{out}`")
     return folder
+
+
+def tidy(release: Path) -> None:
+    """Remove what a process left in a release that was whole when it was killed."""
+    for litter in (CHECKPOINT, LOCK):
+        (release / litter).unlink(missing_ok=True)
 
 
 @contextmanager

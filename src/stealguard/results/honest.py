@@ -41,8 +41,9 @@ def complaints(found: Mapping[str, Any]) -> list[str]:
     told = []
     if served <= chance + ERRORS * math.sqrt(chance * (1 - chance) / n):
         told.append(
-            f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, which is no better than chance "
-            f"({100 * chance:.1f} %) or cannot be told from it. Train for more epochs, or with another learning rate."
+            f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, which is no better than "
+            f"chance ({100 * chance:.1f} %) or cannot be told from it. "
+            "Train for more epochs, or with another learning rate."
         )
     for name, words in (("alone", "the net's own"), ("start", "those of the weights that training began with")):
         if found[name] is not None and served < found[name] - POINT:

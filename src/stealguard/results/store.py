@@ -5,6 +5,7 @@ Importing this loads no torch.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -178,6 +179,8 @@ def _told(path: Path, how: str = "used") -> Iterator[None]:
 def _create(path: Path) -> None:
     """Make an empty store aside and link it into place: no process meets half of one, and the first one made stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):  # SQLite would not say why
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
     draft = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}")
     try:
         with closing(sqlite3.connect(draft, isolation_level=None)) as db:

@@ -194,7 +194,7 @@ class Application:
         keep_hashes: bool = False,
     ):
         self.ready = True
-        self.limits = limits or Limits()
+        self.limits = (limits or Limits()).fitting(service.spec.shape for service in services.values())
         self._services, self._ledger, self._observers = services, ledger, observers
         self._keep_hashes = keep_hashes
         self.routes = [*self._own_routes(), *routes]

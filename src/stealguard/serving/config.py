@@ -9,7 +9,7 @@ host: 127.0.0.1
 port: 8000
 metrics_port: 9100                         # Prometheus; on the loopback address alone
 backend: auto                              # onnx where an export with parity is there; or onnx, or torch
-limits: {rows: 1024, body_bytes: 67108864}
+limits: {rows: 1024}                       # see `stealguard.serving.Limits`
 ```
 """
 

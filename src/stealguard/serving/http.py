@@ -38,6 +38,19 @@ class _Transport:
             self._write(data)
 
 
+class _Open:
+    """What is open at a server.
+
+    Attributes:
+        peers: how many connections each address has.
+        bytes: of the bodies that are not answered yet.
+    """
+
+    def __init__(self) -> None:
+        self.peers = Counter[str]()
+        self.bytes = 0
+
+
 class _Connection(HttpToolsProtocol):
     """One connection, with a deadline for whatever comes next.
 
@@ -45,12 +58,13 @@ class _Connection(HttpToolsProtocol):
 
     Args:
         limits: of the server.
-        peers: how many connections each address has.
+        open_: what all its connections share.
     """
 
-    def __init__(self, limits: Limits, peers: Counter[str], **uvicorns: Any):
+    def __init__(self, limits: Limits, open_: _Open, **uvicorns: Any):
         super().__init__(**uvicorns)
-        self._limits, self._peers = limits, peers
+        self._limits, self._open, self._peers = limits, open_, open_.peers
+        self._held = 0  # bytes of bodies that are not answered yet
         self._header_bytes = 0  # since the message began, without those that came together with its beginning
         self._in_headers, self._in_message = False, False
         self._deaf = False  # nothing further is parsed
@@ -78,6 +92,7 @@ class _Connection(HttpToolsProtocol):
         if not self._peers[self._peer]:
             del self._peers[self._peer]
         self._in_message = self._deaf = False
+        self._hold(-self._held)
         super().connection_lost(exc)
 
     def is_closing(self) -> bool:
@@ -122,10 +137,15 @@ class _Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """The application is woken when the body is complete or too long, not for each part of it."""
-        if not self.cycle.response_complete:
-            self.cycle.body += body
-            if len(self.cycle.body) > self._limits.body_bytes:
-                self.cycle.message_event.set()
+        if self._deaf or self.cycle.response_complete:
+            return
+        self._hold(len(body))
+        if self._open.bytes > self._limits.bodies_bytes:
+            self._refuse(503, "Too many bytes wait for their answers.")
+            return
+        self.cycle.body += body
+        if len(self.cycle.body) > self._limits.body_bytes:
+            self.cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         self._in_message = False
@@ -133,6 +153,7 @@ class _Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._hold(-self._held)
         super().on_response_complete()
         if self._in_message:  # that of the next request
             self._expect(self._limits.header_seconds)
@@ -150,6 +171,10 @@ class _Connection(HttpToolsProtocol):
     def abort(self) -> None:
         """Close at once, whatever was not sent yet."""
         self._connection.abort()
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._open.bytes += size
 
     def _expect(self, seconds: float) -> None:
         """The next step is due within so many seconds."""
@@ -251,7 +276,7 @@ class Server(uvicorn.Server):
             config = _config(self._metrics, self._application.limits, "off")
             config.load()
             state: dict[str, Any] = {"config": config, "server_state": self.server_state, "app_state": {}}
-            make = partial(_Connection, self._application.limits, Counter[str](), **state)
+            make = partial(_Connection, self._application.limits, _Open(), **state)
             self.servers.append(await asyncio.get_running_loop().create_server(make, sock=self._metrics_socket))
         if self._started:
             self._started(self)
@@ -279,7 +304,7 @@ class Server(uvicorn.Server):
 def _config(app: Any, limits: Limits, lifespan: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=partial(_Connection, limits, Counter[str]()),  # type: ignore[arg-type]
+        http=partial(_Connection, limits, _Open()),  # type: ignore[arg-type]
         ws="none",
         lifespan=lifespan,
         interface="asgi3",

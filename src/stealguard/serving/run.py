@@ -129,15 +129,21 @@ def server_of(config: Config, services: Services, ledger: Ledger | None) -> Serv
     def observe(entry: LogLine) -> None:
         metrics.observe(entry.model, entry.status, entry.rows, entry.seconds)
 
-    application = Application(
-        services, ledger, config.limits,
-        routes=page_routes(services, ledger) if config.page else (),
-        observers=[observe, log_to(sys.stdout.buffer)], keep_hashes=config.keep_hashes,
-    )  # fmt: skip
     return Server(
-        application, config.host, config.port,
+        application_of(config, services, ledger, observe), config.host, config.port,
         metrics=_Metrics(metrics) if config.metrics_port else None, metrics_port=config.metrics_port,
         started=_tell(config, services),
+    )  # fmt: skip
+
+
+def application_of(
+    config: Config, services: Services, ledger: Ledger | None, *observers: Callable[[LogLine], None]
+) -> Application:
+    """The ASGI application of these services, which writes its log to stdout."""
+    return Application(
+        services, ledger, config.limits,
+        routes=page_routes(services, ledger) if config.page else (),
+        observers=[*observers, log_to(sys.stdout.buffer)], keep_hashes=config.keep_hashes,
     )  # fmt: skip
 
 

@@ -248,8 +248,10 @@ class _Run:
 
     def __init__(self, model: nn.Module, training: Training):
         self.model, self.training = model, training
+        trained = [p for p in model.parameters() if p.requires_grad]
+        require(bool(trained), "model", "a module with weights that can be trained", "none")
         self.optimizer = torch.optim.SGD(
-            [p for p in model.parameters() if p.requires_grad],
+            trained,
             lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay,
         )  # fmt: skip
         self.identity: dict[str, Any] = {}

@@ -53,7 +53,7 @@ def at(name: str, shape: tuple[int, ...], like: Inputs | None = None, *, root: P
         return Images(name, shape, *_cutting(name, shape, root))
     require(like is not None, "data", "a task beside it, from whose training inputs it is made", f"`{name}`")
     assert like is not None  # for mypy
-    return Numbers(name, like)
+    return MadeOfColumns(name, like)
 
 
 class Made(ByRow):
@@ -179,7 +179,7 @@ def _usable(size: Sequence[int], stored: object, key: str, shape: tuple[int, ...
 # Tables and signals -----------------------------------------------------------------------------------------
 
 
-class Numbers(Made):
+class MadeOfColumns(Made):
     """Inputs (N, *shape) in [0, 1] that are made from the numbers of others: by column, as mixtures, by spectrum."""
 
     def __init__(self, name: str, like: Inputs):
@@ -238,7 +238,7 @@ GOLDEN, FIRST, SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1C
 
 
 def uniform(seed: int, rows: Array, columns: int) -> Array:
-    """Numbers (n, columns), uniform in [0, 1), each a function of the seed, its row's number and its column.
+    """MadeOfColumns (n, columns), uniform in [0, 1), each a function of the seed, its row's number and its column.
 
     They are those of SplitMix64 (Steele, Lea and Flood, 2014), which needs no state: the same whatever rows are asked.
     """

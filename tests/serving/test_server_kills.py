@@ -1,0 +1,75 @@
+"""A real server that is killed under load, again and again: what its ledger counts, and what it remembers afterwards.
+
+Two kills; ten with STEALGUARD_ALL_KILLS=1.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+import stealguard as sg
+from exported import written
+from samples import noise
+from server_process import Clients, ServerProcess, add_key, answers_of, ask, client, counted, recorded
+from stealguard.serving.ledger import LEASE
+from waiting import until
+
+KILLS = 10 if os.environ.get("STEALGUARD_ALL_KILLS") else 2
+ROWS = [1 + i % 4 for i in range(16)]  # of a request, by client
+LOST = LEASE + sum(ROWS)  # rows at most by each kill: the lease, and the requests under way
+
+
+@contextmanager
+def served(home: Path, number: int, *arguments: object) -> Iterator[ServerProcess]:
+    server = ServerProcess(home / f"messages-{number}", *arguments)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def remembered(ledger: str, connection: httpx.Client, model: str) -> None:
+    """Return once what accounts did before is in the ledger, which is written in turns: two later ones are seen."""
+    for _ in range(2):
+        before = recorded(ledger, "last")
+        answers_of(ask(connection, model, np.zeros((1, 16), np.float32)))
+        until(lambda before=before: recorded(ledger, "last") > before)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_under_load_has_counted_what_it_answered(robust: sg.Release, tmp_path: Path) -> None:
+    plain, ledger = written(tmp_path / "plain", sharpness=2.0).folder, str(tmp_path / "ledger.sqlite")
+    ann, eve, last = (add_key(ledger, name) for name in ("ann", "eve", "last"))
+    arguments = plain, robust.folder, "--net", "samples:mlp", "--ledger", ledger
+    box, questions = robust.connect("eve"), iter(noise(3 * KILLS, (16,), seed=8).split(3))
+    answered = kept = 0
+    for kill in range(KILLS):
+        with served(tmp_path, kill, *arguments) as server:
+            with client(server.url, eve) as suspect, client(server.url, last) as another:
+                x = next(questions)  # what was asked before the last kill is remembered
+                found = torch.from_numpy(answers_of(ask(suspect, robust.folder.name, x.numpy())))
+                torch.testing.assert_close(found, box(x), rtol=0, atol=1e-5)
+                remembered(ledger, another, robust.folder.name)
+            before, history = counted(ledger, "ann"), recorded(ledger, "ann")
+            assert history >= kept
+            clients = Clients([server.url], ann, "plain", ROWS)
+            until(lambda: clients.answered >= 100 + 97 * kill)  # noqa: B023
+            kept = recorded(ledger, "ann")
+            server.kill()
+        clients.stop()
+        now = clients.ended()
+        answered += now
+        lost = counted(ledger, "ann") - before - now
+        print(f"kill {kill + 1}: {now} inputs answered, {lost} more counted, {recorded(ledger, 'ann')} in the history")
+        assert 0 <= lost <= LOST
+    assert kept <= recorded(ledger, "ann") <= counted(ledger, "ann")
+    assert answered <= counted(ledger, "ann") <= answered + KILLS * LOST
+    assert counted(ledger, "eve") >= 3 * KILLS
