@@ -204,6 +204,12 @@ def test_a_key_is_taken_from_either_header(world: World, client: httpx.Client, n
     assert client.get("/v2", headers={name: value}).status_code == 200
 
 
+def test_no_response_is_kept_by_a_cache(world: World, client: httpx.Client) -> None:
+    """A cache in front would give what one key was told to requests without it: it does not know X-API-Key."""
+    for response in (client.get("/v2"), client.post(INFER, json=asked()), client.get("/nothing")):
+        assert response.headers["cache-control"] == "no-store"
+
+
 def test_a_revoked_key_is_refused(world: World, client: httpx.Client) -> None:
     import dataclasses
 

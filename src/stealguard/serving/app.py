@@ -428,7 +428,8 @@ def _compressed(reply: Reply, accepted: bytes) -> Reply:
 
 async def _send(reply: Reply, request: Request, send: Send) -> None:
     reply = _compressed(reply, request.headers.get(b"accept-encoding", b""))
-    headers = [(name.encode(), text.encode()) for name, text in reply.headers.items()]
+    told = {"cache-control": "no-store", **reply.headers}  # a proxy's cache does not know that X-API-Key is a key
+    headers = [(name.encode(), text.encode()) for name, text in told.items()]
     headers.append((b"content-length", b"%d" % len(reply.body)))
     if request.unread:  # what follows on this connection is the rest of a body, which is not waited for
         headers.append((b"connection", b"close"))
