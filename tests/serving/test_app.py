@@ -407,16 +407,6 @@ def test_a_client_that_goes_before_its_answers_leaves_a_line(
     assert not caplog.records, "uvicorn logs an exception"
 
 
-def test_a_small_model_takes_no_large_bodies() -> None:
-    service = Linear(rows=1)
-    with running(Application({("linear", "1"): service}, None)) as server:
-        padded = json.dumps(asked(X[:1])).encode() + b" " * 70_000
-        for content, headers in ((padded, {}), (gzip.compress(padded), {"Content-Encoding": "gzip"})):
-            response = httpx.post(f"http://127.0.0.1:{server.port}{INFER}", content=content, headers=headers)
-            assert "at most 66560 bytes" in error(response, 413)
-    assert service.asked == 0
-
-
 def test_an_open_server_needs_no_key_and_counts_nothing() -> None:
     service = Linear()
     entries = list[LogLine]()

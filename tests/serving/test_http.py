@@ -154,7 +154,7 @@ def test_answers_take_as_long_as_they_take(service: Linear) -> None:
 def test_a_client_that_does_not_read_is_cut_off() -> None:
     """Megabytes of answers to a client that never reads: the server's memory of it ends with the deadline."""
     service = Linear(rows=200_000)
-    limits = Limits(body_seconds=0.5, idle_seconds=0.5)
+    limits = Limits(body_bytes=10_000_000, body_seconds=0.5, idle_seconds=0.5)
     x = np.zeros((100_000, 1, 4, 4), np.float32)
     tensor = {"name": "input", "datatype": "FP32", "shape": list(x.shape), "parameters": {"binary_data_size": x.nbytes}}
     text = json.dumps({"inputs": [tensor]}).encode()
@@ -473,7 +473,7 @@ def test_bodies_may_be_as_long_as_the_rows_of_the_largest_model_need() -> None:
 def test_bodies_that_wait_have_a_limit_together(service: Linear) -> None:
     limits = Limits(body_bytes=100_000, bodies_bytes=100_000)
     with running(Application({("linear", "1"): service}, None, limits)) as server:
-        head = INFER + b"Content-Length: 90000\r\n\r\n"
+        head = INFER + b"Connection: close\r\nContent-Length: 90000\r\n\r\n"
         with socket.create_connection(("127.0.0.1", server.port), 30) as first:
             first.sendall(head + b" " * 60_000)
             wait_until(lambda: only(exchange(server.port, head + b" " * 60_000))[0] == 503)

@@ -323,7 +323,7 @@ class Application:
         """Reserve, compute, record; sending comes after."""
         if not self.ready:
             raise Overloaded("The server is closing.")
-        body = await request.body(min(self.limits.body_bytes, protocol.largest(service.spec)))
+        body = await request.body(self.limits.body_bytes)
         query = protocol.read(body, _header_length(request.headers), service.spec)
         request.rows = len(query.x)
         ledger = self._ledger

@@ -22,7 +22,6 @@ OUTPUT = "probabilities"
 HEADER_LENGTH = "inference-header-content-length"
 """Header that tells how many bytes of a body are JSON; binary tensors follow them."""
 
-_NUMBER = 64  # bytes of JSON for one number, the indentation included
 _SMALL = 65_536  # bytes of JSON that are parsed without a look at what they would become
 _OTHERS = 1_000  # commas, lists and objects of a request beside those of its inputs
 _ID = 10_000  # characters of an `id`, which is kept until its request is answered
@@ -104,11 +103,6 @@ def read(body: bytes | memoryview, header_length: int | None, spec: Spec) -> Que
     if given is not None and (type(given) is not str or len(given) > _ID):
         raise BadRequest(f"`id` should be a string of at most {_ID:,} characters. Found {_short(given)}.")
     return Query(_inputs(request, text, rest, spec), given, _wants_binary(request))
-
-
-def largest(spec: Spec) -> int:
-    """How many bytes a request's body may have, decompressed: what the greatest request needs, and some more."""
-    return spec.rows * prod(spec.shape) * _NUMBER + _SMALL
 
 
 def write(answers: NDArray[np.float32], query: Query, spec: Spec) -> tuple[bytes, dict[str, str]]:
