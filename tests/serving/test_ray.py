@@ -44,20 +44,31 @@ def replicas_of(pid: int) -> list[int]:
 @contextmanager
 def ray_serve(release: Path, ledger: str, messages: Path) -> Iterator[tuple[int, str]]:
     """A program that serves a release in two replicas, and their address."""
-    port = free_port()
-    command = [sys.executable, str(Path(__file__).parent / "on_ray.py"), str(release), ledger, str(port)]
-    around = {**environment(), "RAY_USAGE_STATS_ENABLED": "0"}
-    with (
-        messages.open("w") as file,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, env=around) as process,
-    ):
+    process, port = until(lambda: _started(release, ledger, messages))
+    with process:
         try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n", messages.read_text()
             yield process.pid, f"http://127.0.0.1:{port}"
             process.communicate(timeout=CAP)
         finally:
             process.kill()
+
+
+def _started(release: Path, ledger: str, messages: Path) -> tuple[subprocess.Popen[bytes], int] | None:
+    """The program and its port; None where Ray itself ended while it started, as happens on busy machines."""
+    port = free_port()
+    command = [sys.executable, str(Path(__file__).parent / "on_ray.py"), str(release), ledger, str(port)]
+    around = {**environment(), "RAY_USAGE_STATS_ENABLED": "0"}
+    with messages.open("w") as file:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, env=around)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    if process.stdout.readline() == b"ready\n":
+        return process, port
+    process.stdin.close()
+    process.stdout.close()
+    process.wait()
+    assert "Traceback" not in messages.read_text(), messages.read_text()
+    return None
 
 
 def test_replicas_do_not_share_a_file() -> None:
