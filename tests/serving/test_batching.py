@@ -189,6 +189,20 @@ def test_a_closed_batcher_answers_what_waits_and_takes_nothing_new() -> None:
     assert asyncio.run(run()) == [2, 4, 6]
 
 
+def test_the_thread_begins_with_what_it_is_told() -> None:
+    where = list[str]()
+
+    def begin() -> None:
+        where.append(threading.current_thread().name)
+
+    async def run() -> int:
+        return await Batcher[int, int](Doubling(), rows=1, queue=1, begin=begin)(4, 1)
+
+    assert asyncio.run(run()) == 8
+    assert len(where) == 1
+    assert where[0].startswith("stealguard-batches")
+
+
 @pytest.mark.parametrize("name", ["rows", "queue"])
 def test_a_batch_and_a_queue_hold_at_least_one_row(name: str) -> None:
     with pytest.raises(Invalid, match=f"`{name}` should be at least 1. Found 0"):

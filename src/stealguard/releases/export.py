@@ -334,8 +334,8 @@ class _Torch:
 class Session:
     """An ONNX graph as ONNX Runtime computes it, from inputs (N, *shape) to its outputs by name.
 
-    Numbers below the least normal one count as 0 (they slow a processor down by far), and threads wait without
-    spinning. Inputs of more than `CHUNK` rows are computed in parts.
+    On its own threads, which wait without spinning, numbers below the least normal one count as 0 (they slow a processor
+    down by far). Inputs of more than `CHUNK` rows are computed in parts.
 
     Args:
         graph: the content of an ONNX file.
@@ -353,7 +353,9 @@ class Session:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         options.log_severity_level = 3
         providers = ["CUDAExecutionProvider"] if cuda else []
+        flushed = float(np.float32(1e-40) * np.float32(1)) == 0
         self._session = onnxruntime.InferenceSession(graph, options, providers=[*providers, "CPUExecutionProvider"])
+        torch.set_flush_denormal(flushed)  # the session changes this thread as well, for good
         self.names = list(outputs) or [output.name for output in self._session.get_outputs()]
         self._run = self._session.run
 

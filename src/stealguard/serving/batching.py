@@ -37,11 +37,12 @@ class Batcher(Generic[Job, Result]):
         rows: of a batch, at most, at least 1.
         queue: rows that may wait, at least 1.
         merge: whether several jobs may share a batch.
+        begin: what the thread does first.
     """
 
     def __init__(
         self, compute: Callable[[Sequence[Job]], Sequence[Result | Exception]], rows: int, queue: int,
-        *, merge: bool = True,
+        *, merge: bool = True, begin: Callable[[], object] = bool,
     ):  # fmt: skip
         require(rows >= 1, "rows", "at least 1", rows)
         require(queue >= 1, "queue", "at least 1", queue)
@@ -49,7 +50,7 @@ class Batcher(Generic[Job, Result]):
         self._waiting: dict[str, deque[_Waiting[Job, Result]]] = {}  # by account, in the order of their turns
         self._rows_of = Counter[str]()
         self._waiting_rows, self._busy, self._closed = 0, False, False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stealguard-batches")
+        self._thread = ThreadPoolExecutor(1, "stealguard-batches", begin)
 
     @property
     def waiting(self) -> int:
