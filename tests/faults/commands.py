@@ -64,7 +64,9 @@ class Commands:
             ),
             file=self._server.stdin, flush=True,
         )  # fmt: skip
-        ended = json.loads(self._server.stdout.readline())
+        line = self._server.stdout.readline()
+        assert line, f"the process that forks ended with {self._server.wait()}"
+        ended = json.loads(line)
         return [
             Ended(
                 status, ended["steps"], *(folder.with_name(f"{name}-{n}").read_text() for name in ("stdout", "stderr"))
