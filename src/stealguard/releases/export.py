@@ -334,8 +334,8 @@ class _Torch:
 class Session:
     """An ONNX graph as ONNX Runtime computes it, from inputs (N, *shape) to its outputs by name.
 
-    On its own threads, which wait without spinning, numbers below the least normal one count as 0 (they slow a processor
-    down by far). Inputs of more than `CHUNK` rows are computed in parts.
+    On its own threads, which wait without spinning, numbers below the least normal one count as 0: they slow a
+    processor down by far. Inputs of more than `CHUNK` rows are computed in parts.
 
     Args:
         graph: the content of an ONNX file.
