@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from benchmarks.servers import started
 from benchmarks.serving import binary_body, releases
 
 import stealguard as sg
@@ -65,23 +63,12 @@ def seconds_of(port: int, name: str, x: np.ndarray, repeats: int) -> np.ndarray:
 @contextmanager
 def server(releases: Sequence[Path], folder: Path) -> Iterator[int]:
     """The port of a server of these releases on core 0, which asks for no key."""
-    messages, settings = folder / "messages", folder / "server.yaml"
+    settings = folder / "server.yaml"
     lines = [f"  - {path.resolve()}" for path in releases]
     settings.write_text("\n".join(["releases:", *lines, "open: true", "allow_same_weights: true", "port: 0"]))
     command = ["taskset", "-c", "0", sys.executable, "-m", "stealguard", "serve", "--config", str(settings)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (
-        messages.open("w") as file,
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, env=environment) as process,
-    ):
-        try:
-            while not (ready := re.search(r"ready: http://\S+:(\d+)", messages.read_text())):
-                if process.poll() is not None:
-                    raise SystemExit(f"The server does not start:\n{messages.read_text()}")
-                time.sleep(0.05)
-            yield int(ready[1])
-        finally:
-            process.kill()
+    with started(command, folder) as (_, port):
+        yield port
 
 
 class Timed(NamedTuple):

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import gzip
 import json
-import os
 import random
 import re
 import subprocess
@@ -26,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from benchmarks.servers import started
 
 import stealguard as sg
 
@@ -270,24 +270,13 @@ def server(release: Path, folder: Path) -> Iterator[tuple[int, int, str]]:
     key = subprocess.run(add, check=True, capture_output=True, text=True).stdout.strip()
     messages = folder / "messages"
     command = [*program, "serve", str(release), "--name", "served", "--ledger", ledger, "--port", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (
-        messages.open("w") as file,
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, env=environment) as process,
-    ):
-        try:
-            while not (ready := re.search(r"ready: http://\S+:(\d+)", messages.read_text())):
-                if process.poll() is not None:
-                    raise SystemExit(f"The server does not start:\n{messages.read_text()}")
-                time.sleep(0.05)
-            yield process.pid, int(ready[1]), key
-            if process.poll() is not None:
-                raise SystemExit(f"The server crashed:\n{messages.read_text()}")
-            process.terminate()
-            if process.wait(60):
-                raise SystemExit(f"The server ended with status {process.returncode}:\n{messages.read_text()}")
-        finally:
-            process.kill()
+    with started(command, folder) as (process, port):
+        yield process.pid, port, key
+        if process.poll() is not None:
+            raise SystemExit(f"The server crashed:\n{messages.read_text()}")
+        process.terminate()
+        if process.wait(60):
+            raise SystemExit(f"The server ended with status {process.returncode}:\n{messages.read_text()}")
         errors = [line for line in messages.read_text().splitlines() if line.startswith(("ERROR", "Traceback"))]
         print(f"errors in the server's messages: {len(errors)}", *errors[:5], sep="\n  ")
 

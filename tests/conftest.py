@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -15,6 +16,9 @@ from hypothesis import HealthCheck, settings
 import stealguard as sg
 from browsing import Browser, find_chromium
 from samples import noise, task
+
+if TYPE_CHECKING:
+    from endpoint import Model
 
 # No test depends on time: a slow machine is not a failure.
 settings.register_profile("stealguard", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -74,3 +78,20 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened = Browser(find_chromium(), tmp_path_factory.mktemp("chromium"))
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[tuple[str, Model]]:
+    """The address of a server of another make, and the model behind it."""
+    from endpoint import Model, application, serving
+
+    model = Model()
+    with serving(application(model)) as url:
+        yield url, model
+
+
+@pytest.fixture
+def model(endpoint: tuple[str, Model]) -> Model:
+    """The model of the running server of another make, as new."""
+    endpoint[1].__init__()  # type: ignore[misc]
+    return endpoint[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 import stealguard as sg
-from endpoint import CLASSES, SHAPE, Model, application, expected, serving
+from endpoint import CLASSES, SHAPE, Model, expected
 from samples import mlp, noise
 from stealguard.attacks import Knockoff
 from stealguard.auditing import accounts_to_reach
@@ -26,23 +25,9 @@ CLONE = mlp()
 SHORT = Knockoff(budget=200, training=sg.Training(epochs=30, batch=16, lr=0.2))
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[tuple[str, Model]]:
-    model = Model()
-    with serving(application(model)) as url:
-        yield url, model
-
-
 @pytest.fixture
-def url(running: tuple[str, Model]) -> str:
-    return f"{running[0]}/v2/models/m"
-
-
-@pytest.fixture
-def model(running: tuple[str, Model]) -> Model:
-    """The model of the running server, as new."""
-    running[1].__init__()  # type: ignore[misc]
-    return running[1]
+def url(endpoint: tuple[str, Model]) -> str:
+    return f"{endpoint[0]}/v2/models/m"
 
 
 def audit(victim: Any, store: Path, **changes: Any) -> list[Row]:

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,23 +25,9 @@ from stealguard.errors import BoxFault, BudgetExhausted, Invalid, Refused, Steal
 X = noise(50, SHAPE)
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[tuple[str, Model]]:
-    model = Model()
-    with serving(application(model)) as url:
-        yield url, model
-
-
 @pytest.fixture
-def url(running: tuple[str, Model]) -> str:
-    return running[0]
-
-
-@pytest.fixture
-def model(running: tuple[str, Model]) -> Model:
-    """The model of the running server, as new."""
-    running[1].__init__()  # type: ignore[misc]
-    return running[1]
+def url(endpoint: tuple[str, Model]) -> str:
+    return endpoint[0]
 
 
 def box(url: str, key: str = "", **options: Any) -> RemoteBox:

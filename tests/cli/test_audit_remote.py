@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from endpoint import SHAPE, Model, application, expected, serving
+from endpoint import SHAPE, Model, expected
 from samples import noise
 from stealguard.cli import main
 
 Run = Callable[..., "tuple[int, str, str]"]
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[tuple[str, Model]]:
-    model = Model()
-    with serving(application(model)) as url:
-        yield url, model
-
-
-@pytest.fixture
-def model(running: tuple[str, Model]) -> Model:
-    """The model of the running server, as new."""
-    running[1].__init__()  # type: ignore[misc]
-    return running[1]
-
-
 @pytest.fixture
 def audit(
-    running: tuple[str, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    endpoint: tuple[str, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
     """Run the command in an empty folder; its status, stdout and stderr."""
     x, test_x = noise(200, SHAPE, seed=1), noise(60, SHAPE, seed=2)
@@ -42,7 +28,7 @@ def audit(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STEALGUARD_KEY", raising=False)
 
-    def run(*arguments: object, url: str = f"{running[0]}/v2/models/m") -> tuple[int, str, str]:
+    def run(*arguments: object, url: str = f"{endpoint[0]}/v2/models/m") -> tuple[int, str, str]:
         given = [
             "audit", url, "--data", "npz:task.npz", "--pools", "npz:pool.npz", "--budget", 100, "--labels", "hard",
             "--set", "training.epochs=2", "training.batch=32", "--store", "rows.sqlite", *arguments,

@@ -19,7 +19,6 @@ import os
 import resource
 import signal
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +71,7 @@ def command(arguments: list[str], folder: Path, kill: list[Any] | None, room: in
     if room is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-    try:
-        main()
-    except SystemExit as e:
-        return e.code if isinstance(e.code, int) else int(e.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+    return loaded.status_of(main)
 
 
 def run(arguments: list[str], folder: str, kill: list[Any] | None, room: int | None, copies: int) -> dict[str, Any]:

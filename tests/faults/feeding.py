@@ -18,7 +18,6 @@ import socket
 import stat
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,14 +59,7 @@ def command(arguments: list[str], folder: Path, base: Path, engines: dict[str, A
     sys.argv = ["stealguard", *arguments]
     engines["local"] = Here
     confine(base)
-    try:
-        main()
-    except SystemExit as e:
-        return e.code if isinstance(e.code, int) else int(e.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+    return loaded.status_of(main)
 
 
 def fork(work: Callable[[], int]) -> tuple[int | None, float]:

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import importlib
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -61,3 +62,15 @@ class Here:
 
     def close(self) -> None:
         pass
+
+
+def status_of(main: Callable[[], object]) -> int:
+    """The exit status of the command line; 1, and a traceback on stderr, for an error that it does not catch."""
+    try:
+        main()
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else int(e.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0

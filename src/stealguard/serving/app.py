@@ -331,7 +331,6 @@ class Application:
             answers, _ = await service.answer(request.key.account, query.x, request.key.restriction)
             return _answered(answers, query, service.spec)
         key = request.key = await self._key(request, ledger)  # it may have been revoked while the body arrived
-        hashes = tuple(hashlib.sha256(x).hexdigest() for x in query.x) if self._keep_hashes else ()
         outcome: Outcome = "failed"
         suspicion = None
         try:
@@ -349,7 +348,11 @@ class Application:
             raise
         finally:
             model, rows = request.model, request.rows
-            hashes = hashes if outcome in ("answered", "refused") else ()  # others cost nothing, and would fill a disk
+            kept = self._keep_hashes and outcome in (
+                "answered",
+                "refused",
+            )  # others cost nothing, and would fill a disk
+            hashes = tuple(hashlib.sha256(x).hexdigest() for x in query.x) if kept else ()
             ledger.record(Event(time.time(), key.account, key.id, model, rows, outcome, 1, suspicion, hashes))
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
