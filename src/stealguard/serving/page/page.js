@@ -139,8 +139,8 @@ async function send() {
     const found = await ask("POST", `v2/models/${model}/infer`, {inputs: [{name: "input", datatype: "FP32", shape: [1, ...shape], data}]});
     show(found.outputs[0].data);
   } finally {
-    at("send").disabled = false;
     await account().catch(() => {});
+    at("send").disabled = false;
   }
 }
 
