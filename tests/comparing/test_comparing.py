@@ -252,7 +252,7 @@ def test_two_runs_at_once_share_the_work(sets: Path, whole: tuple[Path, list[Row
 
 
 @UNCLOSED
-@pytest.mark.parametrize("cluster", ["debug", "local"])
+@pytest.mark.parametrize("cluster", ["debug", pytest.param("local", marks=pytest.mark.thorough)])
 def test_slurm_jobs_give_the_same_rows(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str
 ) -> None:
@@ -381,6 +381,7 @@ print(json.dumps({"killed": told["killed"], "status": [row.status for row in row
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells nodes' processes apart by /proc")
 def test_a_ray_cluster_that_loses_a_node_does_every_cell_and_none_twice(sets: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")

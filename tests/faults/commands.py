@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from grids import environment
 
-# Every step is tried with STEALGUARD_ALL_KILLS set, which takes minutes; else one in so many.
-STRIDE = 1 if os.environ.get("STEALGUARD_ALL_KILLS") else 7
+# A command is killed at one step in so many. With STEALGUARD_ALL=1 the thorough tests kill it at every step.
+STRIDES = [29, pytest.param(1 if os.environ.get("STEALGUARD_ALL") else 7, marks=pytest.mark.thorough)]
 
 
 class Ended(NamedTuple):

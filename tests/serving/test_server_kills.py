@@ -1,6 +1,6 @@
 """A real server that is killed under load, again and again: what its ledger counts, and what it remembers afterwards.
 
-Two kills; ten with STEALGUARD_ALL_KILLS=1.
+Two kills; ten with STEALGUARD_ALL=1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server_process import Clients, ServerProcess, add_key, answers_of, ask, cli
 from stealguard.serving.ledger import LEASE
 from waiting import until
 
-KILLS = 10 if os.environ.get("STEALGUARD_ALL_KILLS") else 2
+KILLS = 10 if os.environ.get("STEALGUARD_ALL") else 2
 ROWS = [1 + i % 4 for i in range(16)]  # of a request, by client
 LOST = LEASE + sum(ROWS)  # rows at most by each kill: the lease, and the requests under way
 
