@@ -131,9 +131,7 @@ class TestContract:
         assert metered.left == 23 - metered.spent
         assert clone(noise(3, shape)).shape == (3, classes)
 
-    def test_it_trains_the_clone_and_returns_a_net(
-        self, usual: Stolen, shape: tuple[int, ...], classes: int
-    ) -> None:
+    def test_it_trains_the_clone_and_returns_a_net(self, usual: Stolen, shape: tuple[int, ...], classes: int) -> None:
         assert not torch.equal(weights(usual.clone), weights(clone_for(shape, classes)))
         assert usual.clone(noise(3, shape)).shape == (3, classes)
 

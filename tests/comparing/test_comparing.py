@@ -133,6 +133,7 @@ def test_a_second_run_does_nothing_again_and_a_changed_line_does_only_its_own(
     assert {row.key for row in rows} == Store(out / "audit.sqlite").keys()
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_killed_leaves_no_process_and_continues_to_the_same_rows(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
@@ -225,6 +226,7 @@ def test_damaged_files_are_set_aside_and_what_they_held_is_done_again(
     assert count(out, "begins") == begun, "and only once"
 
 
+@pytest.mark.thorough
 @UNCLOSED
 def test_a_full_disk_fails_cells_and_spoils_nothing(sets: Path, tmp_path: Path) -> None:
     grid, out = tiny(sets, defenses=["none"], labels=["soft"]), tmp_path / "out"
@@ -241,6 +243,7 @@ def test_a_full_disk_fails_cells_and_spoils_nothing(sets: Path, tmp_path: Path) 
     assert rows[0] == first
 
 
+@pytest.mark.thorough
 def test_two_runs_at_once_share_the_work(sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path) -> None:
     grid, expected = tiny(sets, seeds=[0]), results(row for row in whole[1] if row.seed == 0)
     processes = [as_process(tmp_path / "out", grid, workers=1) for _ in range(2)]

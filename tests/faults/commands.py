@@ -13,8 +13,13 @@ import pytest
 
 from grids import environment
 
-# A command is killed at one step in so many. With STEALGUARD_ALL=1 the thorough tests kill it at every step.
-STRIDES = [29, pytest.param(1 if os.environ.get("STEALGUARD_ALL") else 7, marks=pytest.mark.thorough)]
+# When a command is killed: before or after a step, and at one step in so many. With STEALGUARD_ALL=1 the thorough tests
+# kill it at every step.
+_OFTEN = 1 if os.environ.get("STEALGUARD_ALL") else 7
+KILLS = pytest.mark.parametrize(
+    ("moment", "stride"),
+    [("before", 29), *(pytest.param(moment, _OFTEN, marks=pytest.mark.thorough) for moment in ("before", "after"))],
+)
 
 
 class Ended(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import STRIDES, Commands, Ended, listing
+from commands import KILLS, Commands, Ended, listing
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,9 @@ def timeless(value: Any) -> Any:
     return value
 
 
-def reaches_the_same_rows(commands: Commands, start: Path, folder: Path, arguments: list[str], moment: str, stride: int) -> None:
+def reaches_the_same_rows(
+    commands: Commands, start: Path, folder: Path, arguments: list[str], moment: str, stride: int
+) -> None:
     """Kill the audit at each of its steps in a copy of `start`, and let the same command finish it."""
     shutil.copytree(start, folder / "0" / "work")
     undisturbed = commands(folder / "0" / "work", *arguments)
@@ -70,8 +72,7 @@ def release(commands: Commands, sets: Path, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-@pytest.mark.parametrize("stride", STRIDES)
-@pytest.mark.parametrize("moment", ["before", "after"])
+@KILLS
 def test_a_killed_audit_of_a_release_ends_with_the_same_rows(
     commands: Commands, sets: Path, release: Path, tmp_path: Path, moment: str, stride: int
 ) -> None:
@@ -94,8 +95,7 @@ def strangers(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("stride", STRIDES)
-@pytest.mark.parametrize("moment", ["before", "after"])
+@KILLS
 def test_no_answer_of_a_given_model_is_paid_for_twice(
     commands: Commands, strangers: Path, tmp_path: Path, moment: str, stride: int
 ) -> None:

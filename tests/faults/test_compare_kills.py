@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import STRIDES, Commands, Ended, listing
+from commands import KILLS, Commands, Ended, listing
 from test_audit_kills import rows
 
 from grids import tiny
@@ -47,8 +47,7 @@ def told(run: Ended) -> list[dict[str, Any]]:
     return sorted(rows(run), key=lambda row: (row["victim"]["name"], row["key"]))
 
 
-@pytest.mark.parametrize("stride", STRIDES)
-@pytest.mark.parametrize("moment", ["before", "after"])
+@KILLS
 def test_a_killed_comparison_ends_with_the_same_rows(
     commands: Commands, grid: Path, tmp_path: Path, moment: str, stride: int
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import STRIDES, Commands, Ended, listing
+from commands import KILLS, Commands, Ended, listing
 from safetensors.torch import load_file
 
 import stealguard as sg
@@ -82,8 +82,7 @@ def steps(moment: str, stride: int) -> itertools.count[int]:
     return itertools.count(1 if moment == "before" else 2, stride)
 
 
-@pytest.mark.parametrize("stride", STRIDES)
-@pytest.mark.parametrize("moment", ["before", "after"])
+@KILLS
 @pytest.mark.parametrize("again", [[], ["--resume"]], ids=["first", "resumed"])
 def test_a_killed_training_resumes_to_the_same_release(
     commands: Commands, sets: Path, undisturbed: tuple[Path, Ended], stopped: Path, tmp_path: Path,
@@ -115,8 +114,7 @@ def test_a_killed_training_resumes_to_the_same_release(
     print(f"protect {' '.join(again)}: {kills} kills {moment} a step")
 
 
-@pytest.mark.parametrize("stride", STRIDES)
-@pytest.mark.parametrize("moment", ["before", "after"])
+@KILLS
 def test_a_killed_overwrite_keeps_the_old_release_until_the_new_one_is_whole(
     commands: Commands, sets: Path, undisturbed: tuple[Path, Ended], tmp_path: Path, moment: str, stride: int
 ) -> None:

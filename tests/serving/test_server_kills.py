@@ -44,7 +44,7 @@ def remembered(ledger: str, connection: httpx.Client, model: str) -> None:
         until(lambda before=before: recorded(ledger, "last") > before)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_server_that_is_killed_under_load_has_counted_what_it_answered(robust: sg.Release, tmp_path: Path) -> None:
     plain, ledger = written(tmp_path / "plain", sharpness=2.0).folder, str(tmp_path / "ledger.sqlite")
     ann, eve, last = (add_key(ledger, name) for name in ("ann", "eve", "last"))
