@@ -419,7 +419,7 @@ print("closed", flush=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("which", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
 def test_a_process_ends_cleanly_on_a_signal(which: signal.Signals) -> None:
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     with subprocess.Popen(
