@@ -270,6 +270,7 @@ class TestLearning:
         replace(attack, budget=8000)(Metered(Labels(Boxed(victim, (16,))), 8000), POOL, clone, seed=0)
         assert same(victim, clone, noise(2000, (16,), seed=9)) > 0.85
 
+    @pytest.mark.slow
     def test_two_clones_that_vote_are_one_net(self) -> None:
         victim, attack = linear_victim(), DisGUIDE(budget=4000, vote=True, training=FAST)
         pair = attack(Metered(Boxed(victim, (16,)), 4000), POOL, untrained(), seed=0)

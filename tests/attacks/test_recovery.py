@@ -118,11 +118,13 @@ def test_p_bayes_is_the_conditional_mean() -> None:
     torch.testing.assert_close(got, torch.stack([c, (6 * a + 2 * b) / 8]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["none", "top-1", "reverse-sigmoid-0.7", "mixing-0.5", "mad-1.0"])
 def test_the_detector_names_the_defense(name: str) -> None:
     assert detect(rows(800), SUSPECTED[name](rows(200, seed=1)), seed=0) == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_answers_without_a_defense_are_left_alone(method: Method) -> None:
     true = rows(100, seed=1)

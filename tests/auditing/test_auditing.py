@@ -128,6 +128,7 @@ def test_an_attack_that_fails_is_a_row_with_its_reason_and_is_tried_again(
     assert not (folder / "audit.sqlite.answers").exists()
 
 
+@pytest.mark.slow
 def test_a_guard_that_refuses_ends_the_attack_and_costs_honest_users_too(tmp_path: Path) -> None:
     """With delta = 1 every account is refused at the first test, after a little more than a hundred queries."""
     release = sg.protect(

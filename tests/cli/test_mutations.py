@@ -94,6 +94,7 @@ def some(examples: int) -> settings:
     return settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("examples", [60, pytest.param(300, marks=pytest.mark.thorough)])
 def test_mutated_arguments_are_one_line_and_status_2(home: Path, examples: int) -> None:
     @some(examples)
@@ -148,6 +149,7 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("examples", [40, pytest.param(200, marks=pytest.mark.thorough)])
 def test_mutated_grids_are_one_line_and_status_2(home: Path, examples: int) -> None:
     keys = st.one_of(st.sampled_from(GRIDS), st.text(max_size=4))

@@ -21,6 +21,7 @@ Make = Callable[..., Arrays]
 
 @pytest.mark.parametrize("make", [strokes, textures])
 class TestBoth:
+    @pytest.mark.slow
     def test_the_seed_alone_decides(self, make: Make) -> None:
         torch.manual_seed(123)
         first = make(50)["x"]
