@@ -17,10 +17,12 @@ from grids import environment, tiny, write_sets
 from own_methods import Halves, Lazy
 from samples import noise
 from stealguard.attacks import Knockoff
+from stealguard.auditing.suites import ACCOUNTS
 from stealguard.comparing.cells import attack_of, attacks_of, contents_of, plan, unpinned, victims
 from stealguard.comparing.grid import GridSpec, read
 from stealguard.data import SETS, store
 from stealguard.defenses import InI, RobustInI
+from stealguard.defenses.base import Defense
 from stealguard.errors import Invalid, StealguardError
 
 HOME = Path(__file__).parent.parent.parent
@@ -63,7 +65,7 @@ def test_training_is_the_presets_then_what_the_grid_says_then_what_the_defense_s
 
 def test_an_attack_may_have_its_own_pools_and_budgets() -> None:
     attacks = [{"knockoff": {"budgets": [100, 200]}}, {"jbda": {"pools": ["own:150"], "labels": "soft", "seeds": 9}}]
-    blocks = read(small(attacks=attacks, own=[0, 50])).blocks
+    blocks = read(small(attacks=attacks, own=[0, 50])).blocks(Defense())
     assert [(block.attacks[0].budget, block.pools, block.labels) for block in blocks[:2]] == [
         (100, ["letters"], ["soft", "hard"]), (200, ["letters"], ["soft", "hard"]),
     ]  # fmt: skip
@@ -74,7 +76,17 @@ def test_an_attack_may_have_its_own_pools_and_budgets() -> None:
 
 
 def test_a_suite_is_a_list_of_attacks() -> None:
-    assert len(read(small(attacks="quick")).blocks) == 3
+    assert len(read(small(attacks="quick")).blocks(Defense())) == 3
+
+
+def test_adaptive_attackers_know_each_defense_of_the_grid() -> None:
+    grid = read(small(attacks="adaptive", budgets=[70], defenses=["none", "edm", "prada"]))
+    plain, edm, prada = (grid.blocks(one.defense) for one in grid.defenses)
+    assert [block.treatments for block in edm[len(plain) :]] == [["smooth"]]
+    assert prada[-1].accounts == ACCOUNTS
+    assert {attack.budget for blocks in (plain, edm, prada) for block in blocks for attack in block.attacks} == {70}
+    with pytest.raises(Invalid, match="`labels` should be left out: the suite `adaptive` chooses them"):
+        read(small(attacks="adaptive", labels=["soft"]))
 
 
 def test_outliers_may_be_by_data_set() -> None:
@@ -198,8 +210,13 @@ class TestOwnCode:
     def test_own_methods_are_there_and_back_as_plain_data(self) -> None:
         attacks = [{"own_methods:Lazy": {"patience": [1, 2], "budgets": [5, 6]}}]
         grid = read(small(attacks=attacks, defenses=[{"own_methods:Halves": {"share": [0.1, 0.2]}}]))
-        assert [block.attacks[0] for block in grid.blocks] == [Lazy(5, 1), Lazy(6, 1), Lazy(5, 2), Lazy(6, 2)]
-        (data,) = attacks_of(grid.blocks[0])
+        assert [block.attacks[0] for block in grid.blocks(Defense())] == [
+            Lazy(5, 1),
+            Lazy(6, 1),
+            Lazy(5, 2),
+            Lazy(6, 2),
+        ]
+        (data,) = attacks_of(grid.blocks(Defense())[0])
         assert data == {"name": "own_methods:Lazy", "settings": {"budget": 5, "patience": 1}}
         assert attack_of(yaml.safe_load(yaml.safe_dump(data))) == Lazy(5, 1)
         made = [victim.made() for victim in victims(grid, contents_of)]
@@ -209,7 +226,7 @@ class TestOwnCode:
         grid = read(small(attacks=Knockoff(budget=7), defenses=[InI(gamma=0.5), Halves(share=0.1)]))
         assert names(grid) == ["ini", "own_methods:Halves"]
         assert [one.defense for one in grid.defenses] == [InI(gamma=0.5), Halves(share=0.1)]
-        assert [block.attacks[0] for block in grid.blocks] == [Knockoff(budget=7)]
+        assert [block.attacks[0] for block in grid.blocks(Defense())] == [Knockoff(budget=7)]
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def plan(grid: GridSpec) -> list[GridCell]:
         if base is not None:
             planned.setdefault(base.key, GridCell(base.key, base, None, None, None))
         planned.setdefault(victim.key, GridCell(victim.key, victim, None, None, base.key if base else None))
-        for block in grid.blocks:
+        for block in grid.blocks(victim.made()):
             attacks, pools = attacks_of(block), [[pool, contents(pool)] for pool in block.pools]
             follows_from = {
                 "victim": victim.key, "block": {**asdict(block), "attacks": attacks, "pools": pools},
@@ -139,7 +139,8 @@ def victims(grid: GridSpec, contents: Callable[[str], str]) -> Iterator[PlannedV
 def unpinned(grid: GridSpec) -> list[str]:
     """The sets of the grid whose contents are only known once they have been fetched or made."""
     outliers = (name for names in grid.outliers.values() for name in names)
-    used = {*grid.data, *outliers, *(pool for block in grid.blocks for pool in block.pools)}
+    blocks = (block for one in grid.defenses for block in grid.blocks(one.defense))
+    used = {*grid.data, *outliers, *(pool for block in blocks for pool in block.pools)}
     return sorted(name for name in used if name in SETS and SETS[name].sources and SETS[name].sha256 is None)
 
 
