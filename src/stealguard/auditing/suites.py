@@ -36,9 +36,9 @@ from stealguard.results import LABELS
 
 NOTHING = "nothing"  # the pool of attacks that make their own queries
 TREATMENT = "treatment:"
-GENERIC = ("filter", "unmask", "explore", "own-form", "sieve", "labels", "treatment:smooth")
+GENERIC = ("filter", "unmask", "explore", "own-form", "sieve", "cover", "labels", "treatment:smooth")
 """What an attacker does who suspects a defense and does not know which."""
-SOFT_ONLY = ("filter", "unmask", "treatment:d-dae", "treatment:p-bayes")  # what needs probabilities
+SOFT_ONLY = ("filter", "unmask", "cover", "treatment:d-dae", "treatment:p-bayes")  # what needs probabilities
 ACCOUNTS = (1, 10, 100, 1_000)
 
 
