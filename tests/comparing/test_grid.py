@@ -20,7 +20,7 @@ from stealguard.attacks import Knockoff
 from stealguard.auditing.suites import ACCOUNTS
 from stealguard.comparing.cells import attack_of, attacks_of, contents_of, plan, unpinned, victims
 from stealguard.comparing.grid import GridSpec, read
-from stealguard.data import SETS, store
+from stealguard.data import OF_FILES, SETS, store
 from stealguard.defenses import InI, RobustInI
 from stealguard.defenses.base import Defense
 from stealguard.errors import Invalid, StealguardError
@@ -104,6 +104,7 @@ def test_outliers_may_be_by_data_set() -> None:
         ({"dta": "mnist"}, r"`dta` should be a key of a grid: .* \(did you mean `data`\?\)"),
         ({"data": "mnits"}, "did you mean `mnist`"),
         ({"data": []}, "`data` should be at least one"),
+        ({"data": "csv:nowhere.csv"}, "that is there. Found `csv:nowhere.csv`"),
         ({"data": "npz:nowhere.npz"}, "that is there. Found `npz:nowhere.npz`"),
         ({"nets": "lenet"}, "did you mean `lenet5`"),
         ({"nets": 3}, "`nets` should be a name, or a list of names. Found 3"),
@@ -132,7 +133,7 @@ def test_outliers_may_be_by_data_set() -> None:
         ({"outliers": {"mnits": "letters"}}, "did you mean `mnist`"),
         ({"outliers": "leters"}, "did you mean `letters`"),
         ({"pools": []}, "`pools` should be given"),
-        ({"pools": 3}, "`pools` should be a set's name, folder:PATH or npz:PATH. Found 3"),
+        ({"pools": 3}, "`pools` should be a set's name, or one of folder:PATH, wds:PATH, .*. Found 3"),
         ({"pools": "own:many"}, "`pools` should be own:N with N at least 1. Found `own:many`"),
         ({"pools": "leters"}, "did you mean `letters`"),
         ({"attacks": "knockof"}, "did you mean `knockoff`"),
@@ -329,6 +330,19 @@ class TestKeys:
         before = self.keys()
         assert not before & self.keys(training={"lr": 0.01})
         assert len(before - self.keys(clone="resnet18")) == 2, "the thefts from two victims"
+
+    @pytest.mark.parametrize("kind", OF_FILES)
+    def test_files_count_by_their_contents_and_not_by_their_place(self, tmp_path: Path, kind: str) -> None:
+        def name(folder: str, content: str) -> str:
+            path = tmp_path / folder / "set"
+            path = path / "a" / "1.png" if kind == "folder" else path
+            path.parent.mkdir(parents=True)
+            path.write_text(content)
+            return f"{kind}:{tmp_path / folder / 'set'}"
+
+        one, again, other = name("1", "x"), name("2", "x"), name("3", "y")
+        assert contents_of(one) == contents_of(again) != contents_of(other)
+        assert read(small(data=one, outliers="letters")).data == [one]
 
     def test_a_named_set_counts_by_its_pinned_or_recorded_hash(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

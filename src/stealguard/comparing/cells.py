@@ -13,7 +13,7 @@ from stealguard.attacks import ATTACKS
 from stealguard.attacks.base import Attack
 from stealguard.auditing.suites import Block
 from stealguard.comparing.grid import GridSpec, code_in
-from stealguard.data import SETS, store
+from stealguard.data import SETS, files, store
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defense
 from stealguard.files import sha256
@@ -145,15 +145,15 @@ def unpinned(grid: GridSpec) -> list[str]:
 
 
 def contents_of(name: str) -> str:
-    """The hash of a set's contents: of the files of `npz:PATH` or `folder:PATH`, or the one that is known of a name.
+    """The hash of a set's contents: of the files of `kind:PATH`, or the one that is known of a name.
 
     It is the name itself for what is no set, or where nothing is known yet.
     """
-    kind, _, path = name.partition(":")
-    if kind in ("npz", "folder"):
-        there = Path(path).expanduser()
-        files = [there] if kind == "npz" else sorted(file for file in there.rglob("*") if file.is_file())
-        return fingerprint([kind, [[str(file.relative_to(there)), sha256(file)] for file in files]])
+    found = files(name)
+    if found is not None:
+        kind, _, path = name.partition(":")
+        top = Path(path).expanduser() if kind == "folder" else None
+        return fingerprint([kind, [[str(file.relative_to(top)) if top else file.name, sha256(file)] for file in found]])
     if name not in SETS:
         return name
     note = None if SETS[name].sha256 else store.note(store.place(name, store.home(None)))

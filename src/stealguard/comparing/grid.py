@@ -31,11 +31,11 @@ from stealguard.attacks.base import Attack
 from stealguard.attacks.treatments import TREATMENTS
 from stealguard.auditing.plan import OWN, owned_by
 from stealguard.auditing.suites import NOTHING, SUITES, Block, suite
-from stealguard.data import SETS
+from stealguard.data import OF_FILES, SETS, files
 from stealguard.data.roles import several
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defense
-from stealguard.errors import StealguardError, nearest, one_line, pick, require
+from stealguard.errors import Invalid, StealguardError, nearest, one_line, pick, require
 from stealguard.files import read_text
 from stealguard.nets import check_name
 from stealguard.registry import Registry, imported
@@ -321,11 +321,11 @@ def _known_net(name: str, parameter: str) -> None:
 
 
 def _known_set(name: Any, parameter: str) -> None:
-    rule = "a set's name, folder:PATH or npz:PATH"
+    rule = f"a set's name, or one of {', '.join(f'{kind}:PATH' for kind in OF_FILES)}"
     require(isinstance(name, str), parameter, rule, repr(name))
-    kind, _, path = name.partition(":")
-    if path and kind in ("npz", "folder"):
-        there = Path(path).expanduser()
-        require(there.is_file() if kind == "npz" else there.is_dir(), parameter, f"{rule} that is there", f"`{name}`")
-    else:
+    try:
+        found = files(name)
+    except StealguardError as e:
+        raise Invalid(parameter, f"{rule}, that is there", f"`{name}`") from e
+    if found is None:
         pick(SETS, name, parameter)
