@@ -378,8 +378,7 @@ def test_a_client_that_goes_while_its_answers_are_computed_is_charged(world: Wor
     slow = Linear()
     slow.gate = threading.Event()
     content = json.dumps(asked()).encode()
-    token = world.ledger.add("hasty")
-    head = f"POST {INFER} HTTP/1.1\r\nHost: a\r\nX-API-Key: {token}\r\nContent-Length: {len(content)}\r\n\r\n"
+    head = f"POST {INFER} HTTP/1.1\r\nHost: a\r\nX-API-Key: {world.token}\r\nContent-Length: {len(content)}\r\n\r\n"
     with running(Application({("linear", "1"): slow}, world.ledger)) as server:
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.sendall(head.encode() + content)

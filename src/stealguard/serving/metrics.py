@@ -23,7 +23,8 @@ class Metrics(Collector):
 
     def __init__(self, services: Iterable[Service] = ()):
         self._services = list(services)
-        self._requests, self._inputs, self._seconds = Counter[tuple[str, str]](), Counter[str](), Counter[str]()
+        self._requests, self._inputs = Counter[tuple[str, str]](), Counter[str]()
+        self._seconds = defaultdict[str, float](float)
         self._buckets = defaultdict[str, list[int]](lambda: [0] * (len(SECONDS) + 1))
         self._registry = CollectorRegistry()
         self._registry.register(self)

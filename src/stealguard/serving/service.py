@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ QUICK = 0.002  # seconds that a batch may hold up the loop: reading a request of
 
 
 class Answered(NamedTuple):
-    """The answers (N, K) to a request, and the suspicion of its account after it, where the guard has one."""
+    """The answers (N, K) to a request, and the suspicion of its account after its batch, where the guard has one."""
 
     answers: NDArray[np.float32]
     suspicion: float | None = None
@@ -130,28 +130,37 @@ class Service:
 
     @torch.no_grad()
     def _compute(self, questions: Sequence[_Question]) -> list[Answered | Exception]:
-        x = np.concatenate([q.x for q in questions]) if len(questions) > 1 else questions[0].x
+        groups = dict[str, list[int]]()  # the places of questions that count in one memory
+        for place, question in enumerate(questions):
+            groups.setdefault(self._accounts.memory_of(question.account), []).append(place)
+        order = [place for group in groups.values() for place in group]
+        x = np.concatenate([questions[place].x for place in order]) if len(order) > 1 else questions[0].x
         with _flushing():
-            judge, end = self._judge(self.engine(x), torch.from_numpy(x)), 0
-            answered: list[Answered | Exception] = []
-            for question in questions:
-                start, end = end, end + len(question.x)
-                try:
-                    answers, state = judge(question.account, slice(start, end))
-                    rows = question.restriction(answers).to(torch.float32).contiguous().numpy()
-                    answered.append(Answered(rows, float(state[SUSPICION]) if SUSPICION in state else None))
-                except Exception as e:  # this request's alone, as a refusal is
-                    answered.append(e)
-        return answered
+            outputs, inputs, end = self.engine(x), torch.from_numpy(x), 0
+            found = dict[int, Answered | Exception]()
+            for name, group in groups.items():
+                sizes = [len(questions[place].x) for place in group]
+                start, end = end, end + sum(sizes)
+                part = {head: output[start:end] for head, output in outputs.items()}
+                for place, answered in zip(group, self._judged(name, part, inputs[start:end], sizes), strict=True):
+                    found[place] = _told(answered, questions[place].restriction)
+        return [found[place] for place in range(len(questions))]
 
-    def _judge(self, outputs: Mapping[str, Tensor], x: Tensor) -> Callable[[str, slice], Judged]:
-        """What gives an account's answers to some of the rows; those of a guard without memory are computed at once."""
-        if self.release.model.guard.scope == "none":
-            answers, state = self._accounts.judged("", outputs, x)
-            return lambda account, rows: Judged(answers[rows], state)
-        return lambda account, rows: self._accounts.judged(
-            account, {name: output[rows] for name, output in outputs.items()}, x[rows]
-        )
+    def _judged(
+        self, account: str, outputs: Mapping[str, Tensor], x: Tensor, sizes: Sequence[int]
+    ) -> Sequence[Judged | Exception]:
+        try:
+            return self._accounts.judged_each(account, outputs, x, sizes)
+        except Exception as e:  # this account's alone, as a damaged memory is
+            return [e] * len(sizes)
+
+
+def _told(judged: Judged | Exception, restriction: Restriction) -> Answered | Exception:
+    if isinstance(judged, Exception):
+        return judged
+    answers, state = judged
+    rows = restriction(answers).to(torch.float32).contiguous().numpy()
+    return Answered(rows, float(state[SUSPICION]) if SUSPICION in state else None)
 
 
 @contextmanager
