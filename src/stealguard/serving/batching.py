@@ -15,7 +15,9 @@ from stealguard.errors import StealguardError, require
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-RECENT = 0.1  # weight of the last batch in the average of what a row takes
+RECENT = 0.25  # weight of the last batch in the average of what a row takes
+LEAP = 4.0  # times the average that a batch counts at most: that this process has to wait tells nothing of the batches
+FIXED = 4  # rows that take as long as what every batch takes
 
 
 class Overloaded(StealguardError):
@@ -44,8 +46,7 @@ class Batcher(Generic[Job, Result]):
         rows: of a batch, at most, at least 1.
         queue: rows that may wait, at least 1.
         merge: whether several jobs may share a batch.
-        quick: seconds of the processor up to which a batch may hold up the loop; 0 for batches that wait for something
-            else, a network for example.
+        quick: seconds up to which a batch may hold up the loop; 0 for never.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Batcher(Generic[Job, Result]):
         if self._busy or not self._waiting:
             return
         batch, rows = self._next()
-        if rows * self._seconds <= self._quick:
+        if (rows + FIXED) * self._seconds <= self._quick:
             self._deliver(batch, self._results(batch, rows))
             self._go_on(loop)
         else:
@@ -121,14 +122,16 @@ class Batcher(Generic[Job, Result]):
         return batch, rows
 
     def _results(self, batch: list[_Waiting[Job, Result]], rows: int) -> Sequence[Result | Exception]:
-        began = time.thread_time()
+        began = time.perf_counter()
         try:
             return self._compute([waiting.job for waiting in batch])
         except Exception as e:
             return [e] * len(batch)
         finally:
-            found = (time.thread_time() - began) / rows
-            self._seconds = found if self._seconds == math.inf else self._seconds + RECENT * (found - self._seconds)
+            found = (time.perf_counter() - began) / (rows + FIXED)
+            if self._seconds == math.inf:
+                self._seconds = found
+            self._seconds += RECENT * (min(found, LEAP * self._seconds) - self._seconds)
 
     def _run(self, batch: list[_Waiting[Job, Result]], rows: int, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_soon_threadsafe(self._done, batch, self._results(batch, rows), loop)
