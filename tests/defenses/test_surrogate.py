@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import stealguard as sg
-from stealguard.defenses.surrogate import READINGS, Head, Linearization, isolation, isolation_at, magnitude, magnitude_at
+from stealguard.defenses.surrogate import (
+    READINGS,
+    Head,
+    Linearization,
+    isolation,
+    isolation_at,
+    magnitude,
+    magnitude_at,
+)
 from stealguard.errors import Invalid
 from stealguard.nets import build, reinitialized
 from stealguard.nets.resnet import Residual
@@ -182,7 +190,7 @@ def test_a_single_linear_layer_is_its_own_head() -> None:
 
 def test_a_net_that_does_not_end_with_a_linear_layer_is_named() -> None:
     net, x = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Tanh()).double(), batch().x
-    with pytest.raises(Invalid, match="`surrogate` should be a module that ends with an `nn.Linear`. Found `Sequential`"):
+    with pytest.raises(Invalid, match=r"a module that ends with an `nn\.Linear`\. Found `Sequential`"):
         Head(net, x)
     assert not any(part._forward_hooks for part in net.modules())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from stealguard.defenses.base import Cost, Defended, Defense, evaluating, surrogate_of
 from stealguard.defenses.decoys import Decoyed, Decoys
-from stealguard.defenses.surrogate import READINGS, Head, Layers, Linear, Linearization, Reading, isolation_at, magnitude_at
+from stealguard.defenses.surrogate import LAYERS, READINGS, Layers, Reading, isolation_at, magnitude_at
 from stealguard.defenses.suspicion import KEPT, SUSPECTS, Gate, Measured, Suspects, Suspicion
 from stealguard.devices import device_of
 from stealguard.errors import pick, require, require_weight
@@ -23,10 +23,6 @@ from stealguard.seeds import derive
 from stealguard.training.combine import COMBINES
 from stealguard.training.losses import induction
 from stealguard.types import Batch
-
-
-LAYERS: dict[str, Callable[[nn.Module, Tensor], Linear]] = {"all": Linearization, "head": Head}
-"""Of which of its weights the surrogate's gradients are taken, and what computes them."""
 
 
 class Isolated(Defended):
@@ -94,7 +90,7 @@ def _classes(net: nn.Module, like: Tensor) -> int:
 
 @dataclass(frozen=True)
 class InI(Defense):
-    """Isolation and Induction: L = L_task + gamma L_ind + delta L_iso + epsilon L_mag, with the authors' weights.
+    """Isolation and Induction: L = L_task + gamma L_ind + delta L_iso + epsilon L_mag, with defaults by the authors.
 
     Args:
         gamma: weight of induction: on outliers, answer as the surrogate itself does.

@@ -207,6 +207,10 @@ class Linearization:
             return self._products.jvp(u)
 
 
+LAYERS: dict[str, Callable[[nn.Module, Tensor], Linear]] = {"all": Linearization, "head": Head}
+"""The weights of the surrogate that gradients are taken in, and what computes them."""
+
+
 @contextmanager
 def _exactly(x: Tensor) -> Iterator[None]:
     """Without autocast, under which these gradients are off by 13 to 28 %, and without the fused attention kernels,
