@@ -181,7 +181,7 @@ def _last_layer(module: nn.Module, x: Tensor) -> tuple[nn.Linear, Tensor, Tensor
 
 
 class Linearization:
-    """A frozen module at `x`, (B, ...): its logits (B, K), and products with its Jacobian in all parameters.
+    """A frozen module at `x`, (B, ...): its logits (B, K), and products with its Jacobian in the parameters.
 
     Runs as a traced graph of elementary operations where that gives the module's own derivatives, which is checked
     once for each shape of `x`, and else as the module itself (slower). Always in the precision of the weights.
