@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 from grids import environment
 from samples import blobs, noise
+from stealguard.data.inputs import Stored
 from stealguard.defenses import DEFENSES, Defense, InI
+from stealguard.errors import StealguardError
+from stealguard.training import Training, fit
 from stealguard.training.combine import COMBINES
 from stealguard.training.ranks import ALONE, Ranks, joined
 from stealguard.types import Batch
@@ -30,14 +33,14 @@ CASES: dict[str, Defense] = {
 }
 
 
-def started(code: str, number: int, size: int = 2, port: int = 0, **more: object) -> subprocess.Popen[str]:
+def started(code: str, number: int, size: int = 2, port: int = 0) -> subprocess.Popen[str]:
     """Process `number` of `size` that runs `code`, with what it prints in pipes."""
     several = {
         "RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
     }  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "-c", code],
-        env={**environment(), "OMP_NUM_THREADS": "1", **{name: str(value) for name, value in {**several, **more}.items()}},
+        env={**environment(), **{name: str(value) for name, value in several.items()}},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -58,13 +61,20 @@ def together(code: str, size: int = 2) -> list[str]:
     return [output for output, _ in told]
 
 
+class Wide(nn.Module):
+    """Inputs in float64."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()
+
+
 def small(normalized: bool) -> nn.Module:
     """A net of images of `SHAPE`, in float64; with batch normalization where that is wanted."""
     torch.manual_seed(0)
     norms: Sequence[nn.Module] = (nn.BatchNorm2d(6), nn.BatchNorm1d(16)) if normalized else (nn.Tanh(), nn.Tanh())
     return nn.Sequential(
-        nn.Conv2d(1, 6, 3), norms[0], nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 16), norms[1], nn.ReLU(),
-        nn.Linear(16, CLASSES),
+        Wide(), nn.Conv2d(1, 6, 3), norms[0], nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 16), norms[1],
+        nn.ReLU(), nn.Linear(16, CLASSES),
     ).double()  # fmt: skip
 
 
@@ -100,5 +110,104 @@ def differences() -> dict[str, float]:
         }  # fmt: skip
 
 
-def tell(found: object) -> None:
-    print(json.dumps(found))
+class Lazy(Stored):
+    """Inputs that count as not held in memory: each process reads its share of them."""
+
+    held = False
+
+
+def fitted(normalized: bool, lazy: bool, training: Training, net: nn.Module | None = None, seed: int = 0) -> nn.Module:
+    """What InI's training makes of a net, in float64."""
+    (x, y), z = blobs(120, SHAPE, CLASSES), noise(50, SHAPE)
+    kind = Lazy if lazy else Stored
+    model = InI().build(small(normalized) if net is None else net, x[:4].double())
+
+    def objective(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        assert len(batch.x) == len(batch.z) == training.batch
+        return model.losses(Batch(batch.x.double(), batch.y, batch.z.double()))  # type: ignore[operator]
+
+    fit(
+        model, kind(x), y, training, seed=seed, objective=objective, combine=COMBINES["pcgrad"], outliers=kind(z),
+        validation=(kind(x[:30]), y[:30]), progress=False,
+    )  # fmt: skip
+    return model
+
+
+def state(model: nn.Module) -> list[float]:
+    return [value for tensor in model.state_dict().values() for value in tensor.double().flatten().tolist()]
+
+
+USUAL = Training(epochs=2, batch=11, augment="crop-flip", batch_norm="synchronized", keep="best")
+
+
+def trainings() -> dict[str, list[float]]:
+    """The states after some trainings."""
+    return {
+        "held": state(fitted(True, False, USUAL)),
+        "lazy": state(fitted(True, True, USUAL)),
+        "few rows": state(fitted(True, False, replace(USUAL, batch=3))),
+        "no batch norm": state(fitted(False, False, USUAL)),
+    }
+
+
+def chained(ranks: Ranks) -> list[float]:
+    """The gradients of a loss that goes through shared nets one after the other, back to their input, and past them."""
+    torch.manual_seed(3)
+    first, second = nn.Linear(5, 4).double(), nn.Linear(4, 3).double()
+    x = torch.randn(9, 5, dtype=torch.float64, requires_grad=True)
+    model = nn.ModuleList([first, second])
+    with ranks.sharing(model, synchronized=False):
+        middle = first(x).tanh()
+        loss = second(middle).exp().mean().log() + middle.square().mean() + first.weight.square().sum() + x.norm()
+    wanted = [x, *model.parameters()]
+    return [value for g in ranks.mean(torch.autograd.grad(loss, wanted)) for value in g.flatten().tolist()]
+
+
+def drawn(ranks: Ranks) -> tuple[list[list[float]], float]:
+    """What dropout keeps of rows that are all alike, and what is drawn afterwards."""
+    net = nn.Dropout(0.5).train()
+    torch.manual_seed(4)
+    with ranks.sharing(net, synchronized=False):
+        return [net(torch.ones(8, 16)).tolist() for _ in range(2)][-1], torch.rand(()).item()
+
+
+def refused(training: Callable[[], object]) -> str:
+    try:
+        training()
+    except StealguardError as e:
+        return str(e)
+    return "nothing"
+
+
+class Pair(nn.Module):
+    """Gives two tensors, which cannot be gathered."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+def everything() -> dict[str, object]:
+    """All that one pair of processes is asked."""
+    apart = differences()
+    with joined() as ranks:
+        per_rank = fitted(True, False, replace(USUAL, batch_norm="per-rank"))
+        with joined() as inner:
+            assert inner is ranks
+        with ranks.sharing(pair := Pair(), synchronized=False):
+            two = refused(lambda: pair(torch.ones(8, 1)))
+        return {
+            "differences": apart,
+            "trainings": trainings(),
+            "per-rank": state(per_rank),
+            "chained": chained(ranks),
+            "drawn": drawn(ranks),
+            "other seed": refused(lambda: fitted(False, False, USUAL, seed=ranks.number)),
+            "other net": refused(lambda: fitted(False, False, USUAL, nn.Sequential(nn.Flatten(), own(ranks)))),
+            "two tensors": two,
+        }
+
+
+def own(ranks: Ranks) -> nn.Module:
+    """A net whose first weights are each process's own."""
+    torch.manual_seed(ranks.number)
+    return nn.Linear(64, CLASSES).double()

@@ -429,7 +429,7 @@ def _normalized(norm: nn.Module, x: Tensor, open_: _Open) -> Tensor:
     own = cast(_BatchNorm, norm)
     by_batch = own.training or own.running_mean is None
     if not by_batch or open_.net is None:
-        return cast(Tensor, type(own).forward(own, x))
+        return type(own).forward(own, x)
     own._check_input_dim(x)
     axes = [axis for axis in range(x.dim()) if axis != 1]
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
