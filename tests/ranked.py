@@ -7,8 +7,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from itertools import product
+from itertools import count, product
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from grids import environment
 from samples import blobs, noise
 from stealguard.data.inputs import Stored
 from stealguard.defenses import DEFENSES, Defense, InI
-from stealguard.errors import StealguardError
+from stealguard.errors import Interrupted, StealguardError
 from stealguard.training import Training, fit
 from stealguard.training.combine import COMBINES
 from stealguard.training.ranks import ALONE, Ranks, joined
@@ -116,20 +118,26 @@ class Lazy(Stored):
     held = False
 
 
-def fitted(normalized: bool, lazy: bool, training: Training, net: nn.Module | None = None, seed: int = 0) -> nn.Module:
-    """What InI's training makes of a net, in float64."""
+def fitted(
+    normalized: bool, training: Training, *, lazy: bool = False, net: nn.Module | None = None, seed: int = 0,
+    checkpoint: Path | None = None, steps: int = 1000,
+) -> nn.Module:  # fmt: skip
+    """What InI's training makes of a net, in float64; goes on from a checkpoint, and is interrupted after `steps`."""
     (x, y), z = blobs(120, SHAPE, CLASSES), noise(50, SHAPE)
-    kind = Lazy if lazy else Stored
+    kind, done = Lazy if lazy else Stored, count()
     model = InI().build(small(normalized) if net is None else net, x[:4].double())
 
     def objective(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         assert len(batch.x) == len(batch.z) == training.batch
+        if next(done) == steps:
+            raise KeyboardInterrupt
         return model.losses(Batch(batch.x.double(), batch.y, batch.z.double()))  # type: ignore[operator]
 
-    fit(
-        model, kind(x), y, training, seed=seed, objective=objective, combine=COMBINES["pcgrad"], outliers=kind(z),
-        validation=(kind(x[:30]), y[:30]), progress=False,
-    )  # fmt: skip
+    with suppress(Interrupted):
+        fit(
+            model, kind(x), y, training, seed=seed, objective=objective, combine=COMBINES["pcgrad"], outliers=kind(z),
+            validation=(kind(x[:30]), y[:30]), checkpoint=checkpoint, resume=True, progress=False,
+        )  # fmt: skip
     return model
 
 
@@ -137,16 +145,16 @@ def state(model: nn.Module) -> list[float]:
     return [value for tensor in model.state_dict().values() for value in tensor.double().flatten().tolist()]
 
 
-USUAL = Training(epochs=2, batch=11, augment="crop-flip", batch_norm="synchronized", keep="best")
+USUAL = Training(epochs=2, momentum=0.5, batch=11, augment="crop-flip", batch_norm="synchronized", keep="best")
 
 
 def trainings() -> dict[str, list[float]]:
     """The states after some trainings."""
     return {
-        "held": state(fitted(True, False, USUAL)),
-        "lazy": state(fitted(True, True, USUAL)),
-        "few rows": state(fitted(True, False, replace(USUAL, batch=3))),
-        "no batch norm": state(fitted(False, False, USUAL)),
+        "held": state(fitted(True, USUAL)),
+        "lazy": state(fitted(True, USUAL, lazy=True)),
+        "few rows": state(fitted(True, replace(USUAL, batch=3))),
+        "no batch norm": state(fitted(False, USUAL)),
     }
 
 
@@ -186,11 +194,13 @@ class Pair(nn.Module):
         return x, x
 
 
-def everything() -> dict[str, object]:
+def everything(folder: Path) -> dict[str, object]:
     """All that one pair of processes is asked."""
     apart = differences()
     with joined() as ranks:
-        per_rank = fitted(True, False, replace(USUAL, batch_norm="per-rank"))
+        fitted(True, USUAL, checkpoint=folder / "alone.pt", steps=15)  # 10 steps are an epoch
+        fitted(True, USUAL, checkpoint=folder / "together.pt", steps=15)
+        per_rank = fitted(True, replace(USUAL, batch_norm="per-rank"))
         with joined() as inner:
             assert inner is ranks
         with ranks.sharing(pair := Pair(), synchronized=False):
@@ -201,8 +211,9 @@ def everything() -> dict[str, object]:
             "per-rank": state(per_rank),
             "chained": chained(ranks),
             "drawn": drawn(ranks),
-            "other seed": refused(lambda: fitted(False, False, USUAL, seed=ranks.number)),
-            "other net": refused(lambda: fitted(False, False, USUAL, nn.Sequential(nn.Flatten(), own(ranks)))),
+            "resumed": state(fitted(True, USUAL, checkpoint=folder / "together.pt")),
+            "other seed": refused(lambda: fitted(False, USUAL, seed=ranks.number)),
+            "other net": refused(lambda: fitted(False, USUAL, net=nn.Sequential(nn.Flatten(), own(ranks)))),
             "two tensors": two,
         }
 
