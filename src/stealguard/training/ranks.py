@@ -306,12 +306,14 @@ class _Several(Ranks):
             for t in (part.running_mean, part.running_var)
             if t is not None
         ]
-        others = [t for t in model.buffers() if all(t is not r for r in running)]
+        others = [t for t in model.buffers() if t.numel() and all(t is not r for r in running)]
         with torch.no_grad(), _heard():
             for t, mean in zip(running, self.mean(running) if running else (), strict=True):
                 t.copy_(mean)
             for t in others:
-                dist.broadcast(t, src=0)
+                data = _bytes(t)
+                dist.broadcast(data, src=0)
+                t.copy_(data.view(t.dtype).view(t.shape))
 
 
 def _nets(model: nn.Module) -> Iterator[nn.Module]:
@@ -365,8 +367,8 @@ class _Part(Share):
         return _summed(tensors)
 
     def gathered(self, mine: Tensor) -> Tensor:
-        """All rows, as bytes on their way, so that every dtype can be sent."""
-        data = mine.reshape(len(mine), -1).contiguous().view(torch.uint8)
+        """All rows, of which `mine` are this process's."""
+        data = _bytes(mine).view(len(mine), -1)
         padded = data.new_zeros(-(-self.rows // self.size), data.shape[1])
         padded[: len(data)] = data
         parts = [torch.empty_like(padded) for _ in range(self.size)]
@@ -374,7 +376,7 @@ class _Part(Share):
             dist.all_gather(parts, padded)
         sizes = [end - start for start, end in zip(self.bounds, self.bounds[1:], strict=False)]
         whole = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-        return whole.view(mine.dtype).view(self.rows, *mine.shape[1:])
+        return whole.view(-1).view(mine.dtype).view(self.rows, *mine.shape[1:])
 
 
 class _Take(torch.autograd.Function):
@@ -413,6 +415,11 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
         return _summed(upstream)[0]
+
+
+def _bytes(t: Tensor) -> Tensor:
+    """The values as bytes in a row, since not every dtype can be sent."""
+    return t.detach().contiguous().view(-1).view(torch.uint8)
 
 
 def _summed(tensors: Sequence[Tensor]) -> list[Tensor]:
