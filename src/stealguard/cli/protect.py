@@ -92,10 +92,11 @@ def protect(
     from stealguard.releases.protection import protect as run
     from stealguard.results.honest import PoorAnswers, complaints, sentence
     from stealguard.settings import changed
+    from stealguard.training.ranks import joined
 
     preset = preset_of(defense, "defense")
     use_threads(threads)
-    with warnings.catch_warnings():
+    with joined() as ranks, warnings.catch_warnings():
         warnings.simplefilter("ignore", PoorAnswers)  # they are told below, in the same words
         release = run(
             net, data, out=out, outliers=outliers,
@@ -105,6 +106,8 @@ def protect(
             mean=numbers(mean, "mean"), std=numbers(std, "std"), size=size, fit=fit, resize=resize, resume=resume,
             overwrite=overwrite, device=device,
         )  # fmt: skip
+    if not ranks.first:
+        return
     found = release.recipe["honest"]
     if json_:
         print(json.dumps(dict(release.recipe)))

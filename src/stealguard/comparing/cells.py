@@ -132,7 +132,7 @@ def victims(grid: GridSpec, contents: Callable[[str], str]) -> Iterator[PlannedV
         outliers = list(grid.outliers[data])
         yield PlannedVictim(
             name, data, net, outliers, [contents(each) for each in (data, *outliers)], grid.resize, kind, settings,
-            asdict(training), _code([net, settings], defense), seed,
+            training.record(), _code([net, settings], defense), seed,
         )  # fmt: skip
 
 
