@@ -26,6 +26,7 @@ from stealguard.nets import build
 from stealguard.settings import create, describe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUITES)
 def test_every_block_can_be_carried_out(name: str, tmp_path: Path) -> None:
     """On a task and a pool that are large enough, every theft of the suite can be planned."""

@@ -37,6 +37,7 @@ def names(grid: GridSpec) -> list[str]:
     return [one.name for one in grid.defenses]
 
 
+@pytest.mark.slow
 def test_lists_stand_for_every_combination_and_seeds_are_shared() -> None:
     grid = read(small(data=["mnist", "fashion-mnist"], nets=["lenet5", "resnet18"], seeds=[3, 4]))
     planned = list(victims(grid, contents_of))
@@ -265,6 +266,7 @@ class TestKeys:
     def keys(self, **changes: Any) -> set[str]:
         return {cell.key for cell in plan(read(small(**changes)))}
 
+    @pytest.mark.slow
     def test_keys_are_the_same_in_every_process(self) -> None:
         code = "from test_grid import TestKeys; print(*sorted(TestKeys().keys()))"
         done = subprocess.run(

@@ -236,6 +236,7 @@ def test_vjp_and_jvp_are_each_others_transpose() -> None:
     torch.testing.assert_close(left, (at.jvp(u) * c).sum(), rtol=1e-10, atol=0)
 
 
+@pytest.mark.slow
 def test_gradients_in_float32_are_close_to_float64() -> None:
     """A float32 double backward is off by 1e-3; the first-order form keeps float32's own precision."""
     victim, (x, y, _) = small_resnet(), batch()
@@ -255,6 +256,7 @@ def test_the_terms_have_gradients_in_the_victim_alone() -> None:
     assert all(p.grad is None for p in surrogate.parameters())
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 12), st.integers(1, 5), st.sampled_from(READINGS), st.integers(0, 1000))
 def test_gradcheck_on_any_linear_surrogate(classes: int, n: int, reading: str, seed: int) -> None:
