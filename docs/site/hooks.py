@@ -25,7 +25,7 @@ SHOWN = {  # files of the repository that are pages of the site
     "CODE_OF_CONDUCT.md": "project/conduct.md",
 }
 LINK = re.compile(r'(\]\(|(?:href|src)=")([^)"\s#]*)(#[^)"\s]*)?([)"])')
-FIGURE = re.compile(r"^!\[([^\]]*)\]\((figures/[\w-]+\.svg)\)$", re.MULTILINE)
+FIGURE = re.compile(r"^!\[([^\]]*)\]\(([\w/-]*figures/[\w-]+\.svg)\)$", re.MULTILINE)
 FENCE = re.compile(r"(^ *```.*?^ *```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 
 
