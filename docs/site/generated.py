@@ -182,6 +182,7 @@ def _told(value: object) -> str:
 
 # Sources ----------------------------------------------------------------------------------------------------
 
+UNSEARCHED = "---\nsearch: {exclude: true}\n---\n\n"
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".sh": "sh", ".ipynb": "json"}
 
 
@@ -193,5 +194,5 @@ def members(folder: Path) -> list[Path]:
 def source(path: str, file: Path) -> str:
     """A page that shows a file of the repository, or lists a folder."""
     if file.is_dir():
-        return f"# {path}\n\n" + "".join(f"- [{one.name}]({path}/{one.name}.md)\n" for one in members(file))
-    return f"# {path}\n\n````{LANGUAGES.get(file.suffix, 'text')}\n{file.read_text()}````\n"
+        return f"{UNSEARCHED}# {path}\n\n" + "".join(f"- [{one.name}]({path}/{one.name}.md)\n" for one in members(file))
+    return f"{UNSEARCHED}# {path}\n\n````{LANGUAGES.get(file.suffix, 'text')}\n{file.read_text()}````\n"
