@@ -1,4 +1,4 @@
-"""The drawings of the pages on concepts, from committed rows. `python docs/site/figures.py` draws them anew; a test compares.
+"""The drawings of the pages on concepts, from committed rows; `python docs/site/figures.py` draws them anew.
 
 A drawing has its own colors, light or dark as the reader's system is; on the site those of the page replace them.
 """
@@ -21,11 +21,12 @@ FIGURES = HOME / "docs/concepts/figures"
 WIDTH = 640
 
 STYLE = """<style>
-svg { background: #fff; } text { fill: #222; } .axis { stroke: #999; fill: none; } .line { stroke: #00796b; fill: none; }
-.mark { fill: #00796b; } .beside { stroke: #d9822b; fill: none; } .beside-mark { fill: #d9822b; } .faint { fill: #eee; }
+svg { background: #fff; } text { fill: #222; } .axis { stroke: #999; fill: none; }
+.line { stroke: #00796b; fill: none; } .mark { fill: #00796b; }
+.beside { stroke: #d9822b; fill: none; } .beside-mark { fill: #d9822b; } .faint { fill: #eee; }
 @media (prefers-color-scheme: dark) {
-svg { background: #1e2129; } text { fill: #ddd; } .axis { stroke: #777; } .line { stroke: #4db6ac; } .mark { fill: #4db6ac; }
-.faint { fill: #333; } }
+svg { background: #1e2129; } text { fill: #ddd; } .axis { stroke: #777; } .line { stroke: #4db6ac; }
+.mark { fill: #4db6ac; } .faint { fill: #333; } }
 </style>"""
 
 
@@ -84,7 +85,10 @@ def curves(title: str, found: dict[str, list[tuple[int, Spread]]], chance: float
     def place(at: float, value: float) -> tuple[float, float]:
         return left + (right - left) * math.log(at) / math.log(most), bottom - (bottom - top) * value
 
-    parts = [line([(left, bottom), (right, bottom)], "axis"), line([place(1, chance), place(most, chance)], "axis", "4 4")]
+    parts = [
+        line([(left, bottom), (right, bottom)], "axis"),
+        line([place(1, chance), place(most, chance)], "axis", "4 4"),
+    ]
     parts += [text(right + 8, place(most, chance)[1] + 5, "chance")]
     parts += [text(left - 10, place(1, at / 100)[1] + 5, f"{at} %", "end") for at in range(0, 101, 20)]
     ticks = sorted({at for points in found.values() for at, _ in points})
@@ -172,7 +176,9 @@ def accounts() -> str:
 def adaptive() -> str:
     """Without memory: the attacker who knows nothing, and those who know the code."""
     means = _means((f"{row['attack']}, {row['labels']}", row["clone_accuracy"]) for row in _adaptive("none"))
-    return dots("Clone accuracy by attack, without memory", sorted(means, key=lambda row: row[1].mean), [("chance", 0.1)])
+    return dots(
+        "Clone accuracy by attack, without memory", sorted(means, key=lambda row: row[1].mean), [("chance", 0.1)]
+    )
 
 
 def _adaptive(guard: str) -> list[dict[str, Any]]:

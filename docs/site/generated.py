@@ -1,4 +1,4 @@
-"""Pages of the site that are made from the code: command line, settings of methods, file formats, and the Python reference."""
+"""Pages of the site that are made from the code: command line, settings, file formats, and the Python reference."""
 
 from __future__ import annotations
 
@@ -41,17 +41,18 @@ def command_line() -> str:
     """Every command with its options, from the program itself."""
     from stealguard.cli import app
 
-    return app.generate_docs(output_format="markdown", usage_name="stealguard").replace("# stealguard", "# Command line", 1)
+    text = app.generate_docs(output_format="markdown", usage_name="stealguard")
+    return text.replace("# stealguard", "# Command line", 1)
 
 
 # Settings of methods ----------------------------------------------------------------------------------------
 
-ATTACKED = """Every attack with its settings, as the registry has them. A setting is given as `--set NAME=VALUE` on the command line,
-by name in a grid, and as an argument in Python. The [threat model](../threat-model.md) says what an attack can see;
-[the README](../../README.md#attacks) has the papers."""
-DEFENDED = """Every defense with its settings, as the registry has them. A setting is given as `--set NAME=VALUE` on the command line,
-by name in a grid, and as an argument in Python. [All defenses compared](../rivals.md) has the papers, the costs and what
-was measured. *Countered by* names what an attacker does who knows the defense."""
+ATTACKED = """Every attack with its settings, as the registry has them. A setting is given as `--set NAME=VALUE` on the
+command line, by name in a grid, and as an argument in Python. The [threat model](../threat-model.md) says what
+an attack can see; [the README](../../README.md#attacks) has the papers."""
+DEFENDED = """Every defense with its settings, as the registry has them. A setting is given as `--set NAME=VALUE` on the
+command line, by name in a grid, and as an argument in Python. [All defenses compared](../rivals.md) has the
+papers, the costs and what was measured. *Countered by* names what an attacker does who knows the defense."""
 
 
 def methods(title: str, table: Mapping[str, type], about: str) -> str:
@@ -108,42 +109,43 @@ def _cell(text: str) -> str:
 def formats() -> str:
     """The files that stealguard writes, with the number of each format as the code has it."""
     from stealguard.releases import export, release
-    from stealguard.results import migrations
+    from stealguard.results import STORE, migrations
     from stealguard.serving.ledger import sqlite
 
     return FORMATS.format(
-        release=release.FORMAT, rows=migrations.FORMAT, flat=migrations.FLAT, export=export.FORMAT, ledger=sqlite.VERSION
-    )
+        recipe=release.RECIPE, weights=release.WEIGHTS, release=release.FORMAT, rows=migrations.FORMAT,
+        flat=migrations.FLAT, store=STORE, exports=export.REPORT, export=export.FORMAT, ledger=sqlite.VERSION,
+    )  # fmt: skip
 
 
 FORMATS = """# Files and their formats
 
-Each file says its format, a whole number. A program that meets a newer number says so and stops; it never guesses.
-[Stability](../stability.md) says when a number changes.
+Each file says its format, a whole number. A program that meets a newer number says so and stops; it never
+guesses. [Stability](../stability.md) says when a number changes.
 
 | file | format | where the number is | older formats |
 | --- | --: | --- | --- |
-| `recipe.json` of a release | {release} | `"format"` | refused: use the version that wrote it |
-| `model.safetensors` of a release | {release} | the recipe, with the file's SHA-256 | as the recipe |
+| `{recipe}` of a release | {release} | `"format"` | refused: use the version that wrote it |
+| `{weights}` of a release | {release} | the recipe, with the file's SHA-256 | as the recipe |
 | rows as JSON lines | {rows} | `"format"` of each line | {flat} is read; its lines do not say a format |
-| `audit.sqlite`, a store of rows | {rows} | `PRAGMA user_version` | upgraded in one transaction when the store is opened |
-| `export.json` of a release | {export} | `"format"` | refused: export again |
+| `{store}`, a store of rows | {rows} | `PRAGMA user_version` | upgraded in one transaction when the store is opened |
+| `{exports}` of a release | {export} | `"format"` | refused: export again |
 | the ledger of a server, SQLite | {ledger} | `PRAGMA user_version` | none so far |
 | the ledger of a server, Redis | {ledger} | the key `stealguard:version` | none so far |
 
 ## A release
 
-A folder. `recipe.json` has all that the release was made from: data with their SHA-256, net, defense and settings, outliers, training,
-seed, versions. It ends with its own SHA-256, and names that of the weights. `stealguard verify` checks both. Weights are never
-unpickled.
+A folder. `{recipe}` has all that the release was made from: data with their SHA-256, net, defense and settings,
+outliers, training, seed, versions. It ends with its own SHA-256, and names that of the weights. `stealguard
+verify` checks both. Weights are never unpickled.
 
 ## Rows
 
-One row is the result of one theft. It nests the facts of its victim under `victim`, and its measurements under `metrics`; accuracies are
-fractions in [0, 1]. [`Row`](api/results.md#stealguard.results.Row) and
-[`VictimFacts`](api/results.md#stealguard.results.VictimFacts) have the fields. The key of a row is the SHA-256 of all that it follows from:
-two rows with one key are the same theft. `stealguard report ROWS --format json` and `rows.to_records()` give flat records.
-"""
+One row is the result of one theft. It nests the facts of its victim under `victim`, and its measurements under
+`metrics`; accuracies are fractions in [0, 1]. [`Row`](api/results.md#stealguard.results.Row) and
+[`VictimFacts`](api/results.md#stealguard.results.VictimFacts) have the fields. The key of a row is the SHA-256
+of all that it follows from: two rows with one key are the same theft. `stealguard report ROWS --json`,
+`rows.to_records()` and `rows.to_pandas()` give flat records."""
 
 
 # Python -----------------------------------------------------------------------------------------------------
@@ -155,7 +157,7 @@ def _public(package: str) -> dict[str, Any]:
 
 
 def reference(package: str, known: Mapping[str, Any] | None = None) -> str:
-    """A page with the documentation of every public name of a package; those of `known` are on the page of the top one."""
+    """A page that documents every public name of a package; those of `known` are on the page of the top one."""
     module, public = importlib.import_module(package), _public(package)
     elsewhere = [name for name, value in public.items() if any(value is one for one in (known or {}).values())]
     shown = {name: value for name, value in public.items() if name not in elsewhere and not inspect.ismodule(value)}

@@ -1,7 +1,7 @@
 """What mkdocs calls while it builds the site: pages made from the code are added, links and figures are adapted.
 
-A page of the repository links to files as they lie there, so that it can be read without the site. On the site, a link to a
-file outside of `docs` leads to the page that shows this file.
+A page of the repository links to files as they lie there, so that it can be read without the site. On the site, a link
+to a file outside of `docs` leads to the page that shows this file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FENCE = re.compile(r"(^ *```.*?^ *```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that the code gives, those that lie outside of `docs`, and the source files that a page links to."""
+    """Add the pages that the code gives, those that lie outside of `docs`, and the sources that a page links to."""
     pages = {**generated.pages(), **{uri: (HOME / path).read_text() for path, uri in SHOWN.items()}}
     written = {repository_path(file.src_uri): file.content_string for file in files.documentation_pages()}
     written |= {repository_path(uri): text for uri, text in pages.items()}

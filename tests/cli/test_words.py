@@ -18,8 +18,8 @@ from stealguard.results import read
 
 HOME = Path(__file__).parents[2]
 PRINTS_JSON = {
-    "protect", "audit", "guard", "compare", "report", "export", "verify", "list", "data list", "data verify", "keys add",
-    "keys list", "keys history",
+    "protect", "audit", "guard", "compare", "report", "export", "verify", "list", "data list", "data verify",
+    "keys add", "keys list", "keys history",
 }  # fmt: skip
 PRINTS_NO_DATA = {  # a file, a server, or a line for each argument
     "card", "serve", "demo", "data get", "keys revoke", "--install-completion",

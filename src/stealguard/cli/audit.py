@@ -16,6 +16,7 @@ from stealguard.cli.printing import exit_if_failed, print_rows
 if TYPE_CHECKING:
     from stealguard.auditing.remote import Remote
     from stealguard.results.row import Row
+    from stealguard.results.rows import Rows
 
 KEY = "STEALGUARD_KEY"
 URL = ("http://", "https://")
@@ -188,12 +189,13 @@ class _Remote:
         return Remote(url, key, keys=keys, rows=self.rows, parallel=parallel, output=self.output or "")
 
 
-def _searched(victim: str | Remote, percent: float, given: dict[str, Any]) -> list[Row]:
+def _searched(victim: str | Remote, percent: float, given: dict[str, Any]) -> Rows:
     """The rows of a search for the number of accounts, each told when it is known, and the number at the end."""
     from stealguard.auditing import accounts_to_reach
     from stealguard.auditing.accounts import tell
+    from stealguard.results import Rows
 
-    rows: list[Row] = []
+    rows = Rows()
 
     def show(row: Row) -> None:
         rows.append(row)
