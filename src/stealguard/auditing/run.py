@@ -35,7 +35,7 @@ from stealguard.errors import NotApplicable, StealguardError, pick, require
 from stealguard.identity import code_of, fingerprint, tensor_hash
 from stealguard.progress import bar
 from stealguard.releases import Release
-from stealguard.results import LABELS, STORE, Row, Store, VictimFacts
+from stealguard.results import LABELS, STORE, Row, Rows, Store, VictimFacts
 from stealguard.results.metrics import accuracy, agreement
 from stealguard.results.renaming import best_renaming, renamed_accuracy
 from stealguard.seeds import derive, seeded
@@ -65,7 +65,7 @@ def audit(
     store: str | Path | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
-) -> list[Row]:
+) -> Rows:
     """Steal the victim in every combination of what is given, and measure each clone.
 
     A row that the store already has is not computed again, and an attack that was killed asks only what it has not
@@ -144,7 +144,7 @@ def audit(
                 if _done(kept, key):  # else the next try need not pay for the same answers
                     work.forget(key)
     work.close(complete=all(_done(kept, key) for key in keys))
-    return [found for found in map(kept.get, keys) if found is not None]
+    return Rows(found for found in map(kept.get, keys) if found is not None)
 
 
 def _done(kept: Store, key: str) -> bool:
