@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt $(addprefix --find-links ,$(PIP_FIND_LINKS))
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 BROWSER := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 
-.PHONY: demo test test-fast test-thorough lint bench wheel clean
+.PHONY: demo test test-fast test-thorough lint docs bench wheel release clean
 
 demo: $(VENV)/installed
 	$(BIN)/stealguard demo
@@ -25,12 +26,20 @@ lint: $(VENV)/tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(SITE) --quiet
+
+docs: $(VENV)/tests  ## the site, in runs/site: no network; a broken link or reference is an error
+	$(SITE)
+	@echo 'Open runs/site/index.html'
 
 bench: $(VENV)/tests
 	$(BIN)/python -m benchmarks
 
 wheel: $(VENV)/tests  ## build it, install it where nothing else is, type-check a user's program, and run a short demo
 	sh tests/wheel.sh
+
+release: test wheel  ## build what is published, check it, and say what is left to do by hand
+	sh tests/release.sh
 
 clean:
 	rm -rf $(VENV) dist

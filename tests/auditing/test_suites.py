@@ -112,7 +112,7 @@ class TestAdaptiveAttacks:
         given = Given(lambda x: x, shape=(3,), classes=3)
         for blocks in (suite("adaptive", ["pool"], given), suite("adaptive", ["pool"])):
             attacks = {word.split()[0] for word in tried(blocks)}
-            assert attacks == {"knockoff", "filter", "unmask", "explore", "own-form", "sieve"}
+            assert attacks == {"knockoff", "filter", "unmask", "explore", "own-form", "sieve", "cover"}
             assert {tuple(block.accounts) for block in blocks} == {(1,)}
         assert set(GENERIC) <= {*ATTACKS, "labels", "treatment:smooth"}
 

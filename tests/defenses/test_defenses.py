@@ -140,7 +140,7 @@ class TestContract:
             DEFENSES[name]().combine = "other"
 
 
-SCOPES = {"ini-robust": "account", "prada": "account", "hoda": "account", "modelguard-s": "shared"}
+SCOPES = {"ini-robust": "account", "prada": "account", "hoda": "account", "d-add": "account", "modelguard-s": "shared"}
 
 
 @pytest.mark.parametrize("name", DEFENSES)
@@ -192,6 +192,7 @@ ANSWERING = {  # other values of each setting that training does not read
     "cip": {"quantiles": (0.2, 0.4)},
     "memguard": {"eps": 0.3, "steps": 5},
     "hoda": {"delta": 0.3, "queries": 7},
+    "d-add": {"alarms": 0.2},
 }
 
 

@@ -45,7 +45,9 @@ TIERS = {
     "A": {
         "none", "ini", "reverse-sigmoid", "dcp", "mad", "grad2", "adaptive-misinformation", "nasty-teacher", "misleader"
     },
-    "B": {"ini-robust", "top-k", "rounding", "modelguard-w", "modelguard-s", "cip", "memguard", "prada", "hoda"},
+    "B": {
+        "ini-robust", "top-k", "rounding", "modelguard-w", "modelguard-s", "cip", "memguard", "prada", "hoda", "d-add"
+    },
     "C": {"edm"},
 }  # fmt: skip
 

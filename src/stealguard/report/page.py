@@ -107,6 +107,12 @@ def html(groups: Sequence[Group], title: str, command: str) -> str:
     )
 
 
+def drawings(groups: Sequence[Group]) -> list[Picture]:
+    """Every drawing of the page."""
+    baseline = baselines(groups)
+    return _figures(shown(groups), {group.name: facts(group, baseline.get(group.name)) for group in groups})
+
+
 class Card(NamedTuple):
     """What the page says of a group, in short."""
 
