@@ -103,7 +103,7 @@ def test_issue_forms_are_yaml_with_fields(form: Path) -> None:
     assert values["name"] if "name" in values else "blank_issues_enabled" in values
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_site_is_built_offline_and_strictly(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]

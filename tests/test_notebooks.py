@@ -25,7 +25,7 @@ def run(notebook: object, folder: Path) -> list[dict[str, object]]:
     return [output for cell in client.execute().cells for output in cell.get("outputs", [])]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.network
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run_and_show_rows_figures_and_the_report(path: Path, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ main({arguments!r})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("lost", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.thorough)])
 def test_a_lost_process_ends_the_others_and_one_alone_goes_on(tmp_path: Path, lost: signal.Signals) -> None:
     command = arguments(tmp_path, "lost", 30)
     checkpoint, port = tmp_path / "lost.partial" / "checkpoint.pt", free_port()
