@@ -90,7 +90,7 @@ def test_a_tabular_classifier_is_protected_and_audited(tmp_path: Path) -> None:
     net = mlp(x.shape[1], 2)
     release = sg.protect(
         net, data, outliers=[noise(900, x.shape[1:])], defense=sg.InI(delta=0.0),
-        training=sg.Training(batch=32, lr=0.04), epochs=15, out=tmp_path / "table", progress=False,
+        training=sg.Training(batch=32, lr=0.02), epochs=30, out=tmp_path / "table", progress=False,
     )  # fmt: skip
     soft, _hard = audit(release, data=data, clone=None, pools=[noise(150, x.shape[1:], seed=5)])
     assert (soft.benign_accuracy or 0) > 0.9
