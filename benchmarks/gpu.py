@@ -3,10 +3,10 @@
     step     plain and InI steps of resnet18 on 3 x 32 x 32, batch 128 (+ 128): images/s in float32 and bf16, and with
              the net compiled; and the share of the counted floor, 22 / 3 plain steps over the InI step
     protect  InI on CIFAR-10 at the authors' settings, for as many epochs as fit in `--minutes`: images/s, and accuracy
-    audit    the seconds of `--suite standard` on that release
+    audit    the seconds of `--suite standard` on that release, stopped after 200: the row tells how many thefts ended
 
-Without a GPU each row says "not run here". `--tiny` runs all of it in a minute on a processor, with a small net, the
-suite `quick` and a compiler that only traces: what its rows say of speed means nothing. Inputs are made up where
+Without a GPU each row says "not run here". `--tiny` runs all of it in a minute on a processor, with a small net, one
+theft and a compiler that only traces: what its rows say of speed means nothing. Inputs are made up where
 CIFAR-10 is not at hand; the rows say so.
 """
 
@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +24,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+import torch._functorch.config as functorch
 from torch import Tensor
 
 import stealguard as sg
@@ -30,6 +34,7 @@ from stealguard.defenses import InI
 from stealguard.errors import StealguardError
 from stealguard.nets import build
 from stealguard.releases.presets import PRESETS
+from stealguard.results import STORE, read
 from stealguard.results.provenance import hardware
 from stealguard.training.combine import COMBINES
 from stealguard.training.losses import task_loss
@@ -47,13 +52,14 @@ class Size(NamedTuple):
     shape: tuple[int, ...]
     batch: int
     steps: int
-    suite: str
-    rows: int  # of made-up training inputs
+    attacks: list[str]
+    limit: float  # seconds of the audit, at most
+    rows: int  # of training inputs
     compiler: str
 
 
-FULL = Size("cuda", "resnet18", (3, 32, 32), 128, 20, "standard", 50_000, "inductor")
-TINY = Size("cpu", "lenet5", (1, 28, 28), 16, 2, "quick", 400, "aot_eager")
+FULL = Size("cuda", "resnet18", (3, 32, 32), 128, 20, ["--suite", "standard"], 200.0, 50_000, "inductor")
+TINY = Size("cpu", "lenet5", (1, 28, 28), 16, 2, ["--budget", "100"], 600.0, 400, "aot_eager")
 
 
 def steps(size: Size) -> Iterator[Row]:
@@ -83,7 +89,7 @@ def _seconds(size: Size, precision: str, compiled: bool) -> tuple[float, float]:
     if compiled:
         net.compile(backend=size.compiler)
     parameters = list(net.parameters())
-    torch._functorch.config.donated_buffer = False  # type: ignore[attr-defined]  # PCGrad goes backward K times
+    functorch.donated_buffer = False  # PCGrad goes backward once for each loss
 
     def run(losses: Callable[[], dict[str, Tensor]], combine: str) -> float:
         _wait(size)
@@ -111,15 +117,15 @@ def _wait(size: Size) -> None:
 
 def protect_and_audit(size: Size, minutes: float, precision: str, work: Path) -> Iterator[Row]:
     """A release of InI at the authors' settings, and its audit."""
-    data, outliers, said = _data(size)
+    data, outliers, pools, said = _data(size, work)
+    images = size.batch * (int(0.9 * size.rows) // size.batch)  # of an epoch: a tenth is for validation
     preset = PRESETS["ini-official-cifar10"]
     training = replace(preset.training, batch=size.batch, precision=precision)
-    images = size.batch * (int(len(data[0] if isinstance(data, tuple) else range(50_000)) * 0.9) // size.batch)
 
     def protected(epochs: int, out: str) -> tuple[sg.Release, float]:
         start = time.perf_counter()
         release = sg.protect(
-            size.net, data, outliers=outliers, defense=preset.defense, training=replace(training, epochs=epochs),
+            size.net, data, outliers=[outliers], defense=preset.defense, training=replace(training, epochs=epochs),
             out=work / out, device=size.device, progress=False,
         )  # fmt: skip
         return release, time.perf_counter() - start
@@ -134,24 +140,32 @@ def protect_and_audit(size: Size, minutes: float, precision: str, work: Path) ->
         "images_per_second": images / epoch, "validation": release.recipe["history"][-1]["validation"],
         "honest": release.recipe["honest"]["served"],
     }  # fmt: skip
-    start = time.perf_counter()
-    rows = sg.audit(
-        release, size.suite, [outliers[0]], data=data, budgets=200 if size is TINY else (),
-        device=size.device, progress=False,
-    )  # fmt: skip
-    yield {
-        "what": "audit", **what, "suite": size.suite, "seconds": time.perf_counter() - start, "thefts": len(rows),
-        "failed": sum(row.status == "failed" for row in rows),
-        "clone_accuracy": max((row.clone_accuracy for row in rows if row.clone_accuracy is not None), default=None),
+    yield {"what": "audit", **what, **_audited(size, work, pools)}
+
+
+def _audited(size: Size, work: Path, pools: list[str]) -> Row:
+    """The audit in a process of its own, which is stopped when its time is up; rows that are finished count."""
+    folder, start = work / "release", time.perf_counter()
+    command = [sys.executable, "-m", "stealguard", "audit", str(folder), *size.attacks, *pools, "--device", size.device]
+    try:
+        subprocess.run(command, capture_output=True, check=False, timeout=size.limit)
+        stopped = False
+    except subprocess.TimeoutExpired:
+        stopped = True
+    found = read(folder) if (folder / STORE).exists() else []
+    best = max((row.clone_accuracy for row in found if row.clone_accuracy is not None), default=None)
+    return {
+        "attacks": " ".join(size.attacks), "seconds": time.perf_counter() - start, "stopped": stopped,
+        "thefts": len(found), "failed": sum(row.status == "failed" for row in found), "best_clone_accuracy": best,
     }  # fmt: skip
 
 
-def _data(size: Size) -> tuple[Any, list[Any], str]:
-    """CIFAR-10 with photographs as outliers where it is at hand, else made-up inputs of its shape."""
+def _data(size: Size, work: Path) -> tuple[str, str, list[str], str]:
+    """The task, outliers, options for the audit's pools, and what the rows say: CIFAR-10 where it is at hand."""
     if size is FULL:
         try:
             sg.data.task("cifar10")
-            return "cifar10", ["wallpapers"], "cifar10"
+            return "cifar10", "wallpapers", [], "cifar10"
         except StealguardError:
             pass
     generator = torch.Generator().manual_seed(0)
@@ -159,10 +173,20 @@ def _data(size: Size) -> tuple[Any, list[Any], str]:
 
     def drawn(n: int) -> tuple[Tensor, Tensor]:
         y = torch.randint(10, (n,), generator=generator)
-        return (0.6 * prototypes[y] + 0.4 * torch.rand(n, *size.shape, generator=generator)), y
+        x = 0.6 * prototypes[y] + 0.4 * torch.rand(n, *size.shape, generator=generator)
+        return (255 * x).to(torch.uint8), y
 
-    task = (*drawn(size.rows), *drawn(max(100, size.rows // 5)))
-    return task, [torch.rand(max(300, size.rows // 2), *size.shape, generator=generator)], "made-up"
+    (x, y), (test_x, test_y) = drawn(size.rows), drawn(max(100, size.rows // 5))
+    np.savez(work / "task.npz", train_x=x, train_y=y, test_x=test_x, test_y=test_y)
+    for name in ("outliers", "pool"):
+        noise = torch.randint(256, (size.rows, *size.shape), generator=generator, dtype=torch.uint8)
+        np.savez(work / f"{name}.npz", x=noise)
+    return (
+        f"npz:{work / 'task.npz'}",
+        f"npz:{work / 'outliers.npz'}",
+        ["--pools", f"npz:{work / 'pool.npz'}"],
+        "made-up",
+    )
 
 
 def rows(size: Size, minutes: float, precision: str) -> Iterator[Row]:
@@ -180,7 +204,7 @@ def rows(size: Size, minutes: float, precision: str) -> Iterator[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a small run on a processor, for a test")
-    parser.add_argument("--minutes", type=float, default=4.0, help="of training, at most (about)")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of training, at most (about)")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="bf16")
     chosen = parser.parse_args()
     size, minutes = (TINY, 0.0) if chosen.tiny else (FULL, chosen.minutes)

@@ -26,6 +26,7 @@ def test_a_tiny_run_gives_every_row() -> None:
         (precision, compiled) for precision in ("float32", "bf16") for compiled in (False, True)
     }
     assert all("note" not in row and row["tiny"] for row in rows)
+    assert rows[-1]["thefts"] == 2, "soft and hard labels"
     assert rows[-1]["failed"] == 0
 
 
