@@ -69,11 +69,11 @@ def test_the_attack_that_a_page_adds_in_twenty_lines_steals(path: str) -> None:
     space: dict[str, type[Attack]] = {"__name__": __name__}  # type: ignore[dict-item]
     exec(compile(code, path, "exec", dont_inherit=True), space)
     attack = space["Blends"](budget=400)  # type: ignore[call-arg]
-    pool = torch.rand(300, 8)
-    victim = torch.nn.Linear(8, 3)
-    box = Metered(lambda x: victim(x).softmax(dim=1), attack.budget)
+    torch.manual_seed(0)
+    pool, victim = torch.rand(300, 8), torch.nn.Linear(8, 3)
+    box = Metered(lambda x: victim(x).softmax(dim=1).detach(), attack.budget)
+    clone = attack(box, pool, nets.build("mlp", pool, 3, seed=0), seed=0)
     with torch.no_grad():
-        clone = attack(box, pool, nets.build("mlp", pool, 3, seed=0), seed=0)
         agreement = (clone(pool).argmax(dim=1) == victim(pool).argmax(dim=1)).float().mean()
     assert box.spent == 400
     assert agreement > 0.6
@@ -100,7 +100,7 @@ def test_every_page_is_in_the_navigation_and_every_target_is_there() -> None:
 @pytest.mark.parametrize("form", sorted((HOME / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem)
 def test_issue_forms_are_yaml_with_fields(form: Path) -> None:
     values = yaml.safe_load(form.read_text())
-    assert values["name"] if "name" in values else "blank_issues_enabled" in values
+    assert values.keys() & {"body", "blank_issues_enabled"}
 
 
 @pytest.mark.slow
