@@ -23,6 +23,7 @@ from stealguard.defenses.surrogate import (
 from stealguard.errors import Invalid
 from stealguard.nets import build, reinitialized
 from stealguard.nets.resnet import Residual
+from stealguard.training import losses
 from stealguard.training.combine import pcgrad
 from stealguard.types import Batch
 
@@ -262,7 +263,7 @@ def test_an_answer_that_is_the_label_is_not_isolated() -> None:
 def test_an_answer_like_the_surrogates_own_gives_no_gradient() -> None:
     surrogate, z = lenet().eval(), batch().outliers
     assert magnitude(surrogate(z), surrogate, z).item() < 1e-16
-    assert sg.losses.induction(surrogate(z), sg.losses.center(surrogate(z))).item() < 1e-14
+    assert losses.induction(surrogate(z), losses.center(surrogate(z))).item() < 1e-14
 
 
 def test_a_surrogate_is_read_in_evaluation_mode_and_left_in_its_own() -> None:

@@ -138,6 +138,12 @@ def fit(
 
     Warns:
         UserWarning: `checkpoint` is damaged: it is set aside, and training begins anew.
+
+    Example:
+        >>> x, net = torch.rand(64, 3), nn.Linear(3, 3)
+        >>> epochs = sg.fit(net, x, x.argmax(dim=1), sg.Training(epochs=5, lr=0.5), seed=0, progress=False)
+        >>> epochs[-1]["task"] < epochs[0]["task"]
+        True
     """
     require(training.keep == "last" or validation is not None, "keep", "`last` without a validation split", "`best`")
     x, outliers = as_inputs(x), None if outliers is None else as_inputs(outliers)
