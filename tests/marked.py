@@ -1,6 +1,6 @@
 """A pretended second device on the processor: its tensors are marked, and an operation that mixes devices fails.
 
-Torch's `meta` device lends its name. `with pretended():` makes `device="meta"` mean tensors that have storage and values,
+Torch's `meta` device lends its name. `with pretended():` makes `device="meta"` mean tensors with storage and values,
 so that `protect` and `audit` run whole. Rules are CUDA's: operands are all on one device; a tensor of the processor may
 be a single number, or an index; copies go between devices.
 """
