@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import stealguard as sg
 from stealguard.defenses.surrogate import (
     READINGS,
-    Head,
+    LastLayer,
     Linearization,
     isolation,
     isolation_at,
@@ -159,7 +159,7 @@ class TestLastLayer:
 
     def test_products_are_those_of_all_weights_restricted_to_the_last_layer(self, make, reading: str) -> None:
         net, x = make().eval(), batch().x
-        at, whole = Head(net, x), Linearization(net, x)
+        at, whole = LastLayer(net, x), Linearization(net, x)
         generator = torch.Generator().manual_seed(2)
         c = torch.randn(at.logits.shape, generator=generator, dtype=torch.float64)
         torch.testing.assert_close(at.logits, whole.logits, rtol=0, atol=1e-12)
@@ -181,8 +181,8 @@ def test_a_single_linear_layer_is_its_own_head() -> None:
     for bias in True, False:
         surrogate = nn.Sequential(nn.Flatten(), nn.Linear(784, 10, bias=bias)).double().eval()
         for term, theirs in (
-            (isolation_at(v, Head(surrogate, x), y), isolation(v, surrogate, x, y)),
-            (magnitude_at(v, Head(surrogate, x)), magnitude(v, surrogate, x)),
+            (isolation_at(v, LastLayer(surrogate, x), y), isolation(v, surrogate, x, y)),
+            (magnitude_at(v, LastLayer(surrogate, x)), magnitude(v, surrogate, x)),
         ):
             torch.testing.assert_close(term, theirs, rtol=0, atol=1e-12)
             (got,), (expected,) = torch.autograd.grad(term, v), torch.autograd.grad(theirs, v)
@@ -192,14 +192,14 @@ def test_a_single_linear_layer_is_its_own_head() -> None:
 def test_a_net_that_does_not_end_with_a_linear_layer_is_named() -> None:
     net, x = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Tanh()).double(), batch().x
     with pytest.raises(Invalid, match=r"a module that ends with an `nn\.Linear`\. Found `Sequential`"):
-        Head(net, x)
+        LastLayer(net, x)
     assert not any(part._forward_hooks for part in net.modules())
 
 
 def test_reading_the_head_leaves_modes_and_statistics_alone() -> None:
     x, net = batch().x, small_resnet().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    at = Head(net, x)
+    at = LastLayer(net, x)
     assert net.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     torch.testing.assert_close(at.logits, net.eval()(x))
