@@ -8,16 +8,19 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 BROWSER := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 
-.PHONY: demo test test-fast lint docs bench wheel release clean
+.PHONY: demo test test-fast test-thorough lint docs bench wheel release clean
 
 demo: $(VENV)/installed
 	$(BIN)/stealguard demo
 
-test: $(VENV)/tests lint  ## the whole suite, with coverage; browser tests need Chromium, Redis tests redis-server
-	$(PYTEST) --cov --cov-fail-under=90
+test: $(VENV)/tests lint  ## with coverage; browser tests need Chromium, Redis tests redis-server
+	$(PYTEST) -m 'not thorough' --cov --cov-fail-under=90
 
 test-fast: $(VENV)/tests  ## what tells most in the least time, without coverage
-	$(PYTEST) -m 'not slow and not browser and not network'
+	$(PYTEST) -m 'not slow and not thorough and not browser and not network'
+
+test-thorough: $(VENV)/tests  ## what `make test` leaves out or takes a sample of
+	$(PYTEST) -m thorough
 
 lint: $(VENV)/tests
 	$(BIN)/ruff check .

@@ -18,15 +18,17 @@ def heading(rounds: int, threads: int) -> str:
     return f"{hardware()}, {threads} thread(s), torch {torch.__version__}\n{rounds} rounds: median (least - greatest)"
 
 
-def interleaved(contenders: dict[str, Contender], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each round, after one round that does not count."""
+def interleaved(
+    contenders: dict[str, Contender], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each contender in each round by the clock, after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name in sorted(contenders, reverse=number % 2 == 1):
-            start = time.perf_counter()
+            start = clock()
             contenders[name]()
             if number > 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

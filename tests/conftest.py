@@ -37,7 +37,7 @@ def _one_thread() -> None:
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
     """What a test draws without a seed of its own is the same in every run, whatever ran before it."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import stealguard as sg
-from stealguard.defenses.surrogate import READINGS, Linearization, isolation, magnitude
+from stealguard.defenses.surrogate import (
+    READINGS,
+    Head,
+    Linearization,
+    isolation,
+    isolation_at,
+    magnitude,
+    magnitude_at,
+)
 from stealguard.errors import Invalid
 from stealguard.nets import build, reinitialized
 from stealguard.nets.resnet import Residual
@@ -64,6 +72,22 @@ def batch(n: int = 6) -> Batch:
     return Batch(x, torch.randint(10, (n,), generator=generator), z)
 
 
+def last_name(net: nn.Module) -> str:
+    return [name for name, part in net.named_modules() if isinstance(part, nn.Linear)][-1]
+
+
+class ByLastLayer(nn.Module):
+    """A surrogate whose parameters are those of its last layer alone: how the oracle takes gradients of no others."""
+
+    def __init__(self, surrogate: nn.Module):
+        super().__init__()
+        self.last = surrogate.get_submodule(last_name(surrogate)).requires_grad_()
+        self.run = [surrogate]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run[0](x)
+
+
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("make", NETS)
 class TestAgainstDoubleBackward:
@@ -111,6 +135,98 @@ def test_jacobian_vector_products_agree_with_torchs(make) -> None:
     torch.testing.assert_close(at.jvp(tangents), expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("make", NETS)
+class TestLastLayer:
+    """The closed forms against double backward of a surrogate in which all but the last layer is frozen."""
+
+    def test_each_term(self, make, reading: str) -> None:
+        victim, (x, y, z) = make(), batch()
+        defended = sg.InI(reading=reading, surrogate_layers="head", isolation_share=0.5).build(victim, x[:2])
+        ours, surrogate = defended.losses(Batch(x, y, z)), ByLastLayer(defended.surrogates(x)[0])
+        parameters = list(victim.parameters())
+        expected = {
+            "isolation": oracle.isolation(victim(x)[:3], surrogate, x[:3], y[:3], reading),
+            "magnitude": 1000 * oracle.magnitude(victim(z), surrogate, z, reading),
+        }
+        for name, theirs in expected.items():
+            torch.testing.assert_close(ours[name], theirs, rtol=0, atol=1e-9, msg=name)
+            got = torch.autograd.grad(ours[name], parameters, retain_graph=True)
+            wanted = torch.autograd.grad(theirs, parameters, retain_graph=True)
+            assert max(g.abs().max() for g in wanted) > 1e-4, f"{name}: the oracle's gradient must not vanish"
+            for g, w in zip(got, wanted, strict=True):
+                torch.testing.assert_close(g, w, rtol=0, atol=1e-9)
+
+    def test_products_are_those_of_all_weights_restricted_to_the_last_layer(self, make, reading: str) -> None:
+        net, x = make().eval(), batch().x
+        at, whole = Head(net, x), Linearization(net, x)
+        generator = torch.Generator().manual_seed(2)
+        c = torch.randn(at.logits.shape, generator=generator, dtype=torch.float64)
+        torch.testing.assert_close(at.logits, whole.logits, rtol=0, atol=1e-12)
+        pulled, of_all = at.vjp(c), whole.vjp(c)
+        names = [name for name, _ in net.named_parameters()]
+        last = [names.index(name) for name in names if name.rsplit(".", 1)[0] == last_name(net)]
+        assert len(pulled) == len(last) == 2
+        u = [torch.zeros_like(g) for g in of_all]
+        for i, g in zip(last, pulled, strict=True):
+            torch.testing.assert_close(g, of_all[i], rtol=0, atol=1e-12)
+            u[i] = torch.randn(g.shape, generator=generator, dtype=g.dtype)
+        torch.testing.assert_close(at.jvp([u[i] for i in last]), whole.jvp(u), rtol=0, atol=1e-9)
+
+
+def test_a_single_linear_layer_is_its_own_head() -> None:
+    """All weights are the last layer's: the published form is the oracle, here for a layer without a bias too."""
+    (x, y, _), generator = batch(), torch.Generator().manual_seed(4)
+    v = torch.randn(6, 10, generator=generator, dtype=torch.float64, requires_grad=True)
+    for bias in True, False:
+        surrogate = nn.Sequential(nn.Flatten(), nn.Linear(784, 10, bias=bias)).double().eval()
+        for term, theirs in (
+            (isolation_at(v, Head(surrogate, x), y), isolation(v, surrogate, x, y)),
+            (magnitude_at(v, Head(surrogate, x)), magnitude(v, surrogate, x)),
+        ):
+            torch.testing.assert_close(term, theirs, rtol=0, atol=1e-12)
+            (got,), (expected,) = torch.autograd.grad(term, v), torch.autograd.grad(theirs, v)
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+def test_a_net_that_does_not_end_with_a_linear_layer_is_named() -> None:
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Tanh()).double(), batch().x
+    with pytest.raises(Invalid, match=r"a module that ends with an `nn\.Linear`\. Found `Sequential`"):
+        Head(net, x)
+    assert not any(part._forward_hooks for part in net.modules())
+
+
+def test_reading_the_head_leaves_modes_and_statistics_alone() -> None:
+    x, net = batch().x, small_resnet().train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    at = Head(net, x)
+    assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    torch.testing.assert_close(at.logits, net.eval()(x))
+
+
+def test_isolation_on_a_share_reads_the_first_inputs_alone() -> None:
+    victim, (x, y, z) = lenet(), batch()
+    defended = sg.InI(isolation_share=0.34).build(victim, x[:2])  # three of six, rounded up
+    (surrogate,) = defended.surrogates(x)
+    whole = defended.losses(Batch(x, y, z))
+    torch.testing.assert_close(whole["isolation"], isolation(victim(x[:3]), surrogate, x[:3], y[:3]))
+    torch.testing.assert_close(whole["task"], F.cross_entropy(victim(x), y))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"surrogate_layers": "last"}, "`surrogate_layers` should be one of all, head. Found `last`"),
+        ({"isolation_share": 0.0}, r"`isolation_share` should be in \(0, 1\]. Found 0.0"),
+        ({"isolation_share": 1.5}, r"`isolation_share` should be in \(0, 1\]. Found 1.5"),
+    ],
+)
+def test_wrong_settings_of_fewer_passes_are_named(settings, message: str) -> None:
+    with pytest.raises(Invalid, match=message):
+        sg.InI(**settings)
+
+
 def test_vjp_and_jvp_are_each_others_transpose() -> None:
     at = Linearization(lenet().eval(), batch().x)
     generator = torch.Generator().manual_seed(2)
@@ -121,6 +237,7 @@ def test_vjp_and_jvp_are_each_others_transpose() -> None:
     torch.testing.assert_close(left, (at.jvp(u) * c).sum(), rtol=1e-10, atol=0)
 
 
+@pytest.mark.slow
 def test_gradients_in_float32_are_close_to_float64() -> None:
     """A float32 double backward is off by 1e-3; the first-order form keeps float32's own precision."""
     victim, (x, y, _) = small_resnet(), batch()
@@ -140,6 +257,7 @@ def test_the_terms_have_gradients_in_the_victim_alone() -> None:
     assert all(p.grad is None for p in surrogate.parameters())
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 12), st.integers(1, 5), st.sampled_from(READINGS), st.integers(0, 1000))
 def test_gradcheck_on_any_linear_surrogate(classes: int, n: int, reading: str, seed: int) -> None:

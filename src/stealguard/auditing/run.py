@@ -259,7 +259,7 @@ class _Audit:
         if not isinstance(self._victim, Remote):
             return check_answers(everything(box, x), len(x), self._victim.name, self._task.classes)
         with self.alone(self._honest):
-            ledger = AnswerLedger(box, self._folder / self._honest, self._victim.name, self._victim.rows)
+            ledger = self._ledger(box, self._honest)
             try:
                 return everything(ledger, x)
             finally:
@@ -300,16 +300,18 @@ class _Audit:
             theft.accounts, theft.seed, theft.clone.hash, self._device.type,
         ])  # fmt: skip
 
+    def _ledger(self, box: BlackBox, name: str) -> AnswerLedger:
+        """The box with a ledger of that name."""
+        rows = self._victim.rows if isinstance(self._victim, Remote) else None
+        return AnswerLedger(box, self._folder / name, self._victim.name, rows, self._task.classes)
+
     def row(self, key: str, theft: Theft) -> Row:
         """Steal once and measure; an attack that cannot be finished gives a row that says why."""
         facts, started = self._facts, time.perf_counter()  # users' answers first: an attack may spend the whole budget
         if remembers(self._victim):  # what the guard remembered of an attacker that was killed is gone
             (self._folder / key).unlink(missing_ok=True)
         box = self._box(f"attacker {key[:16]}", theft)
-        rows = self._victim.rows if isinstance(self._victim, Remote) else None
-        ledger = AnswerLedger(
-            Labels(box) if theft.labels == "hard" else box, self._folder / key, self._victim.name, rows
-        )
+        ledger = self._ledger(Labels(box) if theft.labels == "hard" else box, key)
         metered = Metered(ledger, theft.attack.budget, self._victim.name)
         status, reason, metrics = "ok", "", dict[str, float]()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Literal
 
 from stealguard.cli.options import Json
@@ -71,9 +72,16 @@ def _nets() -> dict[str, str]:
 
 
 def _presets() -> dict[str, str]:
+    """Each preset's defense, those of its settings that are not its defaults, and the epochs."""
     from stealguard.releases.presets import PRESETS
 
-    return {name: f"{about(type(one.defense))} {one.training.epochs} epochs." for name, one in PRESETS.items()}
+    lines = {}
+    for name, (defense, training) in PRESETS.items():
+        usual = asdict(type(defense)())
+        changed = ", ".join(f"{key}={value}" for key, value in asdict(defense).items() if value != usual[key])
+        parts = [about(type(defense)), changed and f"Here {changed}.", f"{training.epochs} epochs."]
+        lines[name] = " ".join(filter(None, parts))
+    return lines
 
 
 def _suites() -> dict[str, str]:

@@ -32,6 +32,7 @@ __all__ = [
     "Split",
     "Status",
     "Task",
+    "files",
     "get",
     "images",
     "label",
@@ -39,6 +40,33 @@ __all__ = [
     "task",
     "verify",
 ]
+
+
+OF_FILES = "folder", "wds", "csv", "parquet", "npz"
+"""The kinds of data that are named `kind:PATH`."""
+
+
+def files(source: str) -> list[Path] | None:
+    """The files that `kind:PATH` stands for, in order; None where `source` is no such name.
+
+    Raises:
+        Invalid: there is none.
+
+    >>> files("mnist") is None
+    True
+    """
+    kind, _, path = source.partition(":")
+    if kind not in OF_FILES or not path:
+        return None
+    if kind == "wds":
+        from stealguard.data.shards import matching
+
+        return matching(path)
+    there = Path(path).expanduser()
+    found = [there] if there.is_file() else sorted(file for file in there.rglob("*") if file.is_file())
+    rule = "a folder with files" if kind == "folder" else "a file that is there"
+    require(bool(found) and there.is_dir() == (kind == "folder"), "data", rule, f"`{source}`")
+    return found
 
 
 class Split(NamedTuple):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from stealguard.defenses.base import Cost, Defended, Defense, evaluating, surrogate_of
 from stealguard.defenses.decoys import Decoyed, Decoys
-from stealguard.defenses.surrogate import READINGS, Linearization, Reading, isolation, magnitude_at
+from stealguard.defenses.surrogate import LAYERS, READINGS, Layers, Reading, isolation_at, magnitude_at
 from stealguard.defenses.suspicion import KEPT, SUSPECTS, Gate, Measured, Suspects, Suspicion
 from stealguard.devices import device_of
 from stealguard.errors import pick, require, require_weight
@@ -52,14 +52,17 @@ class Isolated(Defended):
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """The weighted terms, in the authors' order; each batch goes through the net on its own."""
         settings, surrogates, v = self.settings, self.surrogates(batch.x), self.net(batch.x)
+        linear = LAYERS[settings.surrogate_layers]
         terms = {"task": F.cross_entropy(v, batch.y)}
         if settings.needs_outliers:
             on_outliers = self.net(batch.z)
-            at_outliers = [Linearization(s, batch.z) for s in surrogates]
+            at_outliers = [linear(s, batch.z) for s in surrogates]
         if settings.gamma:
             terms["induction"] = settings.gamma * _mean(induction(on_outliers, s.logits) for s in at_outliers)
         if settings.delta:
-            on_task = (isolation(v, s, batch.x, batch.y, settings.reading) for s in surrogates)
+            n = math.ceil(settings.isolation_share * len(v))
+            x, y = batch.x[:n], batch.y[:n]
+            on_task = (isolation_at(v[:n], linear(s, x), y, settings.reading) for s in surrogates)
             terms["isolation"] = settings.delta * _mean(on_task)
         if settings.epsilon:
             sizes = (magnitude_at(on_outliers, s, settings.reading) for s in at_outliers)
@@ -87,7 +90,7 @@ def _classes(net: nn.Module, like: Tensor) -> int:
 
 @dataclass(frozen=True)
 class InI(Defense):
-    """Isolation and Induction: L = L_task + gamma L_ind + delta L_iso + epsilon L_mag, with the authors' weights.
+    """Isolation and Induction: L = L_task + gamma L_ind + delta L_iso + epsilon L_mag, with defaults by the authors.
 
     Args:
         gamma: weight of induction: on outliers, answer as the surrogate itself does.
@@ -97,6 +100,9 @@ class InI(Defense):
         combine: `pcgrad` (the authors'), `total` or `upgrad`.
         surrogate: architecture of the surrogate; the victim's own if None.
         surrogates: how many of them, each drawn at random and frozen; the terms are averaged over them.
+        surrogate_layers: gradients of `all` of the surrogate's weights, as published, or those of its `head`, the last
+            layer, in closed form and without any backward pass through it.
+        isolation_share: share of each task batch that isolation is computed on, in (0, 1].
     """
 
     # Isolation turns the gradient of soft answers; near task inputs labels are right, and a pool can grow there.
@@ -109,6 +115,8 @@ class InI(Defense):
     combine: Literal["total", "pcgrad", "upgrad"] = "pcgrad"  # type: ignore[misc]
     surrogate: str | None = None
     surrogates: int = 1
+    surrogate_layers: Layers = "all"
+    isolation_share: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("gamma", "delta", "epsilon"):
@@ -116,6 +124,8 @@ class InI(Defense):
         require(self.surrogates >= 1, "surrogates", "at least 1", self.surrogates)
         require(self.reading in READINGS, "reading", f"one of {', '.join(READINGS)}", f"`{self.reading}`")
         pick(COMBINES, self.combine, "combine")
+        pick(LAYERS, self.surrogate_layers, "surrogate_layers")
+        require(0 < self.isolation_share <= 1, "isolation_share", "in (0, 1]", self.isolation_share)
 
     @staticmethod
     def robust() -> RobustInI:

@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -30,9 +30,11 @@ from stealguard.defenses.base import evaluating
 from stealguard.errors import Invalid, require
 from stealguard.seeds import seeded
 from stealguard.training.losses import inner, mean_abs, norm
+from stealguard.training.ranks import present
 
 Reading = Literal["paper", "official"]
 READINGS = get_args(Reading)
+Layers = Literal["all", "head"]
 
 
 def isolation(logits: Tensor, surrogate: nn.Module, x: Tensor, y: Tensor, reading: Reading = "official") -> Tensor:
@@ -51,14 +53,18 @@ def isolation(logits: Tensor, surrogate: nn.Module, x: Tensor, y: Tensor, readin
     Raises:
         Invalid: the surrogate cannot be differentiated.
     """
-    s = Linearization(surrogate, x)
-    learned = Taught(logits, s.logits, reading)
-    g1, g2 = s.vjp(learned.cotangent), s.vjp(Taught.by_labels(y, s.logits))
-    with _exactly(x):
+    return isolation_at(logits, Linearization(surrogate, x), y, reading)
+
+
+def isolation_at(logits: Tensor, surrogate: Linear, y: Tensor, reading: Reading = "official") -> Tensor:
+    """`isolation` for a surrogate that is already linearized at the task inputs."""
+    learned = Taught(logits, surrogate.logits, reading)
+    g1, g2 = surrogate.vjp(learned.cotangent), surrogate.vjp(Taught.by_labels(y, surrogate.logits))
+    with _exactly(surrogate.logits):
         n1, n2 = norm(g1), norm(g2)
         cosine = inner(g1, g2) / (n1 * n2)
         u = [(b / n2 - cosine * a / n1) / n1 for a, b in zip(g1, g2, strict=True)]
-    return _Known.apply(logits, cosine, learned.pullback(s.jvp(u)))
+    return _Known.apply(logits, cosine, learned.pullback(surrogate.jvp(u)))
 
 
 def magnitude(logits: Tensor, surrogate: nn.Module, z: Tensor, reading: Reading = "official") -> Tensor:
@@ -69,7 +75,7 @@ def magnitude(logits: Tensor, surrogate: nn.Module, z: Tensor, reading: Reading 
     return magnitude_at(logits, Linearization(surrogate, z), reading)
 
 
-def magnitude_at(logits: Tensor, surrogate: Linearization, reading: Reading = "official") -> Tensor:
+def magnitude_at(logits: Tensor, surrogate: Linear, reading: Reading = "official") -> Tensor:
     """`magnitude` for a surrogate that is already linearized at the outliers."""
     learned = Taught(logits, surrogate.logits, reading)
     g = surrogate.vjp(learned.cotangent)
@@ -123,11 +129,64 @@ class _Known(torch.autograd.Function):
         return upstream[0] * gradient, None, None
 
 
+class Linear(Protocol):
+    """A frozen module at some inputs: its logits (B, K), and products with its Jacobian J in weights of its own."""
+
+    logits: Tensor
+
+    def vjp(self, c: Tensor) -> list[Tensor]:
+        """J^T c for a cotangent (B, K): one tensor a weight."""
+
+    def jvp(self, u: Sequence[Tensor]) -> Tensor:
+        """J u, (B, K), for a tangent of one tensor a weight."""
+
+
+class Head:
+    """A frozen module at `x`, (B, ...), and its Jacobian in the weights of its last layer alone, in closed form.
+
+    With logits s = W h + b, J^T c is (c^T h, sum c) and J (U, r) is U h + r: the features h, (B, D), are all that is
+    kept, and no product takes a pass through the module.
+
+    Raises:
+        Invalid: the logits are not what an `nn.Linear` of the module gives.
+    """
+
+    def __init__(self, module: nn.Module, x: Tensor):
+        with torch.no_grad(), _exactly(x), evaluating(module):
+            self._layer, self._features, self.logits = _last_layer(module, x)
+
+    def vjp(self, c: Tensor) -> list[Tensor]:
+        with _exactly(c):
+            weight = c.T @ self._features
+            return [weight] if self._layer.bias is None else [weight, c.sum(dim=0)]
+
+    def jvp(self, u: Sequence[Tensor]) -> Tensor:
+        with _exactly(self.logits):
+            return F.linear(self._features, *u)
+
+
+def _last_layer(module: nn.Module, x: Tensor) -> tuple[nn.Linear, Tensor, Tensor]:
+    """The linear layer whose output the module's logits are, the features (B, D) that it reads, and the logits."""
+    passed: list[tuple[nn.Linear, Tensor, Tensor]] = []
+    layers = [part for part in module.modules() if type(part).forward is nn.Linear.forward]
+    hooks = [layer.register_forward_hook(lambda part, x, y: passed.append((part, x[0], y))) for layer in layers]
+    try:
+        logits = module(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = next((one for one in reversed(passed) if one[2] is logits), None)
+    if found is None:
+        raise Invalid("surrogate", "a module that ends with an `nn.Linear`", f"`{type(module).__name__}`")
+    return found
+
+
 class Linearization:
     """A frozen module at `x`, (B, ...): its logits (B, K), and products with its Jacobian in the parameters.
 
     Runs as a traced graph of elementary operations where that gives the module's own derivatives, which is checked
-    once for each shape of `x`, and else as the module itself (slower). Always in the precision of the weights.
+    once for each shape of `x`, and else as the module itself (slower). Always in the precision of the weights. Where
+    several processes train together, each computes its share of the rows.
 
     Raises:
         Invalid: the module cannot be differentiated; the error names what.
@@ -135,19 +194,25 @@ class Linearization:
 
     def __init__(self, module: nn.Module, x: Tensor):
         with _exactly(x), evaluating(module):
-            self._products = _products(module, x.detach().clone())  # a module may change its input in place
+            self._share = present().share(len(x))
+            mine = self._share.take(x.detach()).clone()  # a module may change its input in place
+            self._products = _products(module, mine)
         self._like = x
-        self.logits = self._products.logits.detach()
+        self.logits = self._share.join(self._products.logits.detach())
 
     def vjp(self, c: Tensor) -> list[Tensor]:
         """J^T c: one tensor a parameter."""
         with _exactly(self._like):
-            return self._products.vjp(c)
+            return self._share.sum(self._products.vjp(self._share.take(c)))
 
     def jvp(self, u: Sequence[Tensor]) -> Tensor:
         """J u, (B, K), for a tangent of one tensor a parameter."""
         with _exactly(self._like):
-            return self._products.jvp(u)
+            return self._share.join(self._products.jvp(u))
+
+
+LAYERS: dict[str, Callable[[nn.Module, Tensor], Linear]] = {"all": Linearization, "head": Head}
+"""The weights of the surrogate that gradients are taken in, and what computes them."""
 
 
 @contextmanager

@@ -30,6 +30,17 @@ PRESETS: dict[str, Preset] = {
     "ini-robust": Preset(
         RobustInI(), Training(epochs=32, weight_decay=1e-3, schedule="warm-cosine", augment="half-affine")
     ),
+    "ini-fast": Preset(
+        InI(
+            gamma=0.1,
+            delta=0.3333,
+            epsilon=33.3,
+            combine="total",
+            surrogate_layers="head",
+            isolation_share=0.25,
+        ),
+        Training(),
+    ),
     "ini-official-mnist": _authors(50),
     "ini-official-fashion-mnist": _authors(50),
     "ini-official-cifar10": _authors(150, "crop-flip"),

@@ -106,7 +106,7 @@ class Release:
         """
         name = self.recipe["data"]["name"]
         kind = name.partition(":")[0]
-        known = name in sets.SETS or kind in ("folder", "npz", "csv", "parquet", "wds")
+        known = name in sets.SETS or kind in sets.OF_FILES
         require(data is not None or known, "data", "given: the release was made from data without a name", "none")
         source = name if data is None else data
         alike = isinstance(source, str) and source.partition(":")[0] == kind

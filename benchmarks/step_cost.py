@@ -1,0 +1,171 @@
+"""What a training step of InI costs beside a plain step, exactly and in ways that compute less; time and peak memory.
+
+    python -m benchmarks.step_cost --rounds 5 --out docs/results/step-cost.jsonl
+    python -m benchmarks.step_cost --nets lenet5-1 --rounds 3
+    python -m benchmarks.step_cost --table docs/results/step-cost.jsonl
+
+Time is processor time of one thread, so that other work on the machine counts little: all variants are timed in turns
+within one process, and a ratio is the median of the rounds' own ratios. The memory that a variant adds is the peak of a
+process that takes one step of it, less that of a process that takes one plain step. `counted` are the passes of the
+victim and of a surrogate of its architecture, with a Jacobian product as two forward passes, over the three of a plain
+step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks import double_backward
+from benchmarks.measure import Contender, interleaved
+
+from stealguard.defenses import InI
+from stealguard.nets import build
+from stealguard.results.provenance import hardware
+from stealguard.training.combine import COMBINES, total
+from stealguard.training.losses import task_loss
+from stealguard.types import Batch
+
+NETS: dict[str, tuple[str, tuple[int, ...], int]] = {  # net, shape of an input, task inputs and outliers a step
+    "lenet5-1": ("lenet5", (1, 28, 28), 128),
+    "resnet18-1": ("resnet18", (1, 28, 28), 16),
+    "resnet18-3": ("resnet18", (3, 32, 32), 16),
+    "wrn16_4-3": ("wrn16_4", (3, 32, 32), 16),
+}
+FAST = InI(surrogate_layers="head", combine="total", isolation_share=0.25)
+VARIANTS = {
+    "ini": InI(),
+    "summed": InI(combine="total"),
+    "last layer": InI(surrogate_layers="head"),
+    "last layer, summed": replace(FAST, isolation_share=1.0),
+    "ini-fast": FAST,
+    "summed, lenet5 as surrogate": InI(combine="total", surrogate="lenet5"),
+}
+PLAIN, AUTHORS = "plain", "authors' way"
+ORDERS = [[0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0], [1, 0, 3, 2]]
+
+
+def counted(defense: InI) -> float:
+    """Passes over those of a plain step, for a surrogate of the victim's architecture."""
+    victim = 2 + (4 if defense.combine == "total" else 8)
+    products = (2 + 2) + (2 + 2 + 2) * defense.isolation_share if defense.surrogate_layers == "all" else 0
+    return (victim + 1 + defense.isolation_share + products) / 3
+
+
+def steps(name: str, shape: tuple[int, ...], size: int) -> dict[str, Contender]:
+    """One step of each variant, of the authors' way and of no defense, on the same victim and batch."""
+    generator = torch.Generator().manual_seed(0)
+    x, z = torch.rand(2, size, *shape, generator=generator)
+    batch = Batch(x, torch.randint(10, (size,), generator=generator), z)
+    victim = build(name, x, 10, seed=0)
+    parameters = list(victim.parameters())
+
+    def of(defense: InI) -> Contender:
+        defended, combine = defense.build(victim, x), COMBINES[defense.combine]
+        return lambda: combine(list(defended.losses(batch).values()), parameters)
+
+    drawing = InI().build(victim, x)
+
+    def authors() -> None:
+        (surrogate,) = drawing.surrogates(x)
+        weights = (InI.gamma, InI.delta, InI.epsilon)
+        losses = double_backward.losses(victim, surrogate, batch.x, batch.y, batch.z, InI.reading, weights)
+        double_backward.pcgrad(losses, parameters, ORDERS)
+
+    return {
+        PLAIN: lambda: total(list(task_loss(victim, batch).values()), parameters),
+        AUTHORS: authors,
+        **{variant: of(defense) for variant, defense in VARIANTS.items()},
+    }
+
+
+def measured(key: str, rounds: int) -> list[dict[str, Any]]:
+    """A row for each variant of a net."""
+    name, shape, size = NETS[key]
+    seconds = interleaved(steps(name, shape, size), rounds, clock=time.process_time)
+    peaks = {variant: _peak_apart(key, variant) for variant in seconds}
+    added = {variant: peak - peaks[PLAIN] for variant, peak in peaks.items()}
+    rows = []
+    for variant in AUTHORS, *VARIANTS:
+        ratios = sorted(a / b for a, b in zip(seconds[variant], seconds[PLAIN], strict=True))
+        rows.append({
+            "net": name, "shape": list(shape), "batch": size, "variant": variant,
+            "ratio": statistics.median(ratios), "least": ratios[0], "greatest": ratios[-1], "rounds": rounds,
+            "added_mib": added[variant], "added_share": added[variant] / added[AUTHORS],
+            "hardware": hardware(), "torch": torch.__version__,
+        })  # fmt: skip
+    return rows
+
+
+def peak(key: str, variant: str) -> float:
+    """The most memory in MiB that this process had resident after one step.
+
+    Linux counts in `ru_maxrss` what the parent had resident too; `VmHWM` is this process's own.
+    """
+    steps(*NETS[key])[variant]()
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**10
+
+
+def _peak_apart(key: str, variant: str) -> float:
+    """`peak` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.step_cost", "--peak", key, variant]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each variant in Markdown, a column for each net: the ratio, and the share of the authors' memory."""
+    nets = list(dict.fromkeys((row["net"], row["shape"][0]) for row in rows))
+    heads = [f"{net}, {channels} x" for net, channels in nets]
+    lines = [["step", "counted", *heads], ["---", "--:", *["--:"] * len(heads)]]
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        cells = {(row["net"], row["shape"][0]): row for row in rows if row["variant"] == variant}
+        known = VARIANTS.get(variant)
+        floor = f"{counted(known):.2f}" if known and known.surrogate is None else ""
+        lines.append([variant, floor, *(_told(cells[net]) for net in nets)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    return f"{row['ratio']:.2f} ({row['least']:.2f} - {row['greatest']:.2f}); {row['added_share']:.2f}"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nets", nargs="+", default=list(NETS), choices=NETS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="the file that lines are added to; printed if left out")
+    parser.add_argument("--table", type=Path, help="print the table of a file of rows, and measure nothing")
+    parser.add_argument("--peak", nargs=2, metavar=("NET", "VARIANT"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.table:
+        print(table(read(given.table)))
+        return
+    if given.peak:
+        print(peak(*given.peak))
+        return
+    for key in given.nets:
+        lines = [json.dumps(row) for row in measured(key, given.rounds)]
+        if given.out is None:
+            print("\n".join(lines), flush=True)
+        else:
+            with given.out.open("a") as file:
+                file.writelines(f"{line}\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
