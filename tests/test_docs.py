@@ -119,7 +119,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_site_is_built_strictly_and_its_pages_load_nothing_from_elsewhere(site: Path) -> None:
     pages = {str(path.relative_to(site)): path.read_text() for path in site.rglob("*.html")}
     tags = [tag for text in pages.values() for tag in re.findall(r"<(?:script|link|img|iframe)[^>]*>", text)]
@@ -130,7 +130,7 @@ def test_the_site_is_built_strictly_and_its_pages_load_nothing_from_elsewhere(si
     assert not re.search(r"klzzwxh", "".join(pages.values())), "a formula has signs that Markdown took"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_site_names_every_method_with_its_settings(site: Path) -> None:
     attacks, defenses = ((site / f"reference/{kind}.html").read_text() for kind in ("attacks", "defenses"))
     assert all(f'id="{name}"' in attacks for name in ATTACKS)
@@ -138,7 +138,7 @@ def test_the_site_names_every_method_with_its_settings(site: Path) -> None:
     assert all(f"<code>{field.name}</code>" in defenses for field in fields(DEFENSES["ini-robust"]))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
@@ -154,7 +154,7 @@ def test_pages_of_the_site_are_quiet_and_fit(site: Path, tmp_path: Path, page: s
         browser.close()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.browser
 def test_search_works_on_pages_that_are_opened_from_files(site: Path, tmp_path: Path) -> None:
     browser = Browser(find_chromium(), tmp_path)

@@ -25,7 +25,7 @@ def run(notebook: object, folder: Path) -> list[dict[str, object]]:
     return [output for cell in client.execute().cells for output in cell.get("outputs", [])]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.network
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run_and_show_rows_figures_and_the_report(path: Path, tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_notebooks_run_and_show_rows_figures_and_the_report(path: Path, tmp_path
     assert "<progress" in shown
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_bar_in_jupyter_is_live_below_the_cell_and_not_printed(tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat")
     code = "from stealguard.progress import bar\nwith bar('<work>', 3) as tick:\n    tick(1, 'one')"

@@ -113,7 +113,6 @@ def test_an_error_in_the_rules_of_an_own_method_is_one_line() -> None:
 BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10) if n else 1}]\n" for n in range(9))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -27,7 +27,9 @@ ATTACKS: list[Any] = [
     DFMSHL(training=FAST, synthetic=500),
 ]
 ALL = pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
-ON_LABELS = pytest.mark.parametrize("attack", ATTACKS[2:], ids=lambda a: type(a).__name__)
+ON_LABELS = pytest.mark.parametrize(
+    "attack", [ATTACKS[2], pytest.param(ATTACKS[3], marks=pytest.mark.thorough)], ids=lambda a: type(a).__name__
+)
 POOL = torch.zeros(1, 16)
 
 

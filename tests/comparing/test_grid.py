@@ -37,7 +37,6 @@ def names(grid: GridSpec) -> list[str]:
     return [one.name for one in grid.defenses]
 
 
-@pytest.mark.slow
 def test_lists_stand_for_every_combination_and_seeds_are_shared() -> None:
     grid = read(small(data=["mnist", "fashion-mnist"], nets=["lenet5", "resnet18"], seeds=[3, 4]))
     planned = list(victims(grid, contents_of))

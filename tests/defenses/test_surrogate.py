@@ -142,11 +142,11 @@ class TestLastLayer:
 
     def test_each_term(self, make, reading: str) -> None:
         victim, (x, y, z) = make(), batch()
-        defended = sg.InI(reading=reading, surrogate_layers="head", isolation_share=0.5).build(victim, x[:2])
+        defended = sg.InI(reading=reading, surrogate_layers="head").build(victim, x[:2])
         ours, surrogate = defended.losses(Batch(x, y, z)), ByLastLayer(defended.surrogates(x)[0])
         parameters = list(victim.parameters())
         expected = {
-            "isolation": oracle.isolation(victim(x)[:3], surrogate, x[:3], y[:3], reading),
+            "isolation": oracle.isolation(victim(x), surrogate, x, y, reading),
             "magnitude": 1000 * oracle.magnitude(victim(z), surrogate, z, reading),
         }
         for name, theirs in expected.items():
@@ -205,26 +205,9 @@ def test_reading_the_head_leaves_modes_and_statistics_alone() -> None:
     torch.testing.assert_close(at.logits, net.eval()(x))
 
 
-def test_isolation_on_a_share_reads_the_first_inputs_alone() -> None:
-    victim, (x, y, z) = lenet(), batch()
-    defended = sg.InI(isolation_share=0.34).build(victim, x[:2])  # three of six, rounded up
-    (surrogate,) = defended.surrogates(x)
-    whole = defended.losses(Batch(x, y, z))
-    torch.testing.assert_close(whole["isolation"], isolation(victim(x[:3]), surrogate, x[:3], y[:3]))
-    torch.testing.assert_close(whole["task"], F.cross_entropy(victim(x), y))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"surrogate_layers": "last"}, "`surrogate_layers` should be one of all, head. Found `last`"),
-        ({"isolation_share": 0.0}, r"`isolation_share` should be in \(0, 1\]. Found 0.0"),
-        ({"isolation_share": 1.5}, r"`isolation_share` should be in \(0, 1\]. Found 1.5"),
-    ],
-)
-def test_wrong_settings_of_fewer_passes_are_named(settings, message: str) -> None:
-    with pytest.raises(Invalid, match=message):
-        sg.InI(**settings)
+def test_wrong_layers_of_the_surrogate_are_named() -> None:
+    with pytest.raises(Invalid, match=r"`surrogate_layers` should be one of all, head\. Found `last`"):
+        sg.InI(surrogate_layers="last")
 
 
 def test_vjp_and_jvp_are_each_others_transpose() -> None:

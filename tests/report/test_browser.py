@@ -95,7 +95,6 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_of_a_grid_is_quiet_and_fits(browser: Browser, wide: Path, width: int, scheme: str) -> None:

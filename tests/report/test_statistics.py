@@ -29,7 +29,6 @@ def test_two_values_have_an_interval_and_one_has_none() -> None:
     assert Spread.of([]) is None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 6, 9, 10, 20, 30, 100, 1000])
 def test_the_t_quantiles_are_right(df: int) -> None:
     stats = pytest.importorskip("scipy.stats")

@@ -190,7 +190,6 @@ def test_an_attackers_own_samples_are_no_mixed_up_pool() -> None:
     assert "The pool letters does not hold the same inputs" in " ".join(notes(summary(letters)))
 
 
-@pytest.mark.slow
 def test_notes_say_what_is_uneven() -> None:
     other = make_row(labels="hard", pool="letters", pool_hash="other", release="x", release_hash="x")
     older = make_row(release="x", release_hash="x", labels="hard", pool="letters", when="2025-01-01T00:00:00Z")

@@ -61,7 +61,6 @@ def ask(browser: Browser) -> None:
     until(browser, "!document.getElementById('send').disabled && document.querySelector('#bars li, #told.bad')")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_an_answer_is_shown_without_a_complaint_and_fits(browser: Browser, page: Page, width: int, scheme: str) -> None:

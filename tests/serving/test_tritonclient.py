@@ -140,7 +140,6 @@ def test_bodies_that_the_client_makes_and_reads_apart_are_the_same(served: tuple
     np.testing.assert_array_equal(result.as_numpy("probabilities"), world.new.expected(X))
 
 
-@pytest.mark.slow
 def test_what_is_not_there_raises_the_servers_own_message(served: tuple[World, Any]) -> None:
     world, client = served
     headers = world.headers

@@ -226,7 +226,7 @@ def protect(
             kept = Release(folder, {}, model, preset.defense)
     kept = _as_told(kept, ranks)
     for complaint in complaints(kept.recipe["honest"]) if ranks.first else ():
-        warnings.warn(complaint, PoorAnswers, stacklevel=2)
+        warnings.warn(complaint, PoorAnswers, stacklevel=3)  # past the decorator
     return replace(kept, folder=Path(out))
 
 
