@@ -257,8 +257,8 @@ def test_help_names_every_command(stealguard: Run) -> None:
 def test_without_a_command_it_shows_the_first_steps(stealguard: Run) -> None:
     done = stealguard()
     assert done.returncode == 0
-    commands = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("  stealguard ")]
-    assert commands == ["demo", "protect", "audit", "report", "serve", "compare"]
+    commands = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("            stealguard ")]
+    assert commands == ["protect", "audit", "report", "serve", "compare"]
 
 
 @pytest.mark.parametrize("kind", LISTINGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cyclopts import App
+from rich.console import Console
 
 from stealguard.cli import app, main
 from stealguard.report import summary
@@ -40,8 +42,12 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def help_of(capsys: pytest.CaptureFixture[str], command: str) -> str:
-    return shown(capsys, *command.split(), "--help")
+def help_of(command: str) -> str:
+    """The help text of a command on a terminal of 80 columns."""
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    with console.capture() as captured:
+        app.help_print(command.split(), console=console)
+    return captured.get()
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +67,11 @@ def test_the_program_alone_shows_five_commands_with_an_example_each(capsys: pyte
 
 
 @pytest.mark.parametrize("command", ["", *commands()])
-def test_every_help_text_fits_80_columns(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert max(map(len, help_of(capsys, command).splitlines())) <= 80
+def test_every_help_text_fits_80_columns(command: str) -> None:
+    assert max(map(len, help_of(command).splitlines())) <= 80
 
 
-def test_help_texts_list_every_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_texts_list_every_name() -> None:
     from stealguard.attacks import ATTACKS
     from stealguard.attacks.treatments import TREATMENTS
     from stealguard.auditing import SUITES
@@ -74,7 +80,7 @@ def test_help_texts_list_every_name(capsys: pytest.CaptureFixture[str]) -> None:
     from stealguard.releases import PRESETS
 
     def words(command: str) -> set[str]:
-        lines = (line.strip("│ ") for line in help_of(capsys, command).splitlines())
+        lines = (line.strip("│ ") for line in help_of(command).splitlines())
         return set(re.findall(r"[\w-]+", re.sub(r"-\s+", "-", " ".join(lines))))
 
     assert {*PRESETS, *NETS} <= words("protect")
@@ -82,9 +88,9 @@ def test_help_texts_list_every_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(LISTINGS) <= words("list")
 
 
-def test_every_command_that_prints_data_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_that_prints_data_prints_json() -> None:
     assert set(commands()) == PRINTS_JSON | PRINTS_NO_DATA
-    assert {command for command in commands() if "--json" in help_of(capsys, command)} == PRINTS_JSON
+    assert {command for command in commands() if "--json" in help_of(command)} == PRINTS_JSON
 
 
 @pytest.mark.parametrize("kind", ["attacks", "defenses", "nets", "presets", "suites", "sets", "treatments"])

@@ -68,7 +68,7 @@ def audit(
         Many attacks at once, by name (quick, adaptive, standard, full), instead of attack, budget, labels, treatments,
         own and accounts.
     attack
-        What the attacker does: knockoff, knockoff-adaptive, copycat, sieve, filter, unmask, explore, own-form,
+        What the attacker does: knockoff, knockoff-adaptive, copycat, sieve, filter, unmask, explore, own-form, cover,
         active-thief, marich, dissector, jbda, jbda-tr, dfme, maze, disguide or dfms-hl (`stealguard list attacks` has a
         line on each), or module:Class of your own.
     budget

@@ -52,9 +52,9 @@ def protect(
         Sets that stand for stealing queries while the defense is trained; those of the task's shape if none are named.
     defense
         A defense's name (none, ini, ini-robust, top-k, rounding, reverse-sigmoid, dcp, mad, grad2, modelguard-w,
-        modelguard-s, adaptive-misinformation, edm, nasty-teacher, misleader, cip, memguard, prada or hoda), InI with
-        its authors' settings (ini-official-mnist, ini-official-fashion-mnist, ini-official-cifar10 or
-        ini-official-cifar100), or module:Class of your own.
+        modelguard-s, adaptive-misinformation, edm, nasty-teacher, misleader, cip, memguard, prada, hoda or d-add),
+        InI in fewer passes (ini-fast) or with its authors' settings (ini-official-mnist, ini-official-fashion-mnist,
+        ini-official-cifar10 or ini-official-cifar100), or module:Class of your own.
     set_
         Settings of the defense, KEY=VALUE ...
     train
