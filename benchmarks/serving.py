@@ -170,13 +170,28 @@ def measure(load: Load, server: Server, key: str, seconds: float, folder: Path) 
     lines = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items())
     script.write_text(SCRIPT.format(path=data, headers=lines))
     url = f"http://127.0.0.1:{server.port}{load.path}"
-    wrk = ["taskset", "-c", "1", "wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", "-s", str(script), url]
+    wrk = [
+        "taskset",
+        "-c",
+        "1",
+        "wrk",
+        "-t1",
+        "--timeout",
+        "30s",
+        f"-c{load.connections}",
+        f"-d{seconds}s",
+        "-s",
+        str(script),
+        url,
+    ]
     before = server.cpu_seconds()
     found = subprocess.run(wrk, check=True, capture_output=True, text=True).stdout
     used = server.cpu_seconds() - before
     if "Non-2xx" in found or "Socket errors" in found:
         raise SystemExit(f"{load.server} does not answer all requests to {load.path}:\n{found}")
     requests = int(re.search(r"(\d+) requests in", found)[1])  # type: ignore[index]
+    if not requests:
+        raise SystemExit(f"{load.server} answers nothing within {seconds} s: pass a greater --seconds.")
     return Cost(1e6 * used / requests, 1e6 * seconds / requests)
 
 
