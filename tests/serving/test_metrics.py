@@ -17,10 +17,10 @@ def test_requests_are_counted_by_model_and_status_and_inputs_only_where_they_wer
     requests = {tuple(one.labels.values()): one.value for one in families["stealguard_requests"].samples}
     assert requests == {("digits", "200"): 2, ("digits", "403"): 1, ("", "401"): 1}
     assert [(one.labels, one.value) for one in families["stealguard_inputs"].samples] == [({"model": "digits"}, 4)]
-    took = {(one.name, *one.labels.values()): one.value for one in families["stealguard_seconds"].samples}
-    found = [took["stealguard_seconds_bucket", "digits", bound] for bound in ("0.001", "0.0025", "0.25", "0.5", "+Inf")]
+    samples = families["stealguard_seconds"].samples
+    took = {(one.name.rpartition("_")[2], one.labels["model"], one.labels.get("le")): one.value for one in samples}
+    found = [took["bucket", "digits", bound] for bound in ("0.001", "0.0025", "0.25", "0.5", "+Inf")]
     assert found == [1, 2, 2, 3, 3]
-    assert took["stealguard_seconds_count", "digits"] == 3
-    assert abs(took["stealguard_seconds_sum", "digits"] - 0.503) < 1e-9
-    assert took["stealguard_seconds_bucket", "", "10.0"] == 0
-    assert took["stealguard_seconds_bucket", "", "+Inf"] == 1
+    assert took["count", "digits", None] == 3
+    assert abs(took["sum", "digits", None] - 0.503) < 1e-9
+    assert (took["bucket", "", "10.0"], took["bucket", "", "+Inf"]) == (0, 1)
