@@ -170,13 +170,28 @@ def measure(load: Load, server: Server, key: str, seconds: float, folder: Path) 
     lines = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items())
     script.write_text(SCRIPT.format(path=data, headers=lines))
     url = f"http://127.0.0.1:{server.port}{load.path}"
-    wrk = ["taskset", "-c", "1", "wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", "-s", str(script), url]
+    wrk = [
+        "taskset",
+        "-c",
+        "1",
+        "wrk",
+        "-t1",
+        "--timeout",
+        "30s",
+        f"-c{load.connections}",
+        f"-d{seconds}s",
+        "-s",
+        str(script),
+        url,
+    ]
     before = server.cpu_seconds()
     found = subprocess.run(wrk, check=True, capture_output=True, text=True).stdout
     used = server.cpu_seconds() - before
     if "Non-2xx" in found or "Socket errors" in found:
         raise SystemExit(f"{load.server} does not answer all requests to {load.path}:\n{found}")
     requests = int(re.search(r"(\d+) requests in", found)[1])  # type: ignore[index]
+    if not requests:
+        raise SystemExit(f"{load.server} answers nothing within {seconds} s: pass a greater --seconds.")
     return Cost(1e6 * used / requests, 1e6 * seconds / requests)
 
 
@@ -211,6 +226,7 @@ def main() -> None:
     parser.add_argument("--releases", type=Path, help="a folder with exported releases `plain` and `robust` of MNIST")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="of load, for each contender in each round")
+    parser.add_argument("--kind", default="", help="only the kinds of request with this in their name")
     given = parser.parse_args()
     print(heading(given.rounds, 1))
     with tempfile.TemporaryDirectory() as name:
@@ -218,14 +234,20 @@ def main() -> None:
         home = given.releases or releases(folder / "releases")
         x = np.ascontiguousarray(task("mnist").test.x[:64].numpy(), "<f4")
         with servers(home, folder) as (running, key):
-            alone = direct(home / "plain" / "model.onnx", x, given.rounds)
-            print(f"ONNX Runtime alone, 64 images: {alone:.0f} us CPU")
+            alone = Direct(home / "plain" / "model.onnx", x)
             for kind, wanted in loads(x).items():
+                if given.kind not in kind:
+                    continue
                 costs: dict[str, list[Cost]] = {server: [] for server in wanted}
+                if kind.startswith("binary, 64"):
+                    costs["onnxruntime"] = []
                 for number in range(given.rounds + 1):
-                    for server in sorted(wanted, reverse=number % 2 == 1):
-                        load = wanted[server]
-                        cost = measure(load, running[load.server], key, given.seconds, folder)
+                    for server in sorted(costs, reverse=number % 2 == 1):
+                        if server == "onnxruntime":
+                            cost = alone()
+                        else:
+                            load = wanted[server]
+                            cost = measure(load, running[load.server], key, given.seconds, folder)
                         if number:  # the first round warms up
                             costs[server].append(cost)
                 tell(kind, costs)
@@ -245,18 +267,24 @@ def tell(kind: str, costs: Mapping[str, Sequence[Cost]]) -> None:
         print(f"  {more + ' / ours':22} CPU {ratio(costs, more, 'ours')}")
 
 
-def direct(model: Path, x: np.ndarray, rounds: int) -> float:
-    """Microseconds of CPU of ONNX Runtime alone for 64 images: the median of the rounds."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    found = []
-    for _ in range(rounds):
-        start = time.process_time()
-        for _ in range(200):
-            session.run(["probabilities"], {"input": x})
-        found.append(1e6 * (time.process_time() - start) / 200)
-    return statistics.median(found)
+class Direct:
+    """ONNX Runtime alone, without a server, on the servers' core."""
+
+    def __init__(self, model: Path, x: np.ndarray):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._x = x
+
+    def __call__(self, runs: int = 400) -> Cost:
+        cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {0})
+        cpu, wall = time.process_time(), time.perf_counter()
+        for _ in range(runs):
+            self._session.run(["probabilities"], {"input": self._x})
+        cost = Cost(1e6 * (time.process_time() - cpu) / runs, 1e6 * (time.perf_counter() - wall) / runs)
+        os.sched_setaffinity(0, cores)
+        return cost
 
 
 def releases(home: Path) -> Path:

@@ -124,6 +124,24 @@ def test_fewer_answers_than_inputs_are_a_refusal_of_the_whole_request() -> None:
         box(torch.rand(1, 1))
 
 
+def test_requests_that_are_judged_together_are_refused_each_by_itself() -> None:
+    accounts, x, outputs = Accounts({}, Generous(), SHAPE), torch.rand(10, 1), {"logits": torch.zeros(10, 2)}
+    found = accounts.judged_each("ann", outputs, x, [3, 4, 2, 1])
+    assert [one.left if isinstance(one, Refused) else len(one.answers) for one in found] == [3, 2, 2, 0]
+    assert accounts.state("ann") == {"asked": torch.tensor(5)}
+
+
+@pytest.mark.parametrize("guard", [Plain(), Counting(), CountingAll()])
+def test_requests_that_are_judged_together_count_as_often_as_apart(guard: Guard) -> None:
+    together, apart, logits = Accounts({}, guard, SHAPE), Accounts({}, guard, SHAPE), torch.rand(6, 2)
+    sizes, x = [1, 3, 2], torch.rand(6, 1)
+    found = together.judged_each("ann", {"logits": logits}, x, sizes)
+    for one, part, rows in zip(found, logits.split(sizes), x.split(sizes), strict=True):
+        assert not isinstance(one, Refused)
+        assert one.answers.shape == apart.judged("ann", {"logits": part}, rows).answers.shape
+    assert together.state("ann") == apart.state("ann")
+
+
 @pytest.mark.parametrize("x", [torch.rand(2, 3), torch.full((2, 1), 1.5), torch.full((1, 1), torch.nan)])
 def test_inputs_that_break_a_rule_are_named_and_not_counted(x: Tensor) -> None:
     accounts = Accounts(HEADS, Counting(), SHAPE)

@@ -45,6 +45,27 @@ def test_requests_that_share_a_batch_get_the_answers_that_they_get_alone(robust:
         torch.testing.assert_close(torch.from_numpy(found.answers), expected, rtol=0, atol=1e-5)
 
 
+def test_requests_of_one_account_in_a_batch_count_in_their_order(robust: sg.Release) -> None:
+    many = noise(800, SHAPE, seed=8).numpy()
+    questions = [("ann", X[:5]), ("bob", X[5:6]), ("ann", many), ("ann", X[6:7]), ("bob", many[:1])]
+    boxes = {name: robust.connect(name) for name in ("ann", "bob")}
+    service = Service(robust, TorchEngine(robust))
+
+    async def run() -> list[object]:
+        return list(await asyncio.gather(*(service.answer(a, x, FREE) for a, x in questions), return_exceptions=True))
+
+    for (account, x), one in zip(questions, asyncio.run(run()), strict=True):
+        if x is many:  # what it has left is what came before the outlier that revealed it
+            assert isinstance(one, Refused)
+            with pytest.raises(Refused) as refusal:
+                boxes[account](torch.from_numpy(x))
+            assert one.left == refusal.value.left
+        else:
+            assert isinstance(one, Answered)
+            expected = boxes[account](torch.from_numpy(x))
+            torch.testing.assert_close(torch.from_numpy(one.answers), expected, rtol=0, atol=1e-5)
+
+
 def test_a_refusal_is_that_accounts_alone_and_others_in_the_batch_are_answered(robust: sg.Release) -> None:
     service = Service(robust, TorchEngine(robust))
     outliers = noise(800, SHAPE, seed=8).numpy()
