@@ -5,29 +5,41 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt $(addprefix --find-links ,$(PIP_FIND_LINKS))
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 BROWSER := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 
-.PHONY: demo test test-fast lint bench wheel clean
+.PHONY: demo test test-fast test-thorough lint docs bench wheel release clean
 
 demo: $(VENV)/installed
 	$(BIN)/stealguard demo
 
-test: $(VENV)/tests lint  ## the whole suite, with coverage; browser tests need Chromium, Redis tests redis-server
-	$(PYTEST) --cov --cov-fail-under=90
+test: $(VENV)/tests lint  ## with coverage; browser tests need Chromium, Redis tests redis-server
+	$(PYTEST) -m 'not thorough' --cov --cov-fail-under=90
 
 test-fast: $(VENV)/tests  ## what tells most in the least time, without coverage
-	$(PYTEST) -m 'not slow and not browser and not network'
+	$(PYTEST) -m 'not slow and not thorough and not browser and not network'
+
+test-thorough: $(VENV)/tests  ## what `make test` leaves out or takes a sample of
+	$(PYTEST) -m thorough
 
 lint: $(VENV)/tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(SITE) --quiet
+
+docs: $(VENV)/tests  ## the site, in runs/site: no network; a broken link or reference is an error
+	$(SITE)
+	@echo 'Open runs/site/index.html'
 
 bench: $(VENV)/tests
 	$(BIN)/python -m benchmarks
 
 wheel: $(VENV)/tests  ## build it, install it where nothing else is, type-check a user's program, and run a short demo
 	sh tests/wheel.sh
+
+release: test wheel  ## build what is published, check it, and say what is left to do by hand
+	sh tests/release.sh
 
 clean:
 	rm -rf $(VENV) dist

@@ -124,6 +124,7 @@ class ManyAccounts:
         self._granted: Tensor | None = None
         self._honest: dict[bytes, bool] = {}
         self.spent = 0  # accounts
+        self.owners: list[int] = []  # the account that asked each query
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._granted is not None and len(self._granted) == len(x):
@@ -136,6 +137,7 @@ class ManyAccounts:
             part = {name: output[rows] for name, output in outputs.items()}
             found, self._state = self._target.review(part, self._state)
             passed.append(found)
+            self.owners += [self.spent] * len(found)
             start, self._used = start + len(found), self._used + len(found)
             if self._used == self._each or start < rows.stop:
                 self._used, self._state, self.spent = 0, self._target.guard.start(), self.spent + 1
@@ -324,6 +326,51 @@ def auc(score: Tensor, positive: Tensor) -> float:
     return ((up * below).sum() / (up.sum() * down.sum()).clamp_min(1)).item()
 
 
+def related(target: Target, seed: int, scale: Scale, *, kept: int, accounts: int) -> dict[str, Any]:
+    """Whether an index of recent queries could join the accounts of an attacker.
+
+    Half of all queries are of honest accounts, test inputs half of which are moved; half are of an attacker's accounts,
+    exploration told which answers are honest. Of the queries that the net itself answers, the index keeps the latest
+    `kept` in the net's features. A query's evidence is how near it is to the nearest of another account. AUC of
+    attackers' against honest queries, and against the same of accounts, by the means of their queries.
+    """
+    many, size = ManyAccounts(target, accounts, -(-scale.budget // accounts)), min(scale.budget, EARNED * accounts)
+    box, how = Recorded(many), replace(CLONES["told early"], budget=size, training=Training(epochs=1), least=1)  # type: ignore[type-var]
+    with suppress(*FEW):
+        how(Metered(box, size), pool("letters"), clone(seed), seed=seed, honest=many.honest)  # type: ignore[call-arg, operator]
+    x, owner = box.x, torch.tensor(many.owners[: len(box.x)])
+    test = moved(tested()[0], "half moved", seed)
+    order = torch.randint(len(test), (len(x),), generator=torch.Generator().manual_seed(derive(seed, "related")))
+    both = torch.stack([x, test[order]], dim=1).flatten(0, 1)
+    owners = torch.stack([owner, accounts + owner], dim=1).flatten()
+    theirs = torch.arange(len(both)) % 2 == 0
+    answered = torch.cat([odds(outputs_of(target.heads, part)) > target.gate.strictness for part in both.split(4096)])
+    v, owners, theirs = features(target.net, both[answered]), owners[answered], theirs[answered]
+    near = torch.full((len(v),), -torch.inf)
+    for rows in torch.arange(len(v)).split(256):
+        latest = torch.arange(max(0, int(rows[0]) - kept), int(rows[0]))
+        if len(latest):
+            found = v[rows] @ v[latest].T
+            near[rows] = found.masked_fill(owners[rows][:, None] == owners[latest], -1).amax(dim=1)
+    there = near > -1
+    near, owners, theirs = near[there], owners[there], theirs[there]
+    of_account = [(near[owners == o].mean(), bool(theirs[owners == o][0])) for o in owners.unique().tolist()]
+    means, whose = torch.tensor([m for m, _ in of_account]), torch.tensor([w for _, w in of_account])
+    return {"attackers": int(theirs.sum()), "honest": int((~theirs).sum()), "auc_query": auc(near, theirs),
+            "auc_account": auc(means, whose)}  # fmt: skip
+
+
+def features(net: nn.Module, x: Tensor) -> Tensor:
+    """What the last linear layer reads, as vectors of length 1, (N, D)."""
+    last, seen = [part for part in net.modules() if isinstance(part, nn.Linear)][-1], list[Tensor]()
+    hook = last.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    try:
+        logits(net, x)
+    finally:
+        hook.remove()
+    return nn.functional.normalize(torch.cat(seen), dim=1)
+
+
 # --- what honest users get -----------------------------------------------------------------------------------------
 
 
@@ -393,7 +440,7 @@ def took(target: Target, seed: int, scale: Scale) -> dict[str, Any]:
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "theft": theft, "cover": cover, "near task": near_task, "labels alone": labels_alone, "told apart": told_apart,
-    "honest": honest, "first five": first_five, "time": took,
+    "related": related, "honest": honest, "first five": first_five, "time": took,
 }  # fmt: skip
 
 
@@ -424,6 +471,7 @@ def plan(victims: int, variants: list[str]) -> list[Work]:
         ("theft", {"attack": "told explore", "accounts": a, "pool_name": "hershey"}) for a in (1, 100, 1000, 20_000)
     ]
     made += [("near task", {"labels": "hard"})]
+    made += [("related", {"kept": 16_384, "accounts": a}) for a in (1000, 20_000)]
     for name, value in (variant.split("=") for variant in variants):
         other = {name: float(value)}
         made += [("theft", {"attack": "told explore", "accounts": a, **other}) for a in (1000, 20_000)]

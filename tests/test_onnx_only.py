@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from exported import written
 from samples import noise
@@ -25,6 +26,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_release_is_asked_without_stealguard_and_torch(tmp_path: Path) -> None:
     release = written(tmp_path / "r", scaling={"low": [0.0], "high": [255.0]}, names=["cat", "dog", "owl"], sharpness=9)
     export(release, rows=20)

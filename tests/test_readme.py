@@ -91,6 +91,11 @@ def test_the_table_of_honest_accounts_is_means_of_committed_rows() -> None:
     assert means.table(rows, ["how"], ["first_five", "later", "net_alone"], {"measurement": "first five"}) in NOTEBOOK
 
 
+def test_the_table_of_related_queries_is_means_of_committed_rows() -> None:
+    table = means.table(HOME / "docs/results/related.jsonl", ["accounts"], ["auc_query", "auc_account"])
+    assert table in NOTEBOOK
+
+
 def test_whatever_it_points_to_is_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r"`(src/[^`]+)`", README):
         assert target.startswith("http") or (HOME / target).exists(), target

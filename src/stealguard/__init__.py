@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stealguard.defenses.ini import InI
     from stealguard.errors import StealguardError
     from stealguard.releases import PRESETS, Release, guarded, load, protect
-    from stealguard.results import metrics
+    from stealguard.results import Rows, metrics
     from stealguard.training import Training, fit
     from stealguard.types import BlackBox
 
@@ -38,6 +38,7 @@ __all__ = [
     "InI",
     "Release",
     "Remote",
+    "Rows",
     "StealguardError",
     "Training",
     "Victim",
@@ -69,6 +70,7 @@ _HOMES = {
     "InI": "defenses.ini",
     "Release": "releases",
     "Remote": "auditing",
+    "Rows": "results",
     "StealguardError": "errors",
     "Training": "training",
     "Victim": "auditing",

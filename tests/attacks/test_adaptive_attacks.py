@@ -35,6 +35,7 @@ def plain() -> float:
 
 
 class TestFilter:
+    @pytest.mark.slow
     def test_the_minimum_leaves_only_honest_answers(self, plain: float) -> None:
         assert plain < 0.5
         assert right(steal(Filter(3000, training=SHORT))) > plain + 0.3
@@ -78,6 +79,7 @@ class TestUnmask:
         hit = rows.argmax(dim=1) == own(POOL).argmax(dim=1)
         assert hit[~honest(POOL)].double().mean() > 0.9
 
+    @pytest.mark.slow
     def test_the_clone_learns_from_what_is_left_out(self, plain: float) -> None:
         assert right(steal(Unmask(3000, training=SHORT))) > max(0.85, plain + 0.3)
 
@@ -182,6 +184,7 @@ class TestOwnForm:
         attack = OwnForm(3000, probes=0.0, components=0, share=0.1, training=Training(epochs=15, batch=64, lr=0.3))
         assert right(steal(attack, labels)) > known + 0.1
 
+    @pytest.mark.slow
     def test_from_soft_answers_it_learns_more(self, plain: float) -> None:
         attack = OwnForm(3000, probes=0.0, components=0, share=0.1, training=Training(epochs=15, batch=64, lr=0.3))
         assert right(steal(attack)) > plain + 0.3

@@ -27,7 +27,9 @@ ATTACKS: list[Any] = [
     DFMSHL(training=FAST, synthetic=500),
 ]
 ALL = pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
-ON_LABELS = pytest.mark.parametrize("attack", ATTACKS[2:], ids=lambda a: type(a).__name__)
+ON_LABELS = pytest.mark.parametrize(
+    "attack", [ATTACKS[2], pytest.param(ATTACKS[3], marks=pytest.mark.thorough)], ids=lambda a: type(a).__name__
+)
 POOL = torch.zeros(1, 16)
 
 
@@ -259,7 +261,8 @@ class TestLearning:
     def test_a_linear_box_is_learned(self, attack: Any) -> None:
         victim, clone = linear_victim(), untrained()
         assert same(victim, clone, noise(2000, (16,), seed=9)) < 0.4
-        replace(attack, budget=12_000)(Metered(Boxed(victim, (16,)), 12_000), POOL, clone, seed=0)
+        budget = 12_000 if isinstance(attack, MAZE) else 6_000
+        replace(attack, budget=budget)(Metered(Boxed(victim, (16,)), budget), POOL, clone, seed=0)
         assert same(victim, clone, noise(2000, (16,), seed=9)) > 0.9
 
     @pytest.mark.slow
@@ -269,6 +272,7 @@ class TestLearning:
         replace(attack, budget=8000)(Metered(Labels(Boxed(victim, (16,))), 8000), POOL, clone, seed=0)
         assert same(victim, clone, noise(2000, (16,), seed=9)) > 0.85
 
+    @pytest.mark.slow
     def test_two_clones_that_vote_are_one_net(self) -> None:
         victim, attack = linear_victim(), DisGUIDE(budget=4000, vote=True, training=FAST)
         pair = attack(Metered(Boxed(victim, (16,)), 4000), POOL, untrained(), seed=0)
@@ -360,7 +364,7 @@ class TestAlternation:
         assert found == [(23, True), (1, False)]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("labels", [False, True], ids=["soft", "hard"])
 def test_images_are_learned_without_a_pool(labels: bool) -> None:
     """A small net on blobs of 16 x 16 pixels: DisGUIDE's clone agrees on blobs that it never saw."""

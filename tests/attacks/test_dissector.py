@@ -285,6 +285,7 @@ class TestRounds:
         assert not torch.equal(alone, softened)
 
 
+@pytest.mark.slow
 def test_labels_of_a_linear_victim_are_learned() -> None:
     torch.manual_seed(1)
     victim, clone, pool = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), linear(), noise(3000, GRAY)

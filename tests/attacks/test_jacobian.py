@@ -115,6 +115,7 @@ class TestRounds:
         assert JBDA().needed == 150
         assert JBDA(budget=20).needed == 20
 
+    @pytest.mark.slow
     def test_a_training_on_few_seeds_has_more_epochs(self) -> None:
         pool = noise(30, (16,))
 

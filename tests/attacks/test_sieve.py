@@ -39,8 +39,8 @@ def right(clone: nn.Module) -> float:
 
 @pytest.mark.slow
 def test_it_learns_the_honest_answers_among_linear_decoys() -> None:
-    sieved = right(clone(Sieve(budget=4000, training=LONG, sieve=LONG)))
-    assert sieved > right(clone(Knockoff(budget=4000, training=LONG))) + 0.2
+    sieved = right(clone(Sieve(budget=2000, training=LONG, sieve=LONG)))
+    assert sieved > right(clone(Knockoff(budget=2000, training=LONG))) + 0.2
 
 
 def test_it_trains_on_all_answers_if_all_are_predicted() -> None:

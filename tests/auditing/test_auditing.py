@@ -128,6 +128,7 @@ def test_an_attack_that_fails_is_a_row_with_its_reason_and_is_tried_again(
     assert not (folder / "audit.sqlite.answers").exists()
 
 
+@pytest.mark.slow
 def test_a_guard_that_refuses_ends_the_attack_and_costs_honest_users_too(tmp_path: Path) -> None:
     """With delta = 1 every account is refused at the first test, after a little more than a hundred queries."""
     release = sg.protect(
@@ -228,7 +229,7 @@ def kill(code: str, **words: Path) -> None:
     assert ended.returncode == -signal.SIGKILL
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_an_audit_that_was_sigkilled_goes_on_to_the_same_rows(folder: Path, tmp_path: Path) -> None:
     """It is killed when its third row of six is in the store."""
     killed, whole = tmp_path / "killed.sqlite", tmp_path / "whole.sqlite"
@@ -274,7 +275,7 @@ def asking_much(folder: Path, store: Path, log: Path) -> Row:
     return row
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_an_attack_killed_after_its_queries_pays_for_none_of_them_again(folder: Path, tmp_path: Path) -> None:
     killed, log = tmp_path / "killed.sqlite", tmp_path / "killed.log"
     kill(KILLED_INSIDE, folder=folder, store=killed, log=log)

@@ -38,6 +38,7 @@ def audit(victim: Any, store: Path, **changes: Any) -> list[Row]:
     return sg.audit(victim, **(given | changes))
 
 
+@pytest.mark.slow
 def test_a_remote_model_is_audited_as_the_same_model_in_the_process(url: str, model: Model, tmp_path: Path) -> None:
     victim = sg.Remote(url)
     assert isinstance(victim, sg.Victim)
@@ -54,6 +55,7 @@ def test_a_remote_model_is_audited_as_the_same_model_in_the_process(url: str, mo
     assert "over HTTP" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_rows_carry_the_identity_that_the_server_tells(url: str, model: Model, tmp_path: Path) -> None:
     identity = "ab" * 32
     model.metadata = {"parameters": {"identity": identity}}
@@ -66,6 +68,7 @@ def test_rows_carry_the_identity_that_the_server_tells(url: str, model: Model, t
     assert audit(sg.Remote(url, "another"), tmp_path)[0].key != row.key
 
 
+@pytest.mark.slow
 def test_a_server_without_an_identity_is_known_by_its_answers(url: str, model: Model, tmp_path: Path) -> None:
     (row,) = audit(sg.Remote(url), tmp_path)
     asked = model.answered.total()
@@ -112,6 +115,7 @@ def test_a_budget_that_is_too_small_for_the_test_inputs_ends_the_audit(url: str,
         audit(sg.Remote(url, "a"), tmp_path)
 
 
+@pytest.mark.slow
 def test_each_key_is_an_account(url: str, model: Model, tmp_path: Path) -> None:
     model.keys = frozenset({"own", "a", "b", "c"})
     victim = sg.Remote(url, "own", keys=["a", "b", "c"])
@@ -197,6 +201,7 @@ def test_raw_units_reach_the_server_as_users_have_them(url: str, model: Model, t
     del model.rows
 
 
+@pytest.mark.slow
 def test_the_number_of_queries_is_told_first(
     url: str, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

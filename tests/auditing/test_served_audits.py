@@ -97,6 +97,7 @@ def clones() -> list[dict[str, Tensor]]:
     return found
 
 
+@pytest.mark.slow
 def test_across_http_the_clone_is_the_same_to_the_last_bit(release: sg.Release, ledger: Ledger, tmp_path: Path) -> None:
     clones()
     rows = audit(release, tmp_path / "here.sqlite", labels=["soft", "hard"])

@@ -26,6 +26,7 @@ from stealguard.nets import build
 from stealguard.settings import create, describe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUITES)
 def test_every_block_can_be_carried_out(name: str, tmp_path: Path) -> None:
     """On a task and a pool that are large enough, every theft of the suite can be planned."""
@@ -111,7 +112,7 @@ class TestAdaptiveAttacks:
         given = Given(lambda x: x, shape=(3,), classes=3)
         for blocks in (suite("adaptive", ["pool"], given), suite("adaptive", ["pool"])):
             attacks = {word.split()[0] for word in tried(blocks)}
-            assert attacks == {"knockoff", "filter", "unmask", "explore", "own-form", "sieve"}
+            assert attacks == {"knockoff", "filter", "unmask", "explore", "own-form", "sieve", "cover"}
             assert {tuple(block.accounts) for block in blocks} == {(1,)}
         assert set(GENERIC) <= {*ATTACKS, "labels", "treatment:smooth"}
 

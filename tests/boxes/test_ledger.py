@@ -141,6 +141,17 @@ def test_a_changed_bit_is_not_believed(paths: Iterator[Path], script: list[Tenso
     assert torch.equal(first, second)
 
 
+def test_records_of_another_number_of_classes_are_not_taken(tmp_path: Path) -> None:
+    x = torch.rand(5, 1)
+    with closing(AnswerLedger(lambda x: torch.full((len(x), 3), 1 / 3), tmp_path / "ledger")) as other:
+        other(x)
+    box = Steady()
+    with closing(AnswerLedger(box, tmp_path / "ledger", classes=2)) as ledger:
+        assert torch.equal(ledger(x), Steady()(x))
+    assert len(box.asked) == 5
+    assert len(read_records(tmp_path / "ledger")) == 10, "what the other box answered is kept"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8])
 def test_an_input_is_its_shape_dtype_and_bytes(tmp_path: Path, dtype: torch.dtype) -> None:
     def box(x: Tensor) -> Tensor:

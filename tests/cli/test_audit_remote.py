@@ -43,6 +43,7 @@ def audit(
     return run
 
 
+@pytest.mark.slow
 def test_a_url_is_audited_and_reported(audit: Run, model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = audit("--i-own-this", "--json")
     assert code == 0, err
@@ -61,6 +62,7 @@ def test_nothing_is_audited_that_is_not_owned(audit: Run, model: Model) -> None:
     assert model.requests == []
 
 
+@pytest.mark.slow
 def test_the_key_comes_from_the_environment(audit: Run, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     model.keys = frozenset({"sg_secret"})
     code, _, err = audit("--i-own-this")
@@ -74,6 +76,7 @@ def test_the_key_comes_from_the_environment(audit: Run, model: Model, monkeypatc
     assert (code, "`key-env` should be the name of a variable that is set. Found `NOBODYS`" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_file_of_keys_gives_several_accounts(audit: Run, model: Model, tmp_path: Path) -> None:
     model.keys = frozenset({"a", "b"})
     (tmp_path / "keys").write_text("a\n\nb\n")

@@ -131,6 +131,7 @@ def test_compare_writes_rows_and_a_page_and_tells_what_failed(stealguard: Run, s
     assert (tmp_path / "out" / "report.html").read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_audit_tells_what_failed(stealguard: Run, protect: Run, sets: Path, tmp_path: Path) -> None:
     assert protect(tmp_path / "a").returncode == 0
     done = stealguard(

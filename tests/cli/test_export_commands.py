@@ -19,6 +19,7 @@ def fails(*arguments: str) -> None:
     assert exit_.value.code == 2
 
 
+@pytest.mark.slow
 def test_export_prints_what_was_compared(folder: Path, capsys: Captured, tmp_path: Path) -> None:
     main(["export", str(folder)])
     told = capsys.readouterr().out

@@ -90,14 +90,23 @@ def run(words: list[str]) -> tuple[int, str]:
     return 0, err.getvalue()
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(words=arguments())
-def test_mutated_arguments_are_one_line_and_status_2(home: Path, words: list[str]) -> None:
-    status, errors = run([word.replace("{home}", str(home)) for word in words])
-    assert status in (0, 2), errors
-    assert "Traceback" not in errors
-    assert status == 0 or len(errors.splitlines()) == 1
-    assert not (home / "out").exists(), "nothing half-written"
+def some(examples: int) -> settings:
+    return settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("examples", [60, pytest.param(300, marks=pytest.mark.thorough)])
+def test_mutated_arguments_are_one_line_and_status_2(home: Path, examples: int) -> None:
+    @some(examples)
+    @given(arguments())
+    def check(words: list[str]) -> None:
+        status, errors = run([word.replace("{home}", str(home)) for word in words])
+        assert status in (0, 2), errors
+        assert "Traceback" not in errors
+        assert status == 0 or len(errors.splitlines()) == 1
+        assert not (home / "out").exists(), "nothing half-written"
+
+    check()
 
 
 GRIDS = [
@@ -140,14 +149,21 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(values=st.dictionaries(st.one_of(st.sampled_from(GRIDS), st.text(max_size=4)), VALUES, min_size=1, max_size=4))
-def test_mutated_grids_are_one_line_and_status_2(home: Path, values: dict[str, str]) -> None:
-    base = {"data": "npz:none.npz", "defenses": "[none]", "pools": "own:5"}
-    lines = [f"{key}: {value}\n" for key, value in (base | values).items()]
-    (home / "mutated.yaml").write_text("".join(lines), encoding="utf-8", errors="surrogatepass")
-    status, errors = run(["compare", str(home / "mutated.yaml"), "--out", str(home / "out"), "--allow-code"])
-    assert status == 2, errors
-    assert "Traceback" not in errors
-    assert len(errors.splitlines()) == 1
-    assert not (home / "out").exists()
+@pytest.mark.slow
+@pytest.mark.parametrize("examples", [40, pytest.param(200, marks=pytest.mark.thorough)])
+def test_mutated_grids_are_one_line_and_status_2(home: Path, examples: int) -> None:
+    keys = st.one_of(st.sampled_from(GRIDS), st.text(max_size=4))
+
+    @some(examples)
+    @given(st.dictionaries(keys, VALUES, min_size=1, max_size=4))
+    def check(values: dict[str, str]) -> None:
+        base = {"data": "npz:none.npz", "defenses": "[none]", "pools": "own:5"}
+        lines = [f"{key}: {value}\n" for key, value in (base | values).items()]
+        (home / "mutated.yaml").write_text("".join(lines), encoding="utf-8", errors="surrogatepass")
+        status, errors = run(["compare", str(home / "mutated.yaml"), "--out", str(home / "out"), "--allow-code"])
+        assert status == 2, errors
+        assert "Traceback" not in errors
+        assert len(errors.splitlines()) == 1
+        assert not (home / "out").exists()
+
+    check()

@@ -111,6 +111,7 @@ def server(
         process.kill()
 
 
+@pytest.mark.slow
 def test_one_server_from_its_start_to_its_end(
     server: tuple[subprocess.Popen[str], str, str, Path], ini_release: sg.Release
 ) -> None:

@@ -19,8 +19,9 @@ import pytest
 import torch
 import yaml
 
+import grids
 import stealguard as sg
-from grids import environment, tiny, write_sets
+from grids import environment, write_sets
 from own_methods import Uniform
 from stealguard.defenses import RobustInI
 from stealguard.defenses.base import Defense
@@ -28,13 +29,17 @@ from stealguard.errors import Invalid, StealguardError
 from stealguard.results import Row, Store
 from waiting import until
 
-pytestmark = pytest.mark.slow
+# Logs that submitit's debug executor leaves open are closed in any of the tests.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 OWN = "own_methods:Uniform"
 
 # Cells in this process, for what no test of processes needs: a process takes seconds to start.
 HERE: dict[str, Any] = {"engine": "slurm", "address": "debug", "progress": False}
-UNCLOSED = pytest.mark.filterwarnings("ignore::ResourceWarning")  # logs that submitit's debug executor leaves open
+
+
+def tiny(sets: Path, **changes: Any) -> dict[str, Any]:
+    return grids.tiny(sets, nets="mlp") | changes
 
 
 Once = Callable[[str, Callable[[Path], object]], Path]
@@ -44,7 +49,7 @@ Once = Callable[[str, Callable[[Path], object]], Path]
 def sets(once: Once) -> Path:
     def make(folder: Path) -> None:
         folder.mkdir(parents=True)
-        write_sets(folder)
+        write_sets(folder, (1, 6, 6))
 
     return once("sets of comparisons", make)
 
@@ -54,7 +59,7 @@ def whole(sets: Path, once: Once) -> tuple[Path, list[Row]]:
     """The tiny grid, never interrupted: its folder and its rows."""
 
     def make(folder: Path) -> None:
-        rows = sg.compare(tiny(sets), folder / "out", workers=2, progress=False)
+        rows = sg.compare(tiny(sets), folder / "out", **HERE)
         (folder / "rows.json").write_text(json.dumps([row.record() for row in rows]))
 
     folder = once("whole comparison", make)
@@ -108,7 +113,6 @@ def test_every_victim_is_trained_once_and_attacked_with_its_seed(whole: tuple[Pa
     assert len(count(out, "ends")) == 4 + 4
 
 
-@UNCLOSED
 def test_a_failed_row_is_replaced_in_the_store_when_the_theft_succeeds(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
@@ -118,7 +122,6 @@ def test_a_failed_row_is_replaced_in_the_store_when_the_theft_succeeds(
     assert set(Store(out / "audit.sqlite")) == set(rows)
 
 
-@UNCLOSED
 def test_a_second_run_does_nothing_again_and_a_changed_line_does_only_its_own(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
@@ -133,6 +136,7 @@ def test_a_second_run_does_nothing_again_and_a_changed_line_does_only_its_own(
     assert {row.key for row in rows} == Store(out / "audit.sqlite").keys()
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_killed_leaves_no_process_and_continues_to_the_same_rows(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
@@ -168,7 +172,6 @@ def test_a_killed_process_stops_no_other_cell_and_its_own_is_done_again(
     assert set(begun.values()) == {1}
 
 
-@UNCLOSED
 def test_a_failure_is_marked_and_done_again_when_its_cause_is_gone(
     sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +195,6 @@ def test_a_failure_is_marked_and_done_again_when_its_cause_is_gone(
     assert set(Store(tmp_path / "audit.sqlite")) == {*mended, *rows[2:4]}, "the failures that were mended are gone"
 
 
-@UNCLOSED
 def test_a_theft_that_fails_does_not_stop_the_others_of_its_victim(sets: Path, tmp_path: Path) -> None:
     grid = tiny(sets, defenses=["none"], seeds=[0], labels=["soft"], budgets=[100, 121])  # the pool has 120
     rows = sg.compare(grid, tmp_path, **HERE)
@@ -202,7 +204,6 @@ def test_a_theft_that_fails_does_not_stop_the_others_of_its_victim(sets: Path, t
     assert rows[1].victim.setting == rows[0].victim.setting, "it belongs to the same victim"
 
 
-@UNCLOSED
 def test_damaged_files_are_set_aside_and_what_they_held_is_done_again(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
@@ -225,7 +226,7 @@ def test_damaged_files_are_set_aside_and_what_they_held_is_done_again(
     assert count(out, "begins") == begun, "and only once"
 
 
-@UNCLOSED
+@pytest.mark.thorough
 def test_a_full_disk_fails_cells_and_spoils_nothing(sets: Path, tmp_path: Path) -> None:
     grid, out = tiny(sets, defenses=["none"], labels=["soft"]), tmp_path / "out"
     (first,) = sg.compare(grid | {"seeds": [0]}, out, **HERE)
@@ -241,6 +242,7 @@ def test_a_full_disk_fails_cells_and_spoils_nothing(sets: Path, tmp_path: Path) 
     assert rows[0] == first
 
 
+@pytest.mark.thorough
 def test_two_runs_at_once_share_the_work(sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path) -> None:
     grid, expected = tiny(sets, seeds=[0]), results(row for row in whole[1] if row.seed == 0)
     processes = [as_process(tmp_path / "out", grid, workers=1) for _ in range(2)]
@@ -251,19 +253,17 @@ def test_two_runs_at_once_share_the_work(sets: Path, whole: tuple[Path, list[Row
     assert len(Store(tmp_path / "out" / "audit.sqlite")) == 4, "each theft once, whichever run did it"
 
 
-@UNCLOSED
-@pytest.mark.parametrize("cluster", ["debug", "local"])
+@pytest.mark.thorough
 def test_slurm_jobs_give_the_same_rows(
-    sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str
+    sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     grid = tiny(sets, defenses=["none"], seeds=[0])
-    rows = sg.compare(grid, tmp_path, engine="slurm", address=cluster, progress=False)
+    rows = sg.compare(grid, tmp_path, engine="slurm", address="local", progress=False)
     assert results(rows) == results(whole[1][:2])
 
 
 class TestGuards:
-    @UNCLOSED
     def test_guards_share_the_weights_of_the_undefended_victim(
         self, sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
     ) -> None:
@@ -280,8 +280,8 @@ class TestGuards:
     def test_guarded_gives_what_protect_gives(self, sets: Path, tmp_path: Path) -> None:
         how: dict[str, Any] = {"epochs": 1, "training": sg.Training(batch=32), "progress": False}
         task = f"npz:{sets}/task.npz"
-        plain = sg.protect("lenet5", task, out=tmp_path / "plain", defense="none", **how)
-        trained = sg.protect("lenet5", task, out=tmp_path / "trained", defense=Uniform(), **how)
+        plain = sg.protect("mlp", task, out=tmp_path / "plain", defense="none", **how)
+        trained = sg.protect("mlp", task, out=tmp_path / "trained", defense=Uniform(), **how)
         made = sg.guarded(plain, Uniform(), tmp_path / "made", data=task)
         apart = {"created", "seconds", "history", "sha256"}
         for key in set(trained.recipe) - apart:
@@ -294,8 +294,8 @@ class TestGuards:
         how: dict[str, Any] = {"outliers": f"npz:{sets}/outliers.npz", "epochs": 1, "progress": False}
         task = f"npz:{sets}/task.npz"
         milder, stricter = (RobustInI(strictness=s, memory=False) for s in (-3.0, 9.0))
-        release = sg.protect("lenet5", task, out=tmp_path / "milder", defense=milder, **how)
-        trained = sg.protect("lenet5", task, out=tmp_path / "stricter", defense=stricter, **how)
+        release = sg.protect("mlp", task, out=tmp_path / "milder", defense=milder, **how)
+        trained = sg.protect("mlp", task, out=tmp_path / "stricter", defense=stricter, **how)
         made = sg.guarded(release, stricter, tmp_path / "made")
         assert made.recipe["weights_sha256"] == trained.recipe["weights_sha256"] == release.recipe["weights_sha256"]
         assert made.recipe["defense"] == trained.recipe["defense"]
@@ -381,6 +381,7 @@ print(json.dumps({"killed": told["killed"], "status": [row.status for row in row
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells nodes' processes apart by /proc")
 def test_a_ray_cluster_that_loses_a_node_does_every_cell_and_none_twice(sets: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")

@@ -14,13 +14,9 @@ from stealguard.comparing.engines.local import VISIBLE, shares
 from stealguard.errors import Invalid
 
 
-def seen(word: str) -> str:
-    """What a process sees of the GPUs, as the reason of a failure."""
-    return f"{word} {os.environ[VISIBLE]}"
-
-
 def failing(word: str) -> str:
-    raise ValueError(f"no\nsuch {word}")
+    """It fails, and says what its process sees of the GPUs."""
+    raise ValueError(f"no\nsuch {word} {os.environ[VISIBLE]}")
 
 
 def done(work: Callable[..., str], home: Path, wanted: Wanted, pieces: int) -> list[str]:
@@ -43,14 +39,10 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_gpus")
-def test_each_local_process_sees_its_own_gpus(tmp_path: Path) -> None:
-    reasons = done(seen, tmp_path, Wanted(workers=2, threads=1, gpus=1), 2)
-    assert sorted(reason.rsplit(" ", 1)[1] for reason in reasons) == ["4", "7"]
-
-
-@pytest.mark.slow
-def test_an_error_that_work_raises_is_one_line(tmp_path: Path) -> None:
-    assert done(failing, tmp_path, Wanted(workers=1, threads=1), 1) == ["no such piece 0"]
+def test_each_local_process_sees_its_own_gpus_and_its_error_is_one_line(tmp_path: Path) -> None:
+    reasons = done(failing, tmp_path, Wanted(workers=2, threads=1, gpus=1), 2)
+    assert [reason[:-1] for reason in sorted(reasons)] == ["no such piece 0 ", "no such piece 1 "]
+    assert sorted(reason[-1] for reason in reasons) == ["4", "7"]
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -66,7 +58,7 @@ def test_an_error_that_work_raises_is_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_workers_follow_from_processors_threads_and_gpus(tmp_path: Path, wanted: Wanted, workers: int) -> None:
-    engine = Local(seen, tmp_path, wanted)
+    engine = Local(failing, tmp_path, wanted)
     assert engine.workers == workers
     assert engine.threads == (wanted.threads or max(1, processors() // workers))
     engine.close()
@@ -82,7 +74,7 @@ def test_workers_follow_from_processors_threads_and_gpus(tmp_path: Path, wanted:
 )
 def test_what_this_machine_does_not_have_is_named(tmp_path: Path, wanted: Wanted, message: str) -> None:
     with pytest.raises(Invalid, match=message):
-        Local(seen, tmp_path, wanted)
+        Local(failing, tmp_path, wanted)
 
 
 @pytest.mark.parametrize(

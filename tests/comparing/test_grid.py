@@ -17,10 +17,12 @@ from grids import environment, tiny, write_sets
 from own_methods import Halves, Lazy
 from samples import noise
 from stealguard.attacks import Knockoff
+from stealguard.auditing.suites import ACCOUNTS
 from stealguard.comparing.cells import attack_of, attacks_of, contents_of, plan, unpinned, victims
 from stealguard.comparing.grid import GridSpec, read
-from stealguard.data import SETS, store
+from stealguard.data import OF_FILES, SETS, store
 from stealguard.defenses import InI, RobustInI
+from stealguard.defenses.base import Defense
 from stealguard.errors import Invalid, StealguardError
 
 HOME = Path(__file__).parent.parent.parent
@@ -63,7 +65,7 @@ def test_training_is_the_presets_then_what_the_grid_says_then_what_the_defense_s
 
 def test_an_attack_may_have_its_own_pools_and_budgets() -> None:
     attacks = [{"knockoff": {"budgets": [100, 200]}}, {"jbda": {"pools": ["own:150"], "labels": "soft", "seeds": 9}}]
-    blocks = read(small(attacks=attacks, own=[0, 50])).blocks
+    blocks = read(small(attacks=attacks, own=[0, 50])).blocks(Defense())
     assert [(block.attacks[0].budget, block.pools, block.labels) for block in blocks[:2]] == [
         (100, ["letters"], ["soft", "hard"]), (200, ["letters"], ["soft", "hard"]),
     ]  # fmt: skip
@@ -74,7 +76,17 @@ def test_an_attack_may_have_its_own_pools_and_budgets() -> None:
 
 
 def test_a_suite_is_a_list_of_attacks() -> None:
-    assert len(read(small(attacks="quick")).blocks) == 3
+    assert len(read(small(attacks="quick")).blocks(Defense())) == 3
+
+
+def test_adaptive_attackers_know_each_defense_of_the_grid() -> None:
+    grid = read(small(attacks="adaptive", budgets=[70], defenses=["none", "edm", "prada"]))
+    plain, edm, prada = (grid.blocks(one.defense) for one in grid.defenses)
+    assert [block.treatments for block in edm[len(plain) :]] == [["smooth"]]
+    assert prada[-1].accounts == ACCOUNTS
+    assert {attack.budget for blocks in (plain, edm, prada) for block in blocks for attack in block.attacks} == {70}
+    with pytest.raises(Invalid, match="`labels` should be left out: the suite `adaptive` chooses them"):
+        read(small(attacks="adaptive", labels=["soft"]))
 
 
 def test_outliers_may_be_by_data_set() -> None:
@@ -92,6 +104,7 @@ def test_outliers_may_be_by_data_set() -> None:
         ({"dta": "mnist"}, r"`dta` should be a key of a grid: .* \(did you mean `data`\?\)"),
         ({"data": "mnits"}, "did you mean `mnist`"),
         ({"data": []}, "`data` should be at least one"),
+        ({"data": "csv:nowhere.csv"}, "that is there. Found `csv:nowhere.csv`"),
         ({"data": "npz:nowhere.npz"}, "that is there. Found `npz:nowhere.npz`"),
         ({"nets": "lenet"}, "did you mean `lenet5`"),
         ({"nets": 3}, "`nets` should be a name, or a list of names. Found 3"),
@@ -120,7 +133,7 @@ def test_outliers_may_be_by_data_set() -> None:
         ({"outliers": {"mnits": "letters"}}, "did you mean `mnist`"),
         ({"outliers": "leters"}, "did you mean `letters`"),
         ({"pools": []}, "`pools` should be given"),
-        ({"pools": 3}, "`pools` should be a set's name, folder:PATH or npz:PATH. Found 3"),
+        ({"pools": 3}, "`pools` should be a set's name, or one of folder:PATH, wds:PATH, .*. Found 3"),
         ({"pools": "own:many"}, "`pools` should be own:N with N at least 1. Found `own:many`"),
         ({"pools": "leters"}, "did you mean `letters`"),
         ({"attacks": "knockof"}, "did you mean `knockoff`"),
@@ -198,8 +211,13 @@ class TestOwnCode:
     def test_own_methods_are_there_and_back_as_plain_data(self) -> None:
         attacks = [{"own_methods:Lazy": {"patience": [1, 2], "budgets": [5, 6]}}]
         grid = read(small(attacks=attacks, defenses=[{"own_methods:Halves": {"share": [0.1, 0.2]}}]))
-        assert [block.attacks[0] for block in grid.blocks] == [Lazy(5, 1), Lazy(6, 1), Lazy(5, 2), Lazy(6, 2)]
-        (data,) = attacks_of(grid.blocks[0])
+        assert [block.attacks[0] for block in grid.blocks(Defense())] == [
+            Lazy(5, 1),
+            Lazy(6, 1),
+            Lazy(5, 2),
+            Lazy(6, 2),
+        ]
+        (data,) = attacks_of(grid.blocks(Defense())[0])
         assert data == {"name": "own_methods:Lazy", "settings": {"budget": 5, "patience": 1}}
         assert attack_of(yaml.safe_load(yaml.safe_dump(data))) == Lazy(5, 1)
         made = [victim.made() for victim in victims(grid, contents_of)]
@@ -209,7 +227,7 @@ class TestOwnCode:
         grid = read(small(attacks=Knockoff(budget=7), defenses=[InI(gamma=0.5), Halves(share=0.1)]))
         assert names(grid) == ["ini", "own_methods:Halves"]
         assert [one.defense for one in grid.defenses] == [InI(gamma=0.5), Halves(share=0.1)]
-        assert [block.attacks[0] for block in grid.blocks] == [Knockoff(budget=7)]
+        assert [block.attacks[0] for block in grid.blocks(Defense())] == [Knockoff(budget=7)]
 
 
 @pytest.mark.parametrize(
@@ -247,6 +265,7 @@ class TestKeys:
     def keys(self, **changes: Any) -> set[str]:
         return {cell.key for cell in plan(read(small(**changes)))}
 
+    @pytest.mark.slow
     def test_keys_are_the_same_in_every_process(self) -> None:
         code = "from test_grid import TestKeys; print(*sorted(TestKeys().keys()))"
         done = subprocess.run(
@@ -312,6 +331,19 @@ class TestKeys:
         before = self.keys()
         assert not before & self.keys(training={"lr": 0.01})
         assert len(before - self.keys(clone="resnet18")) == 2, "the thefts from two victims"
+
+    @pytest.mark.parametrize("kind", OF_FILES)
+    def test_files_count_by_their_contents_and_not_by_their_place(self, tmp_path: Path, kind: str) -> None:
+        def name(folder: str, content: str) -> str:
+            path = tmp_path / folder / "set"
+            path = path / "a" / "1.png" if kind == "folder" else path
+            path.parent.mkdir(parents=True)
+            path.write_text(content)
+            return f"{kind}:{tmp_path / folder / 'set'}"
+
+        one, again, other = name("1", "x"), name("2", "x"), name("3", "y")
+        assert contents_of(one) == contents_of(again) != contents_of(other)
+        assert read(small(data=one, outliers="letters")).data == [one]
 
     def test_a_named_set_counts_by_its_pinned_or_recorded_hash(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

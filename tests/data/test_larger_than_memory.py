@@ -203,6 +203,7 @@ def test_an_error_while_reading_ahead_is_raised_where_the_batch_is_used() -> Non
         next(found)
 
 
+@pytest.mark.slow
 def test_training_on_a_file_gives_the_weights_of_training_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

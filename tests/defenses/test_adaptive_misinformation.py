@@ -59,6 +59,7 @@ def test_the_losses_by_hand() -> None:
     assert list(without.build(mlp().double(), x).losses(Batch(x, y))) == ["task", "misinformation"]
 
 
+@pytest.mark.slow
 def test_task_inputs_get_right_answers_and_outliers_wrong_ones() -> None:
     (x, y), (test_x, test_y), z = blobs(900, (16,), 3, seed=1), blobs(300, (16,), 3, seed=2), noise(900, (16,))
     training = sg.Training(epochs=30, batch=64, lr=0.1)

@@ -84,6 +84,7 @@ def test_the_latest_energies_are_kept() -> None:
     torch.testing.assert_close(model.energies.latest, expected)
 
 
+@pytest.mark.slow
 def test_task_inputs_get_right_answers_and_outliers_other_ones() -> None:
     (x, y), (test_x, test_y), z = blobs(1500, (16,), 3, seed=1), blobs(300, (16,), 3, seed=2), noise(900, (16,))
     defense = CIP(weight=0.1, m_in=-8.0, m_out=-3.0)

@@ -23,7 +23,7 @@ from stealguard.training.combine import COMBINES
 from stealguard.types import Batch
 
 QUICK = {"memguard": {"steps": 10}}  # settings of answers that take long
-SHAPES = [((1, 28, 28), 10), pytest.param((3, 32, 32), 100, marks=pytest.mark.slow), ((16,), 3), ((16,), 2)]
+SHAPES = [((1, 28, 28), 10), pytest.param((3, 32, 32), 100, marks=pytest.mark.thorough), ((16,), 3), ((16,), 2)]
 
 
 def usual(name: str) -> Defense:
@@ -140,7 +140,7 @@ class TestContract:
             DEFENSES[name]().combine = "other"
 
 
-SCOPES = {"ini-robust": "account", "prada": "account", "hoda": "account", "modelguard-s": "shared"}
+SCOPES = {"ini-robust": "account", "prada": "account", "hoda": "account", "d-add": "account", "modelguard-s": "shared"}
 
 
 @pytest.mark.parametrize("name", DEFENSES)
@@ -192,6 +192,7 @@ ANSWERING = {  # other values of each setting that training does not read
     "cip": {"quantiles": (0.2, 0.4)},
     "memguard": {"eps": 0.3, "steps": 5},
     "hoda": {"delta": 0.3, "queries": 7},
+    "d-add": {"alarms": 0.2},
 }
 
 

@@ -141,7 +141,7 @@ def test_queries_harder_than_the_task_are_detected_and_an_honest_account_is_not(
     assert answered(model, hardest(model, 300)) == 99, "the first histogram reveals the attacker"
 
 
-@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 37, 100, 512])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.thorough), 37, 100, 512])
 def test_neither_batches_nor_a_restart_change_what_is_detected(size: int) -> None:
     model = staged()
     x = torch.cat([noise(230, SHAPE, seed=2), hardest(model, 120)])

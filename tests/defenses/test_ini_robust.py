@@ -56,6 +56,7 @@ def test_the_losses_by_hand() -> None:
         torch.testing.assert_close(loss, by_hand)
 
 
+@pytest.mark.slow
 def test_task_inputs_get_right_answers_and_outliers_wrong_ones() -> None:
     (x, y), outliers = blobs(600, (16,), 3), noise(600, (16,), seed=9)
     defense = RobustInI(suspects="decoys")

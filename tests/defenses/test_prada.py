@@ -73,6 +73,7 @@ def queries(n: int) -> Tensor:
     return torch.cat([x, (x + steps).clamp(0, 1)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [800, 1, 37])
 def test_it_refuses_at_the_query_at_which_a_slow_loop_detects_the_attacker(size: int) -> None:
     x, slow, delta = queries(800), Slow(), 0.93

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import stealguard as sg
 from stealguard.defenses.surrogate import (
     READINGS,
-    Head,
+    LastLayer,
     Linearization,
     isolation,
     isolation_at,
@@ -23,6 +23,7 @@ from stealguard.defenses.surrogate import (
 from stealguard.errors import Invalid
 from stealguard.nets import build, reinitialized
 from stealguard.nets.resnet import Residual
+from stealguard.training import losses
 from stealguard.training.combine import pcgrad
 from stealguard.types import Batch
 
@@ -158,7 +159,7 @@ class TestLastLayer:
 
     def test_products_are_those_of_all_weights_restricted_to_the_last_layer(self, make, reading: str) -> None:
         net, x = make().eval(), batch().x
-        at, whole = Head(net, x), Linearization(net, x)
+        at, whole = LastLayer(net, x), Linearization(net, x)
         generator = torch.Generator().manual_seed(2)
         c = torch.randn(at.logits.shape, generator=generator, dtype=torch.float64)
         torch.testing.assert_close(at.logits, whole.logits, rtol=0, atol=1e-12)
@@ -180,8 +181,8 @@ def test_a_single_linear_layer_is_its_own_head() -> None:
     for bias in True, False:
         surrogate = nn.Sequential(nn.Flatten(), nn.Linear(784, 10, bias=bias)).double().eval()
         for term, theirs in (
-            (isolation_at(v, Head(surrogate, x), y), isolation(v, surrogate, x, y)),
-            (magnitude_at(v, Head(surrogate, x)), magnitude(v, surrogate, x)),
+            (isolation_at(v, LastLayer(surrogate, x), y), isolation(v, surrogate, x, y)),
+            (magnitude_at(v, LastLayer(surrogate, x)), magnitude(v, surrogate, x)),
         ):
             torch.testing.assert_close(term, theirs, rtol=0, atol=1e-12)
             (got,), (expected,) = torch.autograd.grad(term, v), torch.autograd.grad(theirs, v)
@@ -191,14 +192,14 @@ def test_a_single_linear_layer_is_its_own_head() -> None:
 def test_a_net_that_does_not_end_with_a_linear_layer_is_named() -> None:
     net, x = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Tanh()).double(), batch().x
     with pytest.raises(Invalid, match=r"a module that ends with an `nn\.Linear`\. Found `Sequential`"):
-        Head(net, x)
+        LastLayer(net, x)
     assert not any(part._forward_hooks for part in net.modules())
 
 
 def test_reading_the_head_leaves_modes_and_statistics_alone() -> None:
     x, net = batch().x, small_resnet().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    at = Head(net, x)
+    at = LastLayer(net, x)
     assert net.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     torch.testing.assert_close(at.logits, net.eval()(x))
@@ -219,6 +220,7 @@ def test_vjp_and_jvp_are_each_others_transpose() -> None:
     torch.testing.assert_close(left, (at.jvp(u) * c).sum(), rtol=1e-10, atol=0)
 
 
+@pytest.mark.slow
 def test_gradients_in_float32_are_close_to_float64() -> None:
     """A float32 double backward is off by 1e-3; the first-order form keeps float32's own precision."""
     victim, (x, y, _) = small_resnet(), batch()
@@ -238,6 +240,7 @@ def test_the_terms_have_gradients_in_the_victim_alone() -> None:
     assert all(p.grad is None for p in surrogate.parameters())
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 12), st.integers(1, 5), st.sampled_from(READINGS), st.integers(0, 1000))
 def test_gradcheck_on_any_linear_surrogate(classes: int, n: int, reading: str, seed: int) -> None:
@@ -260,7 +263,7 @@ def test_an_answer_that_is_the_label_is_not_isolated() -> None:
 def test_an_answer_like_the_surrogates_own_gives_no_gradient() -> None:
     surrogate, z = lenet().eval(), batch().outliers
     assert magnitude(surrogate(z), surrogate, z).item() < 1e-16
-    assert sg.losses.induction(surrogate(z), sg.losses.center(surrogate(z))).item() < 1e-14
+    assert losses.induction(surrogate(z), losses.center(surrogate(z))).item() < 1e-14
 
 
 def test_a_surrogate_is_read_in_evaluation_mode_and_left_in_its_own() -> None:

@@ -9,10 +9,17 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from grids import environment
 
-# Every step is tried with STEALGUARD_ALL_KILLS set, which takes minutes; else one in so many.
-STRIDE = 1 if os.environ.get("STEALGUARD_ALL_KILLS") else 7
+# When a command is killed: before or after a step, and at one step in so many. With STEALGUARD_ALL=1 the thorough tests
+# kill it at every step.
+_OFTEN = 1 if os.environ.get("STEALGUARD_ALL") else 7
+KILLS = pytest.mark.parametrize(
+    ("moment", "stride"),
+    [("before", 29), *(pytest.param(moment, _OFTEN, marks=pytest.mark.thorough) for moment in ("before", "after"))],
+)
 
 
 class Ended(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import STRIDE, Commands, Ended, listing
+from commands import KILLS, Commands, Ended, listing
 
 pytestmark = pytest.mark.slow
 
@@ -36,14 +36,16 @@ def timeless(value: Any) -> Any:
     return value
 
 
-def reaches_the_same_rows(commands: Commands, start: Path, folder: Path, arguments: list[str], moment: str) -> None:
+def reaches_the_same_rows(
+    commands: Commands, start: Path, folder: Path, arguments: list[str], moment: str, stride: int
+) -> None:
     """Kill the audit at each of its steps in a copy of `start`, and let the same command finish it."""
     shutil.copytree(start, folder / "0" / "work")
     undisturbed = commands(folder / "0" / "work", *arguments)
     assert undisturbed.status == 0, undisturbed.errors
     expected = rows(undisturbed)
     assert [row["status"] for row in expected] == ["ok"] * THEFTS
-    for step in itertools.count(1 if moment == "before" else 2, STRIDE):
+    for step in itertools.count(1 if moment == "before" else 2, stride):
         work = folder / str(step) / "work"
         shutil.copytree(start, work)
         killed = commands(work, *arguments, kill=(step, moment))
@@ -56,7 +58,7 @@ def reaches_the_same_rows(commands: Commands, start: Path, folder: Path, argumen
         assert rows(resumed) == expected, told
         assert listing(work) == listing(folder / "0" / "work"), f"{told}: files are left over"
     assert step > len(undisturbed.steps) > THEFTS
-    print(f"audit: {len(range(1 if moment == 'before' else 2, step, STRIDE))} kills {moment} a step")
+    print(f"audit: {len(range(1 if moment == 'before' else 2, step, stride))} kills {moment} a step")
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +72,11 @@ def release(commands: Commands, sets: Path, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@KILLS
 def test_a_killed_audit_of_a_release_ends_with_the_same_rows(
-    commands: Commands, sets: Path, release: Path, tmp_path: Path, moment: str
+    commands: Commands, sets: Path, release: Path, tmp_path: Path, moment: str, stride: int
 ) -> None:
-    reaches_the_same_rows(commands, release, tmp_path, audit(sets, "release"), moment)
+    reaches_the_same_rows(commands, release, tmp_path, audit(sets, "release"), moment, stride)
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +95,15 @@ def strangers(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@KILLS
 def test_no_answer_of_a_given_model_is_paid_for_twice(
-    commands: Commands, strangers: Path, tmp_path: Path, moment: str
+    commands: Commands, strangers: Path, tmp_path: Path, moment: str, stride: int
 ) -> None:
     arguments = [
         *audit(strangers, "counting:answer"), "--data", f"npz:{strangers}/task.npz", "--clone", "mlp",
         "--store", "rows.sqlite",
     ]  # fmt: skip
-    reaches_the_same_rows(commands, strangers, tmp_path, arguments, moment)
+    reaches_the_same_rows(commands, strangers, tmp_path, arguments, moment, stride)
     paid = {int(path.parent.name): path.stat().st_size for path in tmp_path.glob("*/paid")}
     assert paid.pop(0) == THEFTS * BUDGET
     # Answers that were not on the disk yet at the kill are asked again: before a step, those of one question.

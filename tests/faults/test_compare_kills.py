@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import STRIDE, Commands, Ended, listing
+from commands import KILLS, Commands, Ended, listing
 from test_audit_kills import rows
 
 from grids import tiny
@@ -47,16 +47,16 @@ def told(run: Ended) -> list[dict[str, Any]]:
     return sorted(rows(run), key=lambda row: (row["victim"]["name"], row["key"]))
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@KILLS
 def test_a_killed_comparison_ends_with_the_same_rows(
-    commands: Commands, grid: Path, tmp_path: Path, moment: str
+    commands: Commands, grid: Path, tmp_path: Path, moment: str, stride: int
 ) -> None:
     expected = tmp_path / "0" / "work"
     undisturbed = commands(expected, *compare(grid))
     assert undisturbed.status == 0, undisturbed.errors
     assert [row["status"] for row in told(undisturbed)] == ["ok", "ok"]
     kills = 0
-    for step in itertools.count(1 if moment == "before" else 2, STRIDE):
+    for step in itertools.count(1 if moment == "before" else 2, stride):
         folder = tmp_path / str(step) / "work"
         killed = commands(folder, *compare(grid), kill=(step, moment))
         if killed.status == 0:
@@ -71,5 +71,5 @@ def test_a_killed_comparison_ends_with_the_same_rows(
         assert done.isdisjoint(begun(folder)[len(done) + 1 :]), f"{where}: a cell that was done was done again"
         assert listing(folder) == listing(expected), f"{where}: files are left over"
         shutil.rmtree(folder.parent)
-    assert kills >= 10 / STRIDE
+    assert kills >= 10 / stride
     print(f"compare: {kills} kills {moment} a step")

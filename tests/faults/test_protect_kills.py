@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import STRIDE, Commands, Ended, listing
+from commands import KILLS, Commands, Ended, listing
 from safetensors.torch import load_file
 
 import stealguard as sg
@@ -78,20 +78,20 @@ def stopped(
     return folder
 
 
-def steps(moment: str) -> itertools.count[int]:
-    return itertools.count(1 if moment == "before" else 2, STRIDE)
+def steps(moment: str, stride: int) -> itertools.count[int]:
+    return itertools.count(1 if moment == "before" else 2, stride)
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@KILLS
 @pytest.mark.parametrize("again", [[], ["--resume"]], ids=["first", "resumed"])
 def test_a_killed_training_resumes_to_the_same_release(
     commands: Commands, sets: Path, undisturbed: tuple[Path, Ended], stopped: Path, tmp_path: Path,
-    again: list[str], moment: str,
+    again: list[str], moment: str, stride: int,
 ) -> None:  # fmt: skip
     """Whether it is killed in its first run, or once more while it resumes."""
     expected, run = undisturbed
     kills = 0
-    for step in steps(moment):
+    for step in steps(moment, stride):
         folder = tmp_path / f"{step}" / "work"
         if again:
             shutil.copytree(stopped, folder)
@@ -110,13 +110,13 @@ def test_a_killed_training_resumes_to_the_same_release(
         assert epochs(killed) + epochs(resumed) <= epochs(run) + 1, f"{told}: epochs were trained twice"
         assert listing(folder) == listing(expected), f"{told}: files are left over"
         shutil.rmtree(folder.parent)
-    assert kills >= 10 / STRIDE
+    assert kills >= 10 / stride
     print(f"protect {' '.join(again)}: {kills} kills {moment} a step")
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@KILLS
 def test_a_killed_overwrite_keeps_the_old_release_until_the_new_one_is_whole(
-    commands: Commands, sets: Path, undisturbed: tuple[Path, Ended], tmp_path: Path, moment: str
+    commands: Commands, sets: Path, undisturbed: tuple[Path, Ended], tmp_path: Path, moment: str, stride: int
 ) -> None:
     expected, _ = undisturbed
     first = tmp_path / "first" / "work"
@@ -124,7 +124,7 @@ def test_a_killed_overwrite_keeps_the_old_release_until_the_new_one_is_whole(
     old, new = content(first / "release"), content(expected / "release")
     assert old != new
     kills = 0
-    for step in steps(moment):
+    for step in steps(moment, stride):
         folder = tmp_path / f"{step}" / "work"
         shutil.copytree(first, folder)
         killed = commands(folder, *protect(sets, "--overwrite"), kill=(step, moment))
@@ -139,5 +139,5 @@ def test_a_killed_overwrite_keeps_the_old_release_until_the_new_one_is_whole(
         assert content(folder / "release") == new, told
         assert listing(folder) == listing(expected), f"{told}: files are left over"
         shutil.rmtree(folder.parent)
-    assert kills >= 10 / STRIDE
+    assert kills >= 10 / stride
     print(f"protect --overwrite: {kills} kills {moment} a step")

@@ -32,6 +32,7 @@ def faults(found: object) -> object:
     return JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(found))
 
 
+@pytest.mark.slow
 def test_it_is_valid(release: sg.Release) -> None:
     assert faults(bom(release.folder, {"clone accuracy": 0.2})) is None
     broken = bom(release.folder)
@@ -39,6 +40,7 @@ def test_it_is_valid(release: sg.Release) -> None:
     assert faults(broken) is not None, "the validator looks into the model card"
 
 
+@pytest.mark.slow
 def test_it_is_valid_with_exports_and_has_their_hashes(tmp_path: Path) -> None:
     folder = tmp_path / "r"
     export(written(folder), rows=20)

@@ -127,7 +127,7 @@ resumed(Path({out!r}))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_protection_that_was_sigkilled_leaves_no_release_and_resumes_to_the_same_one(tmp_path: Path) -> None:
     out = tmp_path / "killed"
     code = KILLED.format(tests=str(Path(__file__).parent), out=str(out))

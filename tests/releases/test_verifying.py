@@ -40,6 +40,7 @@ def test_a_changed_file_is_found(folder: Path, name: str) -> None:
         verified(folder)
 
 
+@pytest.mark.slow
 def test_exports_are_checked_as_well(tmp_path: Path) -> None:
     folder = tmp_path / "r"
     export(written(folder), rows=20)

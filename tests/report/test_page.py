@@ -188,7 +188,7 @@ def test_commands_can_be_typed(tmp_path: Path) -> None:
     assert words[words.index("--treatments") + 1 : words.index("--own")] == ["", "z-score"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_ten_thousand_rows_make_a_page_of_less_than_three_megabytes(tmp_path: Path) -> None:
     """One clone a cell is the most that as many rows can ask of a page; `python -m benchmarks report` has the time."""
     ways = [("knockoff", f"pool{number}", 20_000) for number in range(100)]

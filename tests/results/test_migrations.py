@@ -21,7 +21,10 @@ from stealguard.results.migrations import FORMAT, upgraded
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
 # Files of other measurements, not of thefts, and of rows of the present format.
-OTHER = {"adaptive", "adaptive-honest", "border", "classes", "labelling", "milder", "shifted", "tables", "tables-mixed"}
+OTHER = {
+    *("adaptive", "adaptive-honest", "border", "classes", "labelling", "milder", "related", "shifted"),
+    *("tables", "tables-mixed"),
+}
 FILES = sorted(path for path in PUBLISHED.glob("*.jsonl") if path.stem not in OTHER)
 
 COLUMNS = """key TEXT, release TEXT, release_hash TEXT, data TEXT, net TEXT, defense TEXT, defense_settings TEXT,

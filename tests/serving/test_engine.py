@@ -36,6 +36,7 @@ def release(once: Once, tmp_path: Path) -> sg.Release:
     return written(tmp_path / "r", RobustInI(), sharpness=10.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 7, 1500])
 def test_both_engines_give_what_the_guard_reads(release: sg.Release, n: int) -> None:
     engine, other = engine_of(release), engine_of(release, "torch")
@@ -74,6 +75,7 @@ def test_an_export_that_cannot_be_trusted_is_not_used(release: sg.Release, damag
         engine_of(release, "onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forged", "reason"),
     [

@@ -59,7 +59,7 @@ def counted(where: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", ["sqlite", "redis"])
+@pytest.mark.parametrize("store", ["sqlite", pytest.param("redis", marks=pytest.mark.thorough)])
 def test_a_server_that_is_killed_ten_times_has_answered_nothing_uncounted(
     store: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -82,7 +82,7 @@ def test_a_budget_is_exact_through_kills(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("budget", [1000, 20_000])
+@pytest.mark.parametrize("budget", [1000, pytest.param(20_000, marks=pytest.mark.thorough)])
 def test_three_servers_answer_exactly_the_budget(redis_address: str, budget: int) -> None:
     servers = [started(redis_address, clients, 1, budget) for clients in (21, 21, 22)]
     let_go(*servers)

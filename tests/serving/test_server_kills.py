@@ -1,6 +1,6 @@
 """A real server that is killed under load, again and again: what its ledger counts, and what it remembers afterwards.
 
-Two kills; ten with STEALGUARD_ALL_KILLS=1.
+Two kills; ten with STEALGUARD_ALL=1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server_process import Clients, ServerProcess, add_key, answers_of, ask, cli
 from stealguard.serving.ledger import LEASE
 from waiting import until
 
-KILLS = 10 if os.environ.get("STEALGUARD_ALL_KILLS") else 2
+KILLS = 10 if os.environ.get("STEALGUARD_ALL") else 2
 ROWS = [1 + i % 4 for i in range(16)]  # of a request, by client
 LOST = LEASE + sum(ROWS)  # rows at most by each kill: the lease, and the requests under way
 
@@ -44,7 +44,7 @@ def remembered(ledger: str, connection: httpx.Client, model: str) -> None:
         until(lambda before=before: recorded(ledger, "last") > before)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_server_that_is_killed_under_load_has_counted_what_it_answered(robust: sg.Release, tmp_path: Path) -> None:
     plain, ledger = written(tmp_path / "plain", sharpness=2.0).folder, str(tmp_path / "ledger.sqlite")
     ann, eve, last = (add_key(ledger, name) for name in ("ann", "eve", "last"))

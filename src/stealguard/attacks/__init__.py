@@ -6,6 +6,7 @@ from stealguard.attacks.active import ActiveThief
 from stealguard.attacks.adaptive import AdaptiveKnockoff
 from stealguard.attacks.base import Attack
 from stealguard.attacks.copycat import CopycatCNN
+from stealguard.attacks.cover import Cover
 from stealguard.attacks.data_free.dfme import DFME
 from stealguard.attacks.data_free.dfms import DFMSHL
 from stealguard.attacks.data_free.disguide import DisGUIDE
@@ -33,6 +34,7 @@ __all__ = [
     "AdaptiveKnockoff",
     "BlackboxDissector",
     "CopycatCNN",
+    "Cover",
     "DisGUIDE",
     "Explore",
     "Filter",
@@ -54,6 +56,7 @@ ATTACKS: Registry[Attack] = Registry(
         "unmask": Unmask,
         "explore": Explore,
         "own-form": OwnForm,
+        "cover": Cover,
         "active-thief": ActiveThief,
         "marich": MARICH,
         "dissector": BlackboxDissector,

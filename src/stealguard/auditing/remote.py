@@ -33,7 +33,7 @@ class Remote:
     batch. A clone is trained on the answers, so clones then differ as clones of two seeds do, or less.
 
     Args:
-        url: http(s)://host[:port][/prefix][/v2[/models/NAME[/versions/VERSION]]].
+        url: `http(s)://host[:port][/prefix][/v2[/models/NAME[/versions/VERSION]]]`.
         key: what the server knows an account by; "" where it asks for none.
         keys: the attacker's accounts.
         model, version, output, rows, parallel, timeout, patience: see `stealguard.boxes.Endpoint`.

@@ -35,7 +35,7 @@ from stealguard.errors import NotApplicable, StealguardError, pick, require
 from stealguard.identity import code_of, fingerprint, tensor_hash
 from stealguard.progress import bar
 from stealguard.releases import Release
-from stealguard.results import LABELS, STORE, Row, Store, VictimFacts
+from stealguard.results import LABELS, STORE, Row, Rows, Store, VictimFacts
 from stealguard.results.metrics import accuracy, agreement
 from stealguard.results.renaming import best_renaming, renamed_accuracy
 from stealguard.seeds import derive, seeded
@@ -65,7 +65,7 @@ def audit(
     store: str | Path | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
-) -> list[Row]:
+) -> Rows:
     """Steal the victim in every combination of what is given, and measure each clone.
 
     A row that the store already has is not computed again, and an attack that was killed asks only what it has not
@@ -103,7 +103,13 @@ def audit(
         Invalid: a parameter breaks its rule; nothing is asked or written then.
 
     Example:
-        >>> rows = sg.audit("runs/robust", pools=["letters"])  # doctest: +SKIP
+        >>> data = torch.rand(90, 4), torch.arange(90) % 3
+        >>> victim = sg.Given(nn.Sequential(nn.Linear(4, 3)), shape=(4,), classes=3)
+        >>> attack = sg.attacks.Knockoff(budget=50)
+        >>> pool = torch.rand(50, 4)
+        >>> rows = sg.audit(victim, [attack], [pool], "soft", data=data, store="rows.sqlite", progress=False)
+        >>> [(row.attack, row.queries, row.status) for row in rows]
+        [('knockoff', 50, 'ok')]
     """
     victim = victim_of(victim, net=net, defense=defense, device=device)
     task = _task(victim, data)
@@ -144,7 +150,7 @@ def audit(
                 if _done(kept, key):  # else the next try need not pay for the same answers
                     work.forget(key)
     work.close(complete=all(_done(kept, key) for key in keys))
-    return [found for found in map(kept.get, keys) if found is not None]
+    return Rows(found for found in map(kept.get, keys) if found is not None)
 
 
 def _done(kept: Store, key: str) -> bool:
@@ -253,7 +259,7 @@ class _Audit:
         if not isinstance(self._victim, Remote):
             return check_answers(everything(box, x), len(x), self._victim.name, self._task.classes)
         with self.alone(self._honest):
-            ledger = AnswerLedger(box, self._folder / self._honest, self._victim.name, self._victim.rows)
+            ledger = self._ledger(box, self._honest)
             try:
                 return everything(ledger, x)
             finally:
@@ -294,16 +300,18 @@ class _Audit:
             theft.accounts, theft.seed, theft.clone.hash, self._device.type,
         ])  # fmt: skip
 
+    def _ledger(self, box: BlackBox, name: str) -> AnswerLedger:
+        """The box with a ledger of that name."""
+        rows = self._victim.rows if isinstance(self._victim, Remote) else None
+        return AnswerLedger(box, self._folder / name, self._victim.name, rows, self._task.classes)
+
     def row(self, key: str, theft: Theft) -> Row:
         """Steal once and measure; an attack that cannot be finished gives a row that says why."""
         facts, started = self._facts, time.perf_counter()  # users' answers first: an attack may spend the whole budget
         if remembers(self._victim):  # what the guard remembered of an attacker that was killed is gone
             (self._folder / key).unlink(missing_ok=True)
         box = self._box(f"attacker {key[:16]}", theft)
-        rows = self._victim.rows if isinstance(self._victim, Remote) else None
-        ledger = AnswerLedger(
-            Labels(box) if theft.labels == "hard" else box, self._folder / key, self._victim.name, rows
-        )
+        ledger = self._ledger(Labels(box) if theft.labels == "hard" else box, key)
         metered = Metered(ledger, theft.attack.budget, self._victim.name)
         status, reason, metrics = "ok", "", dict[str, float]()
         try:

@@ -36,9 +36,9 @@ from stealguard.results import LABELS
 
 NOTHING = "nothing"  # the pool of attacks that make their own queries
 TREATMENT = "treatment:"
-GENERIC = ("filter", "unmask", "explore", "own-form", "sieve", "labels", "treatment:smooth")
+GENERIC = ("filter", "unmask", "explore", "own-form", "sieve", "cover", "labels", "treatment:smooth")
 """What an attacker does who suspects a defense and does not know which."""
-SOFT_ONLY = ("filter", "unmask", "treatment:d-dae", "treatment:p-bayes")  # what needs probabilities
+SOFT_ONLY = ("filter", "unmask", "cover", "treatment:d-dae", "treatment:p-bayes")  # what needs probabilities
 ACCOUNTS = (1, 10, 100, 1_000)
 
 
@@ -65,11 +65,11 @@ Adaptive = Callable[[int], list[Block]]
 """From a budget to the blocks of an attacker who knows the defense."""
 
 
-def suite(name: str, pools: Sequence[Any], victim: Victim | None = None) -> list[Block]:
+def suite(name: str, pools: Sequence[Any], victim: Victim | Defense | None = None) -> list[Block]:
     """The blocks of the suite of this name, its unseen queries drawn from `pools`.
 
-    Adaptive attackers do what counters the defense of a release; where that is not declared, all of `GENERIC`. Where
-    answers may depend on the account they use many.
+    Adaptive attackers do what counters the defense, or that of a release; where that is not declared, all of
+    `GENERIC`. Where answers may depend on the account they use many.
 
     Raises:
         Invalid: there is no suite of this name.
@@ -82,14 +82,15 @@ def suite(name: str, pools: Sequence[Any], victim: Victim | None = None) -> list
     return blocks
 
 
-def _known(victim: Victim | None) -> Sequence[str]:
+def _known(victim: Victim | Defense | None) -> Sequence[str]:
     """What adaptive attackers do; nothing where nothing is defended."""
-    defense = victim.defense if isinstance(victim, Release) else None
+    defense = victim.defense if isinstance(victim, Release) else victim if isinstance(victim, Defense) else None
     ways = () if type(defense) is Defense else (defense and defense.countered_by) or GENERIC
-    return (*ways, "accounts") if victim is not None and by_account(victim) else ways
+    many = victim is not None and not isinstance(victim, Defense) and by_account(victim)
+    return (*ways, "accounts") if many else ways
 
 
-def _accounts(victim: Victim | None) -> Sequence[int]:
+def _accounts(victim: Victim | Defense | None) -> Sequence[int]:
     """The numbers of accounts that are tried; of a remote victim no more than there are keys, and as many as these."""
     if not isinstance(victim, Remote):
         return ACCOUNTS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Lock
 from typing import NamedTuple, Protocol, TypeVar
@@ -202,27 +202,61 @@ class Accounts:
         Raises:
             Refused: the guard answers fewer inputs than `x` has; none of them is answered.
         """
-        if self._guard.scope == "none":
-            judged = Judged(*self._guard(outputs, x, {}))
-        else:
-            judged = self._states.update(self._name(account), partial(self._step, outputs, x))
-        n = len(judged.answers)
-        if n < len(x):
-            raise Refused(f"The queries look like theft: {n} of {len(x)} inputs are answered.", n)
-        return judged
+        (found,) = self.judged_each(account, outputs, x, [len(x)])
+        if isinstance(found, Refused):
+            raise found
+        return found
 
-    def _step(self, outputs: Mapping[str, Tensor], x: Tensor, known: State | None) -> tuple[Judged, State]:
-        judged = Judged(*self._guard(outputs, x, self._guard.start() if known is None else known))
-        return judged, judged.state
+    def judged_each(
+        self, account: str, outputs: Mapping[str, Tensor], x: Tensor, sizes: Sequence[int]
+    ) -> list[Judged | Refused]:
+        """What the guard makes of requests that follow on each other; the rows of `x` are those of all of them.
+
+        Rows count one by one, however they are batched, so that the guard is asked once. Only where it does not answer
+        all is each request judged by itself. What is remembered after an answered request is then also what the others
+        have added.
+
+        Args:
+            account: that asks them.
+            outputs: of the heads, for `x`.
+            x: (N, *shape) in [0, 1].
+            sizes: how many rows each request has, N in all.
+        """
+        step = partial(self._step, outputs, x, sizes)
+        if self._guard.scope == "none":
+            return step(None)[0]
+        return self._states.update(self.memory_of(account), step)
+
+    def _step(
+        self, outputs: Mapping[str, Tensor], x: Tensor, sizes: Sequence[int], known: State | None
+    ) -> tuple[list[Judged | Refused], State]:
+        before = self._guard.start() if known is None else known
+        answers, state = self._guard(outputs, x, before)
+        if len(answers) == len(x):
+            return [Judged(rows, state) for rows in answers.split(list(sizes))], state
+        if len(sizes) == 1:
+            return [_refused(answers, x)], state
+        found, start, state = list[Judged | Refused](), 0, before
+        for size in sizes:
+            rows = slice(start, start + size)
+            part = {name: output[rows] for name, output in outputs.items()}
+            answers, state = self._guard(part, x[rows], state)
+            found.append(Judged(answers, state) if len(answers) == size else _refused(answers, x[rows]))
+            start += size
+        return found, state
 
     def state(self, account: str = SHARED) -> State:
         """What is remembered of the account; of all accounts where the guard's memory is shared."""
-        known = self._states.update(self._name(account), lambda known: (known, known))
+        known = self._states.update(self.memory_of(account), lambda known: (known, known))
         return self._guard.start() if known is None else known
 
-    def _name(self, account: str) -> str:
-        """Under which name the account's memory is kept."""
+    def memory_of(self, account: str) -> str:
+        """Under which name the account's memory is kept: its own, or one for all that the guard does not tell apart."""
         return account if self._guard.scope == "account" else SHARED
+
+
+def _refused(answers: Tensor, x: Tensor) -> Refused:
+    return Refused(f"The queries look like theft: {len(answers)} of {len(x)} inputs are answered.", len(answers))
 
 
 class Account:

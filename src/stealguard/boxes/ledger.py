@@ -70,15 +70,18 @@ class AnswerLedger:
         path: the file; it and its folder are created where they are missing.
         name: of the box, for error messages.
         rows: that the box is asked in one call, at most, so that no more is lost where a call fails; all if None.
+        classes: K, where it is known. Records of another number of classes are of another box, and are not taken.
 
     Raises:
         LedgerError: `path` is not a ledger, or cannot be read or written.
     """
 
-    def __init__(self, box: BlackBox, path: Path, name: str = "box", rows: int | None = None):
+    def __init__(
+        self, box: BlackBox, path: Path, name: str = "box", rows: int | None = None, classes: int | None = None
+    ):
         self._box, self._path, self._name, self._rows = box, path, name, rows
         self._paid = defaultdict[bytes, deque[Answer]](deque)  # answers in the file that have not been returned yet
-        self._classes: int | None = None
+        self._classes = classes
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             known = read_records(path) if path.exists() else []
@@ -88,8 +91,9 @@ class AnswerLedger:
             raise _fault(path, e) from e
         self._append(MAGIC[path.stat().st_size :])
         for digest, answer in known:
-            self._paid[digest].append(answer)
-            self._classes = len(answer)
+            self._classes = self._classes or len(answer)
+            if len(answer) == self._classes:
+                self._paid[digest].append(answer)
 
     def __call__(self, x: Tensor, /) -> Tensor:
         """Answers (N, K), float32, to inputs (N, ...).
@@ -158,6 +162,13 @@ def read_records(path: Path) -> list[Record]:
 
     Raises:
         LedgerError: the file is not a ledger of version 1.
+
+    Example:
+        >>> box = sg.boxes.AnswerLedger(lambda x: x.softmax(dim=1), Path("answers"))
+        >>> answers = box(torch.rand(2, 3))
+        >>> box.close()
+        >>> len(sg.boxes.read_records(Path("answers")))
+        2
     """
     with opened(path) as file:
         data = file.read()

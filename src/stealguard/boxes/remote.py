@@ -55,7 +55,7 @@ class Endpoint:
     """A model behind a server. Reading what the server tells of it is all that making one asks.
 
     Args:
-        url: http(s)://host[:port][/prefix][/v2[/models/NAME[/versions/VERSION]]].
+        url: `http(s)://host[:port][/prefix][/v2[/models/NAME[/versions/VERSION]]]`.
         key: with which the server is asked what it serves; see `box`.
         model: its name, where the URL does not say; needed only where the server has several.
         version: of the model; the server chooses if "".

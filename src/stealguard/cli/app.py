@@ -37,18 +37,26 @@ for command in (protect, audit, guard, compare, report, export, card, verify, se
 app.command(list_, name="list")
 app.command(data_app)
 app.command(keys_app)
+app.register_install_completion_command(help="Let the Tab key complete commands and options in bash, zsh or fish.")
 
 FIRST_STEPS = """\
-stealguard protects classifiers against model stealing, and measures how well they can be stolen.
+stealguard protects classifiers against model stealing, and measures how well
+they can be stolen. The five commands to begin with:
 
-  stealguard demo                                              # all of it on MNIST, in a few minutes
-  stealguard protect lenet5 mnist --out runs/mine              # train a defended classifier
-  stealguard audit runs/mine --suite quick                     # steal it in several ways
-  stealguard report runs/mine --out report.html                # tables, and a page to open
-  stealguard serve runs/mine --open --page                     # answer over HTTP, with a page to try it
-  stealguard compare grid.yaml --out runs/compare              # many defenses against many attacks
+  protect   train a defended classifier
+            stealguard protect lenet5 mnist --out runs/mine
+  audit     steal it in several ways, and measure each clone
+            stealguard audit runs/mine --suite quick
+  report    print a table, and write a page to open
+            stealguard report runs/mine --out report.html
+  serve     answer over HTTP, with a page to try it
+            stealguard serve runs/mine --open --page
+  compare   train and attack many defenses; continues where it was stopped
+            stealguard compare grid.yaml --out runs/compare
 
-`stealguard list attacks` and so on shows every name; `stealguard COMMAND --help` shows every option."""
+`stealguard demo` shows protect, audit and report on MNIST in a few minutes.
+`stealguard list attacks` shows every name, `stealguard COMMAND --help` every
+option, and `stealguard --help` every command."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -56,6 +64,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     Exits with status 2, and one line on stderr, for what a user can mend, what the arguments lack and what the system
     refuses; with 130 when interrupted; with 1 and a traceback for an error of stealguard's own.
+
+    Example:
+        >>> main(["list", "nets", "--json"])  # doctest: +ELLIPSIS
+        {"lenet5": ...}
     """
     tokens = sys.argv[1:] if arguments is None else arguments
     try:

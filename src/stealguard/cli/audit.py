@@ -16,6 +16,7 @@ from stealguard.cli.printing import exit_if_failed, print_rows
 if TYPE_CHECKING:
     from stealguard.auditing.remote import Remote
     from stealguard.results.row import Row
+    from stealguard.results.rows import Rows
 
 KEY = "STEALGUARD_KEY"
 URL = ("http://", "https://")
@@ -67,7 +68,9 @@ def audit(
         Many attacks at once, by name (quick, adaptive, standard, full), instead of attack, budget, labels, treatments,
         own and accounts.
     attack
-        What the attacker does: a name that `stealguard list attacks` shows, or module:Class of your own.
+        What the attacker does: knockoff, knockoff-adaptive, copycat, sieve, filter, unmask, explore, own-form,
+        active-thief, marich, dissector, jbda, jbda-tr, dfme, maze, disguide or dfms-hl (`stealguard list attacks` has a
+        line on each), or module:Class of your own.
     budget
         How many answers the attacker may have; several for a curve.
     set_
@@ -186,12 +189,13 @@ class _Remote:
         return Remote(url, key, keys=keys, rows=self.rows, parallel=parallel, output=self.output or "")
 
 
-def _searched(victim: str | Remote, percent: float, given: dict[str, Any]) -> list[Row]:
+def _searched(victim: str | Remote, percent: float, given: dict[str, Any]) -> Rows:
     """The rows of a search for the number of accounts, each told when it is known, and the number at the end."""
     from stealguard.auditing import accounts_to_reach
     from stealguard.auditing.accounts import tell
+    from stealguard.results import Rows
 
-    rows: list[Row] = []
+    rows = Rows()
 
     def show(row: Row) -> None:
         rows.append(row)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from pathlib import Path
 
-from stealguard.cli.options import Settings, settings
+from stealguard.cli.options import Json, Settings, settings
 
 
 def guard(
@@ -19,6 +20,7 @@ def guard(
     trained: str | None = None,
     data: str | None = None,
     overwrite: bool = False,
+    json_: Json = False,
 ) -> None:
     """Change what a release answers, without training it again: another guard, or other settings of its defense.
 
@@ -41,6 +43,8 @@ def guard(
         The task's data: tells what honest users get.
     overwrite
         Replace a release that is already there.
+    json_
+        Print the recipe as JSON.
     """
     from stealguard.defenses import DEFENSES
     from stealguard.releases.protection import guarded
@@ -54,7 +58,10 @@ def guard(
         warnings.simplefilter("ignore", PoorAnswers)  # they are told below, in the same words
         changed = guarded(kept, chosen, out, data=data, overwrite=overwrite)
     found = changed.recipe["honest"]
-    print(f"{changed.folder}: {sentence(found)}" if found else f"{changed.folder}")
+    if json_:
+        print(json.dumps(dict(changed.recipe)))
+    else:
+        print(f"{changed.folder}: {sentence(found)}" if found else f"{changed.folder}")
     if found is None:
         print("what honest users get was not measured: name the task's data with --data", file=sys.stderr)
     for complaint in complaints(found) if found else ():

@@ -36,6 +36,7 @@ def add(
     models: Many = None,
     owner: bool = False,
     ledger: str = LEDGER,
+    json_: Json = False,
 ) -> None:
     """Make a key for an account, and print its token, which cannot be shown again.
 
@@ -59,6 +60,8 @@ def add(
         Let the key see what the server's owner sees.
     ledger
         The ledger of the server: an SQLite file, which is made if need be, or redis://HOST:PORT/NUMBER.
+    json_
+        Print an object with the key's id, its terms and its token as JSON.
     """
     from stealguard.serving.keys import Restriction, new_key
 
@@ -66,7 +69,7 @@ def add(
     key, token = new_key(account, restriction, budget=budget, rate=rate, models=tuple(models or ()), owner=owner)
     with _opened(ledger, create=True) as keys:
         keys.add_key(key)
-    print(token)
+    print(json.dumps({**_public(key), "token": token}) if json_ else token)
     print(f"Key {key.id} of account {account}: {_terms(key)}. The token is not shown again.", file=sys.stderr)
 
 

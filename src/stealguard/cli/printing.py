@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -18,10 +19,15 @@ class RowsFailed(SystemExit):
 
 
 def print_rows(rows: Iterable[Row], *, as_json: bool) -> None:
-    """Rows as a table, or as JSON lines."""
+    """Rows as a table that fits the terminal, or as JSON lines."""
     from stealguard.report import render
 
-    print("\n".join(json.dumps(row.record()) for row in rows) if as_json else render(rows, "table"))
+    print("\n".join(json.dumps(row.record()) for row in rows) if as_json else render(rows, width=columns()))
+
+
+def columns() -> int:
+    """The width of the terminal in characters, or what COLUMNS says; 80 where output goes elsewhere."""
+    return shutil.get_terminal_size((80, 24)).columns
 
 
 def exit_if_failed(rows: Sequence[Row]) -> None:

@@ -41,7 +41,8 @@ def protect(
     Parameters
     ----------
     net
-        A network's name (lenet5, resnet18, ...), timm:NAME, torchvision:NAME, or module:callable of your own.
+        A network's name (lenet5, mlp, resnet18, resnet20, resnet34, resnet50, vgg16, wrn16_4 or wrn28_10), timm:NAME,
+        torchvision:NAME, or module:callable of your own.
     data
         The task: a set's name, folder:PATH, csv:PATH, parquet:PATH or npz:PATH. csv:PATH:COLUMN names the column that
         holds the classes; it is the last one else.
@@ -50,7 +51,10 @@ def protect(
     outliers
         Sets that stand for stealing queries while the defense is trained; those of the task's shape if none are named.
     defense
-        A preset (none, ini-robust, ini, ini-official-mnist, ...) or module:Class of your own.
+        A defense's name (none, ini, ini-robust, top-k, rounding, reverse-sigmoid, dcp, mad, grad2, modelguard-w,
+        modelguard-s, adaptive-misinformation, edm, nasty-teacher, misleader, cip, memguard, prada or hoda), InI with
+        its authors' settings (ini-official-mnist, ini-official-fashion-mnist, ini-official-cifar10 or
+        ini-official-cifar100), or module:Class of your own.
     set_
         Settings of the defense, KEY=VALUE ...
     train
@@ -92,10 +96,11 @@ def protect(
     from stealguard.releases.protection import protect as run
     from stealguard.results.honest import PoorAnswers, complaints, sentence
     from stealguard.settings import changed
+    from stealguard.training.ranks import joined
 
     preset = preset_of(defense, "defense")
     use_threads(threads)
-    with warnings.catch_warnings():
+    with joined() as ranks, warnings.catch_warnings():
         warnings.simplefilter("ignore", PoorAnswers)  # they are told below, in the same words
         release = run(
             net, data, out=out, outliers=outliers,
@@ -105,6 +110,8 @@ def protect(
             mean=numbers(mean, "mean"), std=numbers(std, "std"), size=size, fit=fit, resize=resize, resume=resume,
             overwrite=overwrite, device=device,
         )  # fmt: skip
+    if not ranks.first:
+        return
     found = release.recipe["honest"]
     if json_:
         print(json.dumps(dict(release.recipe)))

@@ -13,7 +13,7 @@ from stealguard.attacks import ATTACKS
 from stealguard.attacks.base import Attack
 from stealguard.auditing.suites import Block
 from stealguard.comparing.grid import GridSpec, code_in
-from stealguard.data import SETS, store
+from stealguard.data import SETS, files, store
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defense
 from stealguard.files import sha256
@@ -113,7 +113,7 @@ def plan(grid: GridSpec) -> list[GridCell]:
         if base is not None:
             planned.setdefault(base.key, GridCell(base.key, base, None, None, None))
         planned.setdefault(victim.key, GridCell(victim.key, victim, None, None, base.key if base else None))
-        for block in grid.blocks:
+        for block in grid.blocks(victim.made()):
             attacks, pools = attacks_of(block), [[pool, contents(pool)] for pool in block.pools]
             follows_from = {
                 "victim": victim.key, "block": {**asdict(block), "attacks": attacks, "pools": pools},
@@ -132,27 +132,28 @@ def victims(grid: GridSpec, contents: Callable[[str], str]) -> Iterator[PlannedV
         outliers = list(grid.outliers[data])
         yield PlannedVictim(
             name, data, net, outliers, [contents(each) for each in (data, *outliers)], grid.resize, kind, settings,
-            asdict(training), _code([net, settings], defense), seed,
+            training.record(), _code([net, settings], defense), seed,
         )  # fmt: skip
 
 
 def unpinned(grid: GridSpec) -> list[str]:
     """The sets of the grid whose contents are only known once they have been fetched or made."""
     outliers = (name for names in grid.outliers.values() for name in names)
-    used = {*grid.data, *outliers, *(pool for block in grid.blocks for pool in block.pools)}
+    blocks = (block for one in grid.defenses for block in grid.blocks(one.defense))
+    used = {*grid.data, *outliers, *(pool for block in blocks for pool in block.pools)}
     return sorted(name for name in used if name in SETS and SETS[name].sources and SETS[name].sha256 is None)
 
 
 def contents_of(name: str) -> str:
-    """The hash of a set's contents: of the files of `npz:PATH` or `folder:PATH`, or the one that is known of a name.
+    """The hash of a set's contents: of the files of `kind:PATH`, or the one that is known of a name.
 
     It is the name itself for what is no set, or where nothing is known yet.
     """
-    kind, _, path = name.partition(":")
-    if kind in ("npz", "folder"):
-        there = Path(path).expanduser()
-        files = [there] if kind == "npz" else sorted(file for file in there.rglob("*") if file.is_file())
-        return fingerprint([kind, [[str(file.relative_to(there)), sha256(file)] for file in files]])
+    found = files(name)
+    if found is not None:
+        kind, _, path = name.partition(":")
+        top = Path(path).expanduser() if kind == "folder" else None
+        return fingerprint([kind, [[str(file.relative_to(top)) if top else file.name, sha256(file)] for file in found]])
     if name not in SETS:
         return name
     note = None if SETS[name].sha256 else store.note(store.place(name, store.home(None)))

@@ -20,21 +20,22 @@ seeds: [0, 1, 2]
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from stealguard.attacks import ATTACKS
+from stealguard.attacks.base import Attack
 from stealguard.attacks.treatments import TREATMENTS
 from stealguard.auditing.plan import OWN, owned_by
 from stealguard.auditing.suites import NOTHING, SUITES, Block, suite
-from stealguard.data import SETS
+from stealguard.data import OF_FILES, SETS, files
 from stealguard.data.roles import several
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defense
-from stealguard.errors import StealguardError, nearest, one_line, pick, require
+from stealguard.errors import Invalid, StealguardError, nearest, one_line, pick, require
 from stealguard.files import read_text
 from stealguard.nets import check_name
 from stealguard.registry import Registry, imported
@@ -71,7 +72,7 @@ class GridSpec:
 
     Attributes:
         outliers: by data set.
-        blocks: what attackers do; each is one unit of work for each victim.
+        blocks: what attackers do against a defense; each is one unit of work for each victim.
         clone: the name of the clone's architecture; the victim's own if None.
     """
 
@@ -79,7 +80,7 @@ class GridSpec:
     nets: Sequence[str]
     outliers: Mapping[str, Sequence[str]]
     defenses: Sequence[DefenseSetting]
-    blocks: Sequence[Block]
+    blocks: Callable[[Defense], Sequence[Block]]
     seeds: Sequence[int]
     clone: str | None = None
     resize: bool = False
@@ -142,7 +143,7 @@ def _grid(values: Mapping[str, Any]) -> GridSpec:
         needy = next((one.name for one in defenses if one.defense.needs_outliers and not outliers[name]), None)
         require(needy is None, "outliers", f"given for `{name}`: `{needy}` needs some", "none")
     _tell_apart(defenses)
-    return GridSpec(data, nets, outliers, defenses, list(_blocks(given)), seeds, given["clone"], given["resize"])
+    return GridSpec(data, nets, outliers, defenses, _attackers(given), seeds, given["clone"], given["resize"])
 
 
 def _known_keys(values: Mapping[str, Any]) -> None:
@@ -175,21 +176,38 @@ def _tell_apart(defenses: Sequence[DefenseSetting]) -> None:
     require(not twice, "defenses", "told apart: give one of them a `name`", f"{', '.join(twice)} more than once")
 
 
-def _blocks(given: Mapping[str, Any]) -> Iterator[Block]:
-    """What attackers do, as small as can be worth a process: one block for each attack, budget and pool."""
+def _attackers(given: Mapping[str, Any]) -> Callable[[Defense], Sequence[Block]]:
+    """What attackers do against a defense: the same against all, unless a suite knows what counters each."""
     common = {key: _list(given, key, empty=True) for key in STEALING}
-    if isinstance(given["attacks"], str) and given["attacks"] in SUITES:
-        yield from suite(given["attacks"], _checked_pools(common["pools"]))
-        return
+    name = given["attacks"]
+    if not isinstance(name, str) or name not in SUITES:
+        blocks = list(_blocks(given, common))
+        return lambda _: blocks
+    for key in ("labels", "treatments", "own", "accounts"):
+        require(common[key] == STEALING[key], key, f"left out: the suite `{name}` chooses them", repr(given[key]))
+    pools, budgets = _checked_pools(common["pools"]), common["budgets"]
+
+    def of(defense: Defense) -> Sequence[Block]:
+        found = suite(name, pools, defense)
+        return [replace(block, attacks=_with_budgets(block.attacks, budgets)) for block in found]
+
+    return of
+
+
+def _with_budgets(attacks: Sequence[Attack], budgets: Sequence[int]) -> Sequence[Attack]:
+    """Each attack with each of the budgets; with its own if none is given."""
+    return [changed(attack, {"budget": n}, "budgets") for attack in attacks for n in budgets] if budgets else attacks
+
+
+def _blocks(given: Mapping[str, Any], common: dict[str, list[Any]]) -> Iterator[Block]:
+    """What attackers do, as small as can be worth a process: one block for each attack, budget and pool."""
     for entry in _list(given, "attacks"):
         name, own = _entry(entry, "attacks", ATTACKS)
         _not_renamed(own)
         how = common | {key: _list(own, key, empty=True) for key in STEALING if key in own}
         settings = {key: value for key, value in own.items() if key not in STEALING}
         kind = ATTACKS.find(name, "attacks")
-        attacks = [attack for attack, _ in _swept(kind(), settings, f"attack {name}")]
-        if how["budgets"]:
-            attacks = [changed(attack, {"budget": n}, f"attack {name}") for attack in attacks for n in how["budgets"]]
+        attacks = _with_budgets([a for a, _ in _swept(kind(), settings, f"attack {name}")], how["budgets"])
         for attack, pool in product(attacks, _checked_pools(how["pools"])):
             yield _checked(Block([attack], [pool], how["labels"], how["treatments"], how["own"], how["accounts"]))
 
@@ -303,11 +321,11 @@ def _known_net(name: str, parameter: str) -> None:
 
 
 def _known_set(name: Any, parameter: str) -> None:
-    rule = "a set's name, folder:PATH or npz:PATH"
+    rule = f"a set's name, or one of {', '.join(f'{kind}:PATH' for kind in OF_FILES)}"
     require(isinstance(name, str), parameter, rule, repr(name))
-    kind, _, path = name.partition(":")
-    if path and kind in ("npz", "folder"):
-        there = Path(path).expanduser()
-        require(there.is_file() if kind == "npz" else there.is_dir(), parameter, f"{rule} that is there", f"`{name}`")
-    else:
+    try:
+        found = files(name)
+    except StealguardError as e:
+        raise Invalid(parameter, f"{rule}, that is there", f"`{name}`") from e
+    if found is None:
         pick(SETS, name, parameter)

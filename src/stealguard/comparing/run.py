@@ -22,7 +22,7 @@ from stealguard.errors import StealguardError, pick, require
 from stealguard.files import real
 from stealguard.progress import Tick, bar
 from stealguard.releases.release import RECIPE, identity_of, read_recipe, setting_of
-from stealguard.results import STORE, Row, Store, VictimFacts, key_of
+from stealguard.results import STORE, Row, Rows, Store, VictimFacts, key_of
 
 UNSEEN = "it is said to have ended well, but its rows are not here: its worker writes to another folder"
 TRIES = 2  # of a cell that was lost with its process: whatever killed that may have meant another
@@ -40,7 +40,7 @@ def compare(
     device: str | None = None,
     allow_code: bool = False,
     progress: bool = True,
-) -> list[Row]:
+) -> Rows:
     """Train every victim of the grid that is not there yet, attack each in every way, and return all rows.
 
     Whatever happens to a cell, the others continue: one that raises, is killed or meets a full disk gives rows whose
@@ -61,6 +61,9 @@ def compare(
 
     Raises:
         StealguardError: the grid breaks a rule (names file, key and value), or the engine is not there.
+
+    Example:
+        >>> rows = sg.compare("grid.yaml", "runs/compare", workers=2)  # doctest: +SKIP
     """
     spec, home = read(grid, allow_code=allow_code), Path(out)
     for name, number, least, most in (
@@ -94,7 +97,7 @@ def compare(
                 lambda cell: _collect(store, home, [cell]),
             )  # fmt: skip
     thefts = [cell for cell in cells if cell.block]
-    rows = [row for c in thefts for row in rows_left(home, c) or _failed(home, c, reasons.get(c.key, UNSEEN))]
+    rows = Rows(row for c in thefts for row in rows_left(home, c) or _failed(home, c, reasons.get(c.key, UNSEEN)))
     with suppress(StealguardError):  # a disk that is full cannot keep them, but the caller has them all the same
         store.put(*(row for row in rows if row.status == "failed"))
     return rows

@@ -32,6 +32,7 @@ __all__ = [
     "Split",
     "Status",
     "Task",
+    "files",
     "get",
     "images",
     "label",
@@ -39,6 +40,33 @@ __all__ = [
     "task",
     "verify",
 ]
+
+
+OF_FILES = "folder", "wds", "csv", "parquet", "npz"
+"""The kinds of data that are named `kind:PATH`."""
+
+
+def files(source: str) -> list[Path] | None:
+    """The files that `kind:PATH` stands for, in order; None where `source` is no such name.
+
+    Raises:
+        Invalid: there is none.
+
+    >>> files("mnist") is None
+    True
+    """
+    kind, _, path = source.partition(":")
+    if kind not in OF_FILES or not path:
+        return None
+    if kind == "wds":
+        from stealguard.data.shards import matching
+
+        return matching(path)
+    there = Path(path).expanduser()
+    found = [there] if there.is_file() else sorted(file for file in there.rglob("*") if file.is_file())
+    rule = "a folder with files" if kind == "folder" else "a file that is there"
+    require(bool(found) and there.is_dir() == (kind == "folder"), "data", rule, f"`{source}`")
+    return found
 
 
 class Split(NamedTuple):
@@ -131,6 +159,11 @@ def task(
     Raises:
         Invalid: `data` is none of these or breaks a rule.
         FetchError: a named set cannot be had.
+
+    Example:
+        >>> task = sg.data.task((torch.rand(60, 4), torch.arange(60) % 3))
+        >>> len(task.train.x), len(task.test.x), task.classes
+        (48, 12, 3)
     """
     from stealguard.data import own
 
@@ -149,6 +182,10 @@ def images(data: Any, *, seed: int = 0, reading: Reading | None = None, root: Pa
 
     Raises:
         Invalid, FetchError: as `task` does, and for values off [0, 1].
+
+    Example:
+        >>> sg.data.images(torch.rand(60, 4))[:2].shape
+        torch.Size([2, 4])
     """
     from stealguard.data import own
 
@@ -156,7 +193,12 @@ def images(data: Any, *, seed: int = 0, reading: Reading | None = None, root: Pa
 
 
 def label(data: Any) -> str:
-    """The word for `data` in recipes and rows: its name, or the kind and the first hash digits of what has no name."""
+    """The word for `data` in recipes and rows: its name, or the kind and the first hash digits of what has no name.
+
+    Example:
+        >>> sg.data.label("mnist")
+        'mnist'
+    """
     if isinstance(data, str):
         return data
     from stealguard.data import own
@@ -170,6 +212,9 @@ def get(name: str, *, root: Path | None = None, progress: bool = True) -> Path:
     Raises:
         FetchError: it cannot be had; says all that was tried.
         Invalid: there is no such set, or it has no shape of its own and is made from a task's training inputs.
+
+    Example:
+        >>> path = sg.data.get("mnist")  # doctest: +SKIP
     """
     spec: SetSpec = pick(SETS, name, "data")
     rule = "a set with inputs of its own"
@@ -231,7 +276,12 @@ def obtain(name: str, spec: SetSpec, site: Site) -> tuple[Arrays, store.Note]:
 
 
 def listing(root: Path | None = None) -> list[Status]:
-    """Every set with its state as recorded, without reading the data again."""
+    """Every set with its state as recorded, without reading the data again.
+
+    Example:
+        >>> "mnist" in {status.name for status in sg.data.listing()}
+        True
+    """
     home = store.home(root)
     return [status(name, store.note(store.place(name, home)), home) for name in SETS]
 
@@ -246,7 +296,12 @@ def status(name: str, note: store.Note | None, home: Path) -> Status:
 
 
 def verify(root: Path | None = None) -> list[Status]:
-    """Every set that the store has, hashed again and compared with the hash that is known, or was recorded."""
+    """Every set that the store has, hashed again and compared with the hash that is known, or was recorded.
+
+    Example:
+        >>> sg.data.verify(Path("an-empty-store"))
+        []
+    """
     home = store.home(root)
     return [check(row) for row in listing(home) if row.state not in ("absent", MADE)]
 

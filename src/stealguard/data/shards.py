@@ -86,7 +86,7 @@ def read(pattern: str, fit: Fit | None = None) -> Shards:
         Invalid: no shard matches, one is no plain tar file or truncated, or a picture or a label cannot be read.
     """
     ignored: Counter[str] = Counter()
-    train, test = _split(_matching(pattern))
+    train, test = _split(matching(pattern))
     parts = [[sample for shard in part for sample in _samples(shard, ignored)] for part in (train, test) if part]
     require(all(parts), "data", "shards with pictures", f"none in `{pattern}`")
     members = [sample.picture for part in parts for sample in part]
@@ -104,7 +104,7 @@ def read(pattern: str, fit: Fit | None = None) -> Shards:
     return Shards(splits, tuple(notes), fit)
 
 
-def _matching(pattern: str) -> list[Path]:
+def matching(pattern: str) -> list[Path]:
     """The shards that the pattern names, in order."""
     numbers = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if numbers is None:
@@ -115,7 +115,7 @@ def _matching(pattern: str) -> list[Path]:
     require(0 <= int(last) - int(first) < MOST, "data", f"a range of at most {MOST:,} shards", f"`{pattern}`")
     names = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
     paths = [pattern[: numbers.start()] + name + pattern[numbers.end() :] for name in names]
-    return [path for each in paths for path in _matching(each)]
+    return [path for each in paths for path in matching(each)]
 
 
 def _split(shards: Sequence[Path]) -> tuple[list[Path], list[Path]]:

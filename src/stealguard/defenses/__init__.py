@@ -8,6 +8,7 @@ from __future__ import annotations
 from stealguard.defenses.adaptive_misinformation import AdaptiveMisinformation
 from stealguard.defenses.base import Cost, Defended, Defense, Plain, Rule
 from stealguard.defenses.cip import CIP
+from stealguard.defenses.d_add import DADD
 from stealguard.defenses.detection import Detector
 from stealguard.defenses.edm import EDM
 from stealguard.defenses.grad2 import GRAD2
@@ -25,6 +26,7 @@ from stealguard.registry import Registry
 
 __all__ = [
     "CIP",
+    "DADD",
     "DCP",
     "DEFENSES",
     "EDM",
@@ -74,5 +76,6 @@ DEFENSES: Registry[Defense] = Registry(
         "memguard": MemGuard,
         "prada": PRADA,
         "hoda": HODA,
+        "d-add": DADD,
     },
 )

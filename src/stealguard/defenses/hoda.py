@@ -192,8 +192,9 @@ class HODA(Defense):
         stages: places for past nets, of which half to all are in use.
     """
 
-    # A verdict needs `queries` queries of one account: fewer from each of many are never judged.
-    countered_by = ("accounts",)
+    # A verdict needs `queries` queries of one account: fewer from each of many are never judged. A histogram that is
+    # filled with repeats of easy queries is close to the task's.
+    countered_by = ("knockoff", "cover", "accounts")
 
     answering = ("delta", "queries")
 

@@ -30,6 +30,7 @@ from stealguard.defenses.base import evaluating
 from stealguard.errors import Invalid, require
 from stealguard.seeds import seeded
 from stealguard.training.losses import inner, mean_abs, norm
+from stealguard.training.ranks import present
 
 Reading = Literal["paper", "official"]
 READINGS = get_args(Reading)
@@ -140,7 +141,7 @@ class Linear(Protocol):
         """J u, (B, K), for a tangent of one tensor a weight."""
 
 
-class Head:
+class LastLayer:
     """A frozen module at `x`, (B, ...), and its Jacobian in the weights of its last layer alone, in closed form.
 
     With logits s = W h + b, J^T c is (c^T h, sum c) and J (U, r) is U h + r: the features h, (B, D), are all that is
@@ -184,7 +185,8 @@ class Linearization:
     """A frozen module at `x`, (B, ...): its logits (B, K), and products with its Jacobian in the parameters.
 
     Runs as a traced graph of elementary operations where that gives the module's own derivatives, which is checked
-    once for each shape of `x`, and else as the module itself (slower). Always in the precision of the weights.
+    once for each shape of `x`, and else as the module itself (slower). Always in the precision of the weights. Where
+    several processes train together, each computes its share of the rows.
 
     Raises:
         Invalid: the module cannot be differentiated; the error names what.
@@ -192,22 +194,24 @@ class Linearization:
 
     def __init__(self, module: nn.Module, x: Tensor):
         with _exactly(x), evaluating(module):
-            self._products = _products(module, x.detach().clone())  # a module may change its input in place
+            self._share = present().share(len(x))
+            mine = self._share.take(x.detach()).clone()  # a module may change its input in place
+            self._products = _products(module, mine)
         self._like = x
-        self.logits = self._products.logits.detach()
+        self.logits = self._share.join(self._products.logits.detach())
 
     def vjp(self, c: Tensor) -> list[Tensor]:
         """J^T c: one tensor a parameter."""
         with _exactly(self._like):
-            return self._products.vjp(c)
+            return self._share.sum(self._products.vjp(self._share.take(c)))
 
     def jvp(self, u: Sequence[Tensor]) -> Tensor:
         """J u, (B, K), for a tangent of one tensor a parameter."""
         with _exactly(self._like):
-            return self._products.jvp(u)
+            return self._share.join(self._products.jvp(u))
 
 
-LAYERS: dict[str, Callable[[nn.Module, Tensor], Linear]] = {"all": Linearization, "head": Head}
+LAYERS: dict[str, Callable[[nn.Module, Tensor], Linear]] = {"all": Linearization, "head": LastLayer}
 """The weights of the surrogate that gradients are taken in, and what computes them."""
 
 

@@ -6,7 +6,8 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,19 @@ from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defended, Defense
 from stealguard.devices import choose, device_of
 from stealguard.errors import Invalid, ReleaseError, pick, require
-from stealguard.nets import Normalized, Statistic, adapted, build, check, check_name, give, read_weights, structure
+from stealguard.nets import (
+    Normalized,
+    Statistic,
+    adapted,
+    build,
+    check,
+    check_name,
+    give,
+    read_weights,
+    restore,
+    state_of,
+    structure,
+)
 from stealguard.releases import release as releases
 from stealguard.releases.honest import ACCOUNT, honest
 from stealguard.releases.presets import PRESETS, Preset
@@ -37,6 +50,7 @@ from stealguard.training import Training
 from stealguard.training import fit as train
 from stealguard.training.combine import COMBINES
 from stealguard.training.loop import correct
+from stealguard.training.ranks import ALONE, Ranks, joined, present
 from stealguard.types import Batch
 
 STATISTICS = 2**25  # numbers, at most, of the inputs that a net's normalization is read from
@@ -46,6 +60,7 @@ COMPARED = 256  # validation inputs on which a release is compared with what was
 TOLERANCE = 1e-5  # on the answers' probabilities: the same weights, in other batches
 
 
+@joined()
 def protect(
     net: str | nn.Module,
     data: Any,
@@ -71,6 +86,8 @@ def protect(
     progress: bool = True,
 ) -> Release:
     """Train a defended classifier and write its release folder.
+
+    Under `torchrun`, several processes train it together, see `training.ranks`; the first writes the folder.
 
     Args:
         net: a name in `NETS`, `timm:NAME`, `torchvision:NAME`, `module:callable`, or a module from inputs (N, *shape)
@@ -112,9 +129,13 @@ def protect(
             that training began with. The recipe's `honest` has the numbers, see `releases.honest.honest`.
 
     Example:
-        >>> release = sg.protect("lenet5", "mnist", out="runs/robust")  # doctest: +SKIP
+        >>> data = torch.rand(90, 4), torch.arange(90) % 3
+        >>> release = sg.protect("mlp", data, defense="none", epochs=1, out="runs/small", progress=False)
+        >>> release.box(torch.rand(2, 4)).shape
+        torch.Size([2, 3])
     """
-    folder, where = free(out, overwrite), choose(device)
+    ranks = present()
+    folder, where, progress = free(out, overwrite), ranks.device(choose(device)), progress and ranks.first
     preset = _preset(defense, training, epochs)
     check_name(net)
     require(start is None or weights is None, "start", "left out where there are `weights`", "both")
@@ -160,15 +181,16 @@ def protect(
             {"name": label, "rows": len(known), "held_out": len(unseen), "sha256": known.hash}
             for label, (known, unseen) in families.items()
         ],
-        "defense": {"name": name, "settings": settings}, "training": asdict(preset.training),
+        "defense": {"name": name, "settings": settings}, "training": preset.training.record(),
         "start": None if start is None else _word(start), "seed": seed,
     }  # fmt: skip
     started = time.perf_counter()
-    with working(folder) as workplace:
-        releases.check_writable(workplace, model)
+    with working(folder) if ranks.first else nullcontext(folder) as workplace:
+        if ranks.first:
+            releases.check_writable(workplace, model)
         model = model.to(where)
         trained = start is not None or state is not None
-        before = correct(model, *validation, chunk=ACCOUNT) if trained else None
+        before = correct(model, *validation, chunk=ACCOUNT, ranks=ranks) if trained else None
         history = train(
             model, fitting.x, fitting.y, preset.training,
             seed=derive(seed, "training"),
@@ -182,25 +204,39 @@ def protect(
             title=f"protect {folder.name}",
             progress=progress,
         )  # fmt: skip
-        model.calibrate(_held_out(validation, families, derive(seed, "calibration")))
-        unseen = Joined([unseen for _, unseen in families.values()]) if families else None
-        recipe: dict[str, Any] = {
-            **made,
-            "history": history,
-            "validation_rows": len(validation[0]),
-            "honest": honest(model, *validation, unseen, before),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": time.perf_counter() - started,
-            "provenance": provenance(),
-        }
-        with releases.discarded(workplace):
-            releases.write_into(workplace, model, recipe)
-            kept = releases.load(workplace, net=net, defense=type(preset.defense), device=where)
-            _compare(kept.model, model, validation[0])
-        releases.publish(workplace, folder)
-    for complaint in complaints(recipe["honest"]):
-        warnings.warn(complaint, PoorAnswers, stacklevel=2)
+        if ranks.first:
+            model.calibrate(_held_out(validation, families, derive(seed, "calibration")))
+            unseen = Joined([unseen for _, unseen in families.values()]) if families else None
+            recipe: dict[str, Any] = {
+                **made,
+                "history": history,
+                "validation_rows": len(validation[0]),
+                "honest": honest(model, *validation, unseen, before),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds": time.perf_counter() - started,
+                "processes": ranks.size,
+                "provenance": provenance(),
+            }
+            with releases.discarded(workplace):
+                releases.write_into(workplace, model, recipe)
+                kept = releases.load(workplace, net=net, defense=type(preset.defense), device=where)
+                _compare(kept.model, model, validation[0])
+            releases.publish(workplace, folder)
+        else:
+            kept = Release(folder, {}, model, preset.defense)
+    kept = _as_told(kept, ranks)
+    for complaint in complaints(kept.recipe["honest"]) if ranks.first else ():
+        warnings.warn(complaint, PoorAnswers, stacklevel=3)  # past the decorator
     return replace(kept, folder=Path(out))
+
+
+def _as_told(release: Release, ranks: Ranks) -> Release:
+    """The release, in every process as the first one wrote it."""
+    if ranks is ALONE:
+        return release
+    recipe, state = ranks.told((release.recipe, state_of(release.model)))
+    restore(release.model, state)
+    return replace(release, recipe=recipe)
 
 
 def losses_of(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
@@ -226,6 +262,13 @@ def guarded(
 
     Raises:
         Invalid: `defense` would have trained other weights, or `out` is taken.
+
+    Example:
+        >>> data = torch.rand(90, 4), torch.arange(90) % 3
+        >>> release = sg.protect("mlp", data, defense="none", epochs=1, out="runs/small", progress=False)
+        >>> labels = sg.guarded(release, sg.defenses.TopK(k=1), "runs/labels")
+        >>> labels.box(torch.rand(1, 4)).max().item()
+        1.0
     """
     name, settings = describe(DEFENSES, defense)
     rule = f"of the release's training, {_trained(release.defense)}; for others there is `protect`"

@@ -30,7 +30,8 @@ from stealguard.files import durable_move, read_text, replacing, sha256, write_t
 from stealguard.identity import fingerprint, tensor_hash
 from stealguard.nets import NETS, Normalized, adapted, build, is_users, restore, state_of
 from stealguard.releases import recipes
-from stealguard.results import VictimFacts
+from stealguard.results import VictimFacts, html
+from stealguard.results.honest import sentence
 from stealguard.settings import changed, create
 from stealguard.types import BlackBox, Probabilities
 
@@ -105,7 +106,7 @@ class Release:
         """
         name = self.recipe["data"]["name"]
         kind = name.partition(":")[0]
-        known = name in sets.SETS or kind in ("folder", "npz", "csv", "parquet", "wds")
+        known = name in sets.SETS or kind in sets.OF_FILES
         require(data is not None or known, "data", "given: the release was made from data without a name", "none")
         source = name if data is None else data
         alike = isinstance(source, str) and source.partition(":")[0] == kind
@@ -123,6 +124,18 @@ class Release:
     def hash(self) -> str:
         """`identity`, by the name that it had in version 0.1.0."""
         return self.identity
+
+    def _repr_html_(self) -> str:
+        recipe, honest = self.recipe, self.recipe.get("honest")
+        told = {
+            "net": f"{recipe['net']}, inputs {self.shape}, {recipe['classes']} classes",
+            "task": recipe["data"]["name"],
+            "defense": recipe["defense"]["name"],
+            "outliers": ", ".join(family["name"] for family in recipe["outliers"]) or "none",
+            "honest users get": sentence(honest) if honest else "not measured",
+            "identity": self.identity,
+        }
+        return html.table(("release", self.name), told.items())
 
     def facts(self) -> VictimFacts:
         """What a report may say of it."""
@@ -247,6 +260,12 @@ def load(
     Raises:
         ReleaseError: a file is missing, truncated, tampered with or of an unknown format, or code has to be named.
         Invalid: `net` or `defense` is not what the release was made with.
+
+    Example:
+        >>> data = torch.rand(90, 4), torch.arange(90) % 3
+        >>> _ = sg.protect("mlp", data, defense="none", epochs=1, out="runs/small", progress=False)
+        >>> sg.load("runs/small").name
+        'small'
     """
     folder = Path(folder)
     recipe = read_recipe(folder)

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stealguard.report.grouping import summary
+    from stealguard.report.inline import Figure, Report, figures
     from stealguard.report.page import write_html
     from stealguard.report.tables import render, table
 
-__all__ = ["render", "summary", "table", "write_html"]
+__all__ = ["Figure", "Report", "figures", "render", "summary", "table", "write_html"]
 
-_HOMES = {"summary": "grouping", "table": "tables", "render": "tables", "write_html": "page"}
+_HOMES = {
+    "Figure": "inline", "Report": "inline", "figures": "inline", "render": "tables", "summary": "grouping",
+    "table": "tables", "write_html": "page",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -51,6 +51,10 @@ def write_html(rows: Iterable[Row], path: str | Path, title: str = TITLE, comman
     """Write the report as one HTML file, whole or not at all.
 
     `command` is shown as what made the rows. Raises `Invalid` where there are no rows.
+
+    Example:
+        >>> rows = results.read("docs/results/mnist-lenet5.jsonl")
+        >>> sg.report.write_html(rows, "report.html", title="InI on MNIST")
     """
     write_text(Path(path), html(summary(rows), title, command))
 
@@ -105,6 +109,12 @@ def html(groups: Sequence[Group], title: str, command: str) -> str:
         commands=commands(rows),
         facts=facts_of_runs(groups),
     )
+
+
+def drawings(groups: Sequence[Group]) -> list[Picture]:
+    """Every drawing of the page."""
+    baseline = baselines(groups)
+    return _figures(shown(groups), {group.name: facts(group, baseline.get(group.name)) for group in groups})
 
 
 class Card(NamedTuple):

@@ -21,15 +21,22 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ACROSS = 6  # groups that fit beside each other
+WIDE = 120  # columns of a terminal that hold a table of groups with all that is known of each
+FEW = 5  # columns of such a table where the terminal is narrower: up to the difference to an undefended net
 
 
-def render(rows: Iterable[Row], format: str = "table") -> str:
+def render(rows: Iterable[Row], format: str = "table", *, width: int = 160) -> str:
     """The comparison as `table`, `markdown`, `latex`, `csv` or `json` (the last two: a record a cell, fractions).
 
-    Raises `Invalid` for no rows and for another format.
+    A `table` has lines of at most `width` characters. Raises `Invalid` for no rows and for another format.
+
+    Example:
+        >>> rows = results.read("docs/results/mnist-lenet5.jsonl")
+        >>> sg.report.render(rows, "markdown").splitlines()[0]
+        '| attack | pool | labels | budget | undefended | ini | official |'
     """
     chosen: Callable[[Iterable[Row]], str] = pick(FORMATS, format, "format")
-    return chosen(rows)
+    return _as_text(rows, width) if chosen is _as_text else chosen(rows)
 
 
 @dataclass(frozen=True)
@@ -125,8 +132,14 @@ def _groups_down(groups: Sequence[Group]) -> list[list[str]]:
     return found
 
 
-def table(rows: Iterable[Row]) -> Table:
-    """What the command line prints. Raises `Invalid` for no rows."""
+def table(rows: Iterable[Row], *, width: int = 160) -> Table:
+    """What the command line prints, for a terminal of that width. Raises `Invalid` for no rows.
+
+    Example:
+        >>> rows = results.read("docs/results/mnist-lenet5.jsonl")
+        >>> sg.report.table(rows).row_count
+        6
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -136,26 +149,29 @@ def table(rows: Iterable[Row]) -> Table:
         return Text("".join(sign if sign.isprintable() else "?" for sign in text), style)
 
     made_of = sheet(rows)
-    caption = Text("; ".join(made_of.marks))
+    shown = len(made_of.head) if made_of.across or width >= WIDE else FEW
+    more = ["a wider terminal shows more columns"] * (shown < len(made_of.head))
+    caption = Text("; ".join([*made_of.marks, *more]))
     for found in made_of.rankings:
         caption += Text("\n") + safe(found.sentence)
-    made = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
-    for column, name in enumerate(made_of.head):
+    spaces = (0, 1) if width >= WIDE else (0, 0, 0, 1)
+    made = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=spaces, pad_edge=width >= WIDE)
+    for column, name in enumerate(made_of.head[:shown]):
         made.add_column(safe(name), justify="left" if column < made_of.left else "right", overflow="fold")
     for section in made_of.sections:
         for row in section:
             bold = (made_of.bold(row, column) for column in range(len(row)))
-            made.add_row(*(safe(text, "bold" if best else "") for text, best in zip(row, bold, strict=True)))
+            made.add_row(*(safe(text, "bold" if best else "") for text, best in zip(row[:shown], bold, strict=False)))
         made.add_section()
     return made
 
 
-def _as_text(rows: Iterable[Row]) -> str:
+def _as_text(rows: Iterable[Row], width: int = 160) -> str:
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=160, color_system=None)
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     with console.capture() as captured:
-        console.print(table(rows))
+        console.print(table(rows, width=width))
     return "".join(f"{line.rstrip()}\n" for line in captured.get().strip("\n").split("\n"))
 
 

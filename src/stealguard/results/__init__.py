@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stealguard.results.metrics import METRICS, Metric
 from stealguard.results.row import LABELS, UNDEFENDED, Row, VictimFacts, key_of, to_records
+from stealguard.results.rows import Rows
 from stealguard.results.store import STORE, Store, read
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "UNDEFENDED",
     "Metric",
     "Row",
+    "Rows",
     "Store",
     "VictimFacts",
     "key_of",

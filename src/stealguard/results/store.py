@@ -22,6 +22,7 @@ from stealguard.files import read_text, real, runs, write_text
 from stealguard.results import tables
 from stealguard.results.migrations import FORMAT
 from stealguard.results.row import Row
+from stealguard.results.rows import Rows
 
 STORE = "audit.sqlite"  # in a release folder
 BUSY = 60.0  # seconds that a process waits for another's write; one takes milliseconds
@@ -121,11 +122,15 @@ class Store:
                     yield db
 
 
-def read(path: str | Path) -> list[Row]:
+def read(path: str | Path) -> Rows:
     """Rows from a store, from an exported `.jsonl`, or from a release folder that holds `audit.sqlite`.
 
     Raises:
         StealguardError: there are none to be had; names the path, and the line of a `.jsonl`.
+
+    Example:
+        >>> len(results.read("docs/results/mnist-lenet5.jsonl"))
+        36
     """
     path = Path(path)
     with _told(path, "read"):
@@ -137,7 +142,7 @@ def read(path: str | Path) -> list[Row]:
             raise StealguardError(f"There is no file or folder `{path}`.")
         if not path.is_file():
             raise StealguardError(f"`{path}` is not a regular file, so it holds no rows.")
-    return _read_jsonl(path) if path.suffix == ".jsonl" else list(Store(path))
+    return Rows(_read_jsonl(path) if path.suffix == ".jsonl" else Store(path))
 
 
 def _read_jsonl(path: Path) -> list[Row]:

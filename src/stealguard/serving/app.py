@@ -35,6 +35,7 @@ _log = logging.getLogger("stealguard.serving")
 _OPEN = Key(id="", account="open", sha256="", restriction=Restriction(), budget=None, rate=None)
 _WINDOWS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}  # of zlib, by the content's encoding
 _WORTH_COMPRESSING = 1_024  # bytes
+_TELLING = 0.1  # seconds in which the lines of the log are gathered
 
 
 class Answering(Protocol):
@@ -70,6 +71,9 @@ class LogLine(NamedTuple):
     rows: int
     status: int
     seconds: float
+
+
+Observer = Callable[[Sequence[LogLine]], None]
 
 
 class Reply(NamedTuple):
@@ -179,7 +183,8 @@ class Application:
         ledger: of keys and budgets; None if requests need no key, and nothing is counted.
         limits: of a request.
         routes: further ones, a page for example.
-        observers: called with a `LogLine` after each request but those for health.
+        observers: called with the `LogLine`s of the requests that have ended, but those for health, within a tenth of a
+            second.
         keep_hashes: whether the history keeps the SHA-256 of each input.
     """
 
@@ -190,13 +195,14 @@ class Application:
         limits: Limits | None = None,
         *,
         routes: Iterable[Route] = (),
-        observers: Sequence[Callable[[LogLine], None]] = (),
+        observers: Sequence[Observer] = (),
         keep_hashes: bool = False,
     ):
         self.ready = True
         self.limits = (limits or Limits()).fitting(service.spec.shape for service in services.values())
         self._services, self._ledger, self._observers = services, ledger, observers
         self._keep_hashes = keep_hashes
+        self._ended = list[LogLine]()  # requests that the observers are not told of yet
         self.routes = [*self._own_routes(), *routes]
         self._table: dict[str, dict[str, Route]] = {}
         for route in self.routes:
@@ -208,6 +214,7 @@ class Application:
 
     async def close(self) -> None:
         """Close the services and the ledger."""
+        self._tell()
         for service in self._services.values():
             service.close()
         if self._ledger is not None:
@@ -229,20 +236,26 @@ class Application:
             if reply.status != 499:
                 await _send(reply, request, send)
         finally:
-            account = "" if request.key is _OPEN else request.key.account
-            self._tell(
-                request.path,
-                LogLine(began, account, request.model, request.rows, reply.status, time.perf_counter() - started),
-            )
+            if not request.path.startswith("/v2/health/"):
+                account = "" if request.key is _OPEN else request.key.account
+                seconds = time.perf_counter() - started
+                self._end(LogLine(began, account, request.model, request.rows, reply.status, seconds))
         return None
 
-    def _tell(self, path: str, entry: LogLine) -> None:
+    def _end(self, entry: LogLine) -> None:
+        """Tell the observers of a request, together with those that end in the next moments."""
+        if not self._ended:
+            asyncio.get_running_loop().call_later(_TELLING, self._tell)
+        self._ended.append(entry)
+
+    def _tell(self) -> None:
         """Tell the observers; that one of them fails is no reason not to answer."""
-        for observe in self._observers if not path.startswith("/v2/health/") else ():
+        entries, self._ended = self._ended, []
+        for observe in self._observers if entries else ():
             try:
-                observe(entry)
+                observe(entries)
             except Exception as e:
-                _log.error("What is told of a request could not be written: %s", one_line(e))
+                _log.error("What is told of requests could not be written: %s", one_line(e))
 
     async def _reply(self, request: Request) -> Reply:
         """The one way to every handler: the key comes first, and whatever is not public needs one."""
@@ -330,7 +343,9 @@ class Application:
         if ledger is None:
             answers, _ = await service.answer(request.key.account, query.x, request.key.restriction)
             return _answered(answers, query, service.spec)
-        key = request.key = await self._key(request, ledger)  # it may have been revoked while the body arrived
+        key = request.key
+        if await ledger.key(key.id) is not key:  # it may have been revoked while the body arrived
+            key = request.key = await self._key(request, ledger)
         outcome: Outcome = "failed"
         suspicion = None
         try:
@@ -366,13 +381,16 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def log_to(stream: BinaryIO) -> Callable[[LogLine], None]:
+def log_to(stream: BinaryIO) -> Observer:
     """An observer that writes one JSON object a line."""
 
-    def write(entry: LogLine) -> None:
-        line = {**entry._asdict(), "milliseconds": round(1e3 * entry.seconds, 3)}
-        del line["seconds"]
-        stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+    def line(entry: LogLine) -> bytes:
+        found = {**entry._asdict(), "milliseconds": round(1e3 * entry.seconds, 3)}
+        del found["seconds"]
+        return orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE)
+
+    def write(entries: Sequence[LogLine]) -> None:
+        stream.write(b"".join(map(line, entries)))
         stream.flush()
 
     return write

@@ -67,7 +67,7 @@ class Batcher(Generic[Job, Result]):
         if self._closed or (self._waiting and self._rows_of[account] + rows > free):
             raise Overloaded("The server is closing." if self._closed else "Too many inputs wait for their answers.")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting[Job, Result](job, rows, loop.create_future())
+        waiting = _Waiting(job, rows, loop.create_future())
         if not self._waiting and not self._busy:
             loop.call_soon(self._start, loop)
         self._waiting.setdefault(account, deque()).append(waiting)

@@ -44,6 +44,8 @@ class Restriction:
         >>> Restriction(top_k=3).stricter(Restriction(top_k=5, digits=2))
         Restriction(labels=False, top_k=3, digits=2)
         """
+        if self == other:
+            return self
         return Restriction(
             self.labels or other.labels, _least(self.top_k, other.top_k), _least(self.digits, other.digits)
         )

@@ -16,7 +16,7 @@ from stealguard.defenses.base import Defense
 from stealguard.errors import StealguardError
 from stealguard.releases import load
 from stealguard.releases.release import hash_of
-from stealguard.serving.app import Application, LogLine, Receive, Send, log_to
+from stealguard.serving.app import Application, Observer, Receive, Send, log_to
 from stealguard.serving.config import Config
 from stealguard.serving.engine import engine_of
 from stealguard.serving.http import Server
@@ -125,20 +125,14 @@ def _refuse_same_weights(services: Services) -> None:
 def server_of(config: Config, services: Services, ledger: Ledger | None) -> Server:
     """The server, which listens already, and answers as soon as it runs."""
     metrics = Metrics(services.values())
-
-    def observe(entry: LogLine) -> None:
-        metrics.observe(entry.model, entry.status, entry.rows, entry.seconds)
-
     return Server(
-        application_of(config, services, ledger, observe), config.host, config.port,
+        application_of(config, services, ledger, metrics), config.host, config.port,
         metrics=_Metrics(metrics) if config.metrics_port else None, metrics_port=config.metrics_port,
         started=_tell(config, services),
     )  # fmt: skip
 
 
-def application_of(
-    config: Config, services: Services, ledger: Ledger | None, *observers: Callable[[LogLine], None]
-) -> Application:
+def application_of(config: Config, services: Services, ledger: Ledger | None, *observers: Observer) -> Application:
     """The ASGI application of these services, which writes its log to stdout."""
     return Application(
         services, ledger, config.limits,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stealguard.boxes import Accounts
-from stealguard.boxes.accounts import States
-from stealguard.checks import check_inputs
+from stealguard.boxes.accounts import Judged, States
+from stealguard.checks import check_range
 from stealguard.defenses.suspicion import SUSPICION, Suspicion
 from stealguard.releases import Release
 from stealguard.serving.batching import Batcher
@@ -24,7 +24,7 @@ from stealguard.serving.protocol import Spec
 
 
 class Answered(NamedTuple):
-    """The answers (N, K) to a request, and the suspicion of its account after it, where the guard has one."""
+    """The answers (N, K) to a request, and the suspicion of its account after its batch, where the guard has one."""
 
     answers: NDArray[np.float32]
     suspicion: float | None = None
@@ -34,7 +34,7 @@ class _Question(NamedTuple):
     """What one request asks: inputs (N, *shape) in [0, 1], for an account, and how much its answers may tell."""
 
     account: str
-    x: Tensor
+    x: NDArray[np.float32]
     restriction: Restriction
 
 
@@ -96,9 +96,11 @@ class Service:
             Overloaded: too many inputs wait.
         """
         scaling = self.release.scaling
-        inputs = torch.from_numpy(x)
-        inputs = check_inputs(inputs, "input", self.spec.shape) if scaling is None else scaling.to01(inputs)
-        question = _Question(account, inputs, restriction.stricter(self.restriction))
+        if scaling is not None:
+            x = scaling.to01(torch.from_numpy(x)).numpy()
+        elif x.min() < 0 or x.max() > 1:
+            check_range(float(x.min()), float(x.max()), "input", unit=True)
+        question = _Question(account, x, restriction.stricter(self.restriction))
         return await self._batcher(question, len(x), account)
 
     @property
@@ -125,16 +127,33 @@ class Service:
 
     @torch.no_grad()
     def _compute(self, questions: Sequence[_Question]) -> list[Answered | Exception]:
-        x = torch.cat([q.x for q in questions]) if len(questions) > 1 else questions[0].x
-        outputs, end = self.engine(x.numpy()), 0
-        answered: list[Answered | Exception] = []
-        for question in questions:
-            start, end = end, end + len(question.x)
-            part = {name: output[start:end] for name, output in outputs.items()}
-            try:
-                answers, state = self._accounts.judged(question.account, part, question.x)
-                rows = question.restriction(answers).to(torch.float32).contiguous().numpy()
-                answered.append(Answered(rows, float(state[SUSPICION]) if SUSPICION in state else None))
-            except Exception as e:  # this request's alone, as a refusal is
-                answered.append(e)
-        return answered
+        groups = dict[str, list[int]]()  # the places of questions that count in one memory
+        for place, question in enumerate(questions):
+            groups.setdefault(self._accounts.memory_of(question.account), []).append(place)
+        order = [place for group in groups.values() for place in group]
+        x = np.concatenate([questions[place].x for place in order]) if len(order) > 1 else questions[0].x
+        outputs, inputs, end = self.engine(x), torch.from_numpy(x), 0
+        found = dict[int, Answered | Exception]()
+        for name, group in groups.items():
+            sizes = [len(questions[place].x) for place in group]
+            start, end = end, end + sum(sizes)
+            part = {head: output[start:end] for head, output in outputs.items()}
+            for place, answered in zip(group, self._judged(name, part, inputs[start:end], sizes), strict=True):
+                found[place] = _told(answered, questions[place].restriction)
+        return [found[place] for place in range(len(questions))]
+
+    def _judged(
+        self, account: str, outputs: Mapping[str, Tensor], x: Tensor, sizes: Sequence[int]
+    ) -> Sequence[Judged | Exception]:
+        try:
+            return self._accounts.judged_each(account, outputs, x, sizes)
+        except Exception as e:  # this account's alone, as a damaged memory is
+            return [e] * len(sizes)
+
+
+def _told(judged: Judged | Exception, restriction: Restriction) -> Answered | Exception:
+    if isinstance(judged, Exception):
+        return judged
+    answers, state = judged
+    rows = restriction(answers).to(torch.float32).contiguous().numpy()
+    return Answered(rows, float(state[SUSPICION]) if SUSPICION in state else None)

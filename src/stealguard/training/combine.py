@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from stealguard.errors import StealguardError, require
+from stealguard.training.ranks import present
 
 
 def total(losses: Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> None:
     """The gradient of the sum."""
     wanted = list(parameters)
-    _write(wanted, torch.autograd.grad(sum(losses), wanted, materialize_grads=True))  # type: ignore[arg-type]
+    _write(wanted, _gradient(sum(losses), wanted))  # type: ignore[arg-type]
 
 
 def pcgrad(
@@ -74,11 +75,16 @@ def _project(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
 def _weigh(losses: Sequence[Tensor], parameters: Iterable[nn.Parameter], weighting: Callable[[Tensor], Tensor]) -> None:
     """Write the sum of the losses' gradients under the weights (K,) that `weighting` reads off their Gram matrix."""
     wanted = list(parameters)
-    rows = [torch.autograd.grad(loss, wanted, retain_graph=True, materialize_grads=True) for loss in losses]
+    rows = [_gradient(loss, wanted, keep=True) for loss in losses]
     columns = [torch.stack([g.reshape(-1) for g in gs]) for gs in zip(*rows, strict=True)]  # (K, n) a parameter
     gram = torch.stack([(c @ c.T).double() for c in columns]).sum(dim=0).cpu()
-    weights = weighting(gram).to(columns[0])
+    weights = present().told(weighting(gram)).to(columns[0])
     _write(wanted, [(weights @ c).view_as(p) for p, c in zip(wanted, columns, strict=True)])
+
+
+def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter], keep: bool = False) -> Sequence[Tensor]:
+    """The loss's gradient, of the rows of all processes where several train together."""
+    return present().mean(torch.autograd.grad(loss, parameters, retain_graph=keep, materialize_grads=True))
 
 
 def _write(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:

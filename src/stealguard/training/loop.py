@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +21,13 @@ from stealguard.devices import device_of
 from stealguard.errors import Interrupted, NonFiniteLoss, pick, require
 from stealguard.files import opened, replacing, set_aside
 from stealguard.identity import tensor_hash
-from stealguard.nets import structure
+from stealguard.nets import seed_from, structure
 from stealguard.progress import Tick, bar
 from stealguard.seeds import derive, seeded
 from stealguard.training.augment import AUGMENTATIONS, Augmentation
 from stealguard.training.combine import total
 from stealguard.training.losses import task_loss
+from stealguard.training.ranks import ALONE, Ranks, present
 from stealguard.training.sampler import Sampler
 from stealguard.types import Batch, Combine, Objective
 
@@ -51,6 +53,8 @@ class Training:
         keep: the weights after the `last` epoch, or those `best` on the validation split.
         precision: `float32`, or `bf16` for forward passes under autocast to bfloat16, which is faster on a GPU. The
             gradient terms of InI are computed in float32 either way.
+        batch_norm: where several processes train together: `per-rank`, each normalizes its own rows, and running
+            statistics are averaged after each epoch; or `synchronized`, by the rows of all, as one process does.
     """
 
     epochs: int = 10
@@ -62,6 +66,7 @@ class Training:
     augment: str = "none"
     keep: Literal["last", "best"] = "last"
     precision: Literal["float32", "bf16"] = "float32"
+    batch_norm: Literal["per-rank", "synchronized"] = "per-rank"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
@@ -74,6 +79,15 @@ class Training:
         pick(AUGMENTATIONS, self.augment, "augment")
         require(self.keep in ("last", "best"), "keep", "`last` or `best`", f"`{self.keep}`")
         require(self.precision in ("float32", "bf16"), "precision", "`float32` or `bf16`", f"`{self.precision}`")
+        known = self.batch_norm in ("per-rank", "synchronized")
+        require(known, "batch_norm", "`per-rank` or `synchronized`", f"`{self.batch_norm}`")
+
+    def record(self) -> dict[str, Any]:
+        """The settings as JSON data; without `batch_norm` where it is the usual one, so that older records agree."""
+        settings = asdict(self)
+        if self.batch_norm == "per-rank":
+            del settings["batch_norm"]
+        return settings
 
     def rate(self, done: float) -> float:
         """The learning rate when the share `done`, in [0, 1), of all steps is done."""
@@ -103,6 +117,9 @@ def fit(
     of one that was never interrupted. The order of rows, augmentation and what the model draws (dropout) have a seed
     each: none shifts the others.
 
+    In a block of `ranks.joined`, several processes train together, each on its share of every batch's rows. All of them
+    return the same, and only the first writes the checkpoint and shows progress.
+
     Args:
         outliers: inputs (M, ...) of which a batch is drawn for each step's `Batch.outliers`.
         validation: held-out inputs and labels, for each epoch's accuracy and for `keep="best"`.
@@ -115,30 +132,45 @@ def fit(
 
     Raises:
         NonFiniteLoss: a loss is NaN or infinite; the last checkpoint stays.
-        Invalid: `checkpoint` belongs to another training; the error says what differs.
+        Invalid: `checkpoint` belongs to another training, or another process trains something else; the error says
+            what differs.
         Interrupted: Ctrl-C, where a checkpoint is kept; the error says how to go on.
 
     Warns:
         UserWarning: `checkpoint` is damaged: it is set aside, and training begins anew.
+
+    Example:
+        >>> x, net = torch.rand(64, 3), nn.Linear(3, 3)
+        >>> epochs = sg.fit(net, x, x.argmax(dim=1), sg.Training(epochs=5, lr=0.5), seed=0, progress=False)
+        >>> epochs[-1]["task"] < epochs[0]["task"]
+        True
     """
     require(training.keep == "last" or validation is not None, "keep", "`last` without a validation split", "`best`")
     x, outliers = as_inputs(x), None if outliers is None else as_inputs(outliers)
-    run = _Run(model, training)
-    if checkpoint is not None:
+    run, ranks = _Run(model, training), present()
+    if checkpoint is not None or ranks is not ALONE:
         run.identity = _identity(model, x, y, outliers, validation, training, seed, identity or {})
-        if resume and checkpoint.exists():
-            run.restore(checkpoint)
+        ranks.agree(run.identity | {"first weights": seed_from(model)}, _differences)
+        if resume and checkpoint is not None:
+            run.restore(checkpoint, ranks)
     sampler = Sampler(len(x), training.batch, outliers=0 if outliers is None else len(outliers), seed=seed)
-    with bar(title, training.epochs * sampler.steps, show=progress) as tick, _resumable(run, checkpoint):
+    with (
+        bar(title, training.epochs * sampler.steps, show=progress and ranks.first) as tick,
+        _resumable(run, checkpoint),
+    ):
         for epoch in range(len(run.history), training.epochs):
             start = time.perf_counter()
             batches = _batches(sampler, epoch, x, y, outliers, AUGMENTATIONS[training.augment], device_of(model), seed)
-            with seeded(derive(seed, "model", epoch)):
+            with (
+                seeded(derive(seed, "model", epoch)),
+                ranks.sharing(model, synchronized=training.batch_norm == "synchronized"),
+            ):
                 losses = _epoch(run, batches, epoch * sampler.steps, sampler.steps, objective, combine, tick)
-            run.finish({"epoch": epoch + 1, **losses}, validation, start)
+            ranks.settle(model)
+            run.finish({"epoch": epoch + 1, **losses}, validation, start, ranks)
             told = {name: value for name, value in run.history[-1].items() if name not in ("epoch", "lr", "seconds")}
             tick((epoch + 1) * sampler.steps, _line(told))
-            if checkpoint is not None:
+            if checkpoint is not None and ranks.first:
                 run.save(checkpoint)
     if training.keep == "best":
         model.load_state_dict(run.best["weights"])
@@ -155,7 +187,7 @@ def _identity(
         None if validation is None else {"inputs": as_inputs(validation[0]).hash, "labels": tensor_hash(validation[1])}
     )
     return {
-        **asdict(training),
+        **training.record(),
         "seed": seed,
         "inputs": x.hash,
         "labels": tensor_hash(y),
@@ -185,19 +217,29 @@ def _batches(
 ) -> Iterator[Batch]:  # fmt: skip
     """The batches of an epoch, read by row and augmented, on the model's device.
 
-    What is not in memory is read ahead, while the step before is computed.
+    What is not in memory is read ahead, while the step before is computed; of several processes each reads its share.
+    For a GPU all is read ahead into pinned memory, from which copies wait for nothing.
     """
+    gpu = device.type == "cuda"
+    held = x.held and (outliers is None or outliers.held)
+    readers = ALONE if held else present()
     generator = torch.Generator().manual_seed(derive(seed, "augmentation", epoch))
+
+    def rows_of(inputs: Inputs, rows: Tensor) -> Tensor:
+        found = inputs.rows(readers.share(len(rows)).take(rows))
+        return found.pin_memory() if gpu else found
 
     def read(drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         rows, others = drawn
-        return rows, x.rows(rows), None if outliers is None else outliers.rows(others)
+        return y[rows.to(y.device)], rows_of(x, rows), None if outliers is None else rows_of(outliers, others)
 
-    held = x.held and (outliers is None or outliers.held)
+    def moved(mine: Tensor, rows: int) -> Tensor:
+        return augment(readers.share(rows).join(mine.to(device, non_blocking=True)), generator=generator)
+
     steps = sampler.epoch(epoch)
-    for rows, inputs, drawn in map(read, steps) if held else ahead(read, steps):
-        others = None if drawn is None else augment(drawn.to(device), generator=generator)
-        yield Batch(augment(inputs.to(device), generator=generator), y[rows.to(y.device)].to(device), others)
+    for labels, inputs, drawn in map(read, steps) if held and not gpu else ahead(read, steps):
+        others = None if drawn is None else moved(drawn, len(labels))
+        yield Batch(moved(inputs, len(labels)), labels.to(device), others)
 
 
 def _epoch(
@@ -258,10 +300,12 @@ class _Run:
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"accuracy": -1.0, "weights": {}}
 
-    def finish(self, record: dict[str, float], validation: tuple[Tensor | Inputs, Tensor] | None, start: float) -> None:
+    def finish(
+        self, record: dict[str, float], validation: tuple[Tensor | Inputs, Tensor] | None, start: float, ranks: Ranks
+    ) -> None:
         """Close an epoch: measure on the validation split, and remember the best weights where they are wanted."""
         if validation is not None:
-            record["validation"] = correct(self.model, *validation)
+            record["validation"] = correct(self.model, *validation, ranks=ranks)
             if self.training.keep == "best" and record["validation"] > self.best["accuracy"]:
                 self.best = {"accuracy": record["validation"], "weights": copy.deepcopy(self.model.state_dict())}
         self.history.append({**record, "seconds": time.perf_counter() - start})
@@ -270,8 +314,15 @@ class _Run:
         with replacing(path) as temporary, temporary.open("wb") as file:  # a file, so that a full disk is told as one
             torch.save({"identity": self.identity, **self._state()}, file)
 
-    def restore(self, path: Path) -> None:
-        """Take up a checkpoint of the same training; set a damaged one aside and stay as it is."""
+    def restore(self, path: Path, ranks: Ranks = ALONE) -> None:
+        """Take up a checkpoint of the same training, which the first process reads, if it is there."""
+        if ranks.first and path.exists():
+            self._read(path)
+        if ranks is not ALONE:
+            self._take(ranks.told(self._state()))
+
+    def _read(self, path: Path) -> None:
+        """Take up the checkpoint; set a damaged one aside and stay as it is."""
         before = copy.deepcopy(self._state())
         with opened(path) as file:
             try:
@@ -282,7 +333,7 @@ class _Run:
             except Exception as e:  # a damaged file fails in many ways
                 self._take(before)
                 message = f"`{path}` is damaged ({type(e).__name__}): it is kept as `{set_aside(path).name}`"
-                warnings.warn(f"{message}, and training begins anew.", stacklevel=3)
+                warnings.warn(f"{message}, and training begins anew.", stacklevel=4)
                 return
         rule = "used with the settings, seed and data of the interrupted run"
         require(not differing, "resume", rule, f"{', '.join(differing)} in `{path}`")
@@ -327,17 +378,21 @@ def _short(value: Any) -> str:
 
 
 @torch.no_grad()
-def correct(model: nn.Module, x: Tensor | Inputs, y: Tensor, chunk: int = 1024) -> float:
-    """The model's accuracy on inputs (N, ...) and labels (N,), in evaluation mode, in [0, 1]."""
+def correct(model: nn.Module, x: Tensor | Inputs, y: Tensor, chunk: int = 1024, *, ranks: Ranks = ALONE) -> float:
+    """The model's accuracy on inputs (N, ...) and labels (N,), in evaluation mode, in [0, 1].
+
+    Of several processes, `ranks`, each asks for its share of the chunks, and all get the accuracy.
+    """
     model.eval()
     inputs, device = as_inputs(x), device_of(model)
 
     def read(rows: Tensor) -> tuple[Tensor, Tensor]:
         return inputs.rows(rows), y[rows.to(y.device)]
 
-    parts = chunks(inputs, chunk)
+    parts = islice(chunks(inputs, chunk), ranks.number, None, ranks.size)
     hits = [
         (model(x.to(device)).argmax(dim=1) == y.to(device)).sum()
         for x, y in (map(read, parts) if inputs.held else ahead(read, parts))
     ]
-    return torch.stack(hits).sum().item() / len(inputs)
+    found = torch.stack([torch.zeros((), dtype=torch.long, device=device), *hits]).sum()
+    return int(ranks.sum([found])[0]) / len(inputs)

@@ -1,0 +1,116 @@
+"""The tables of docs/leaderboard.md, from committed rows.
+
+    python -m benchmarks.leaderboard
+
+A line is a setting of a defense that costs honest users at most a point of benign accuracy, with its worst clone. A
+line is adaptive if everything that the defense itself names as its counters (`countered_by`) was tried.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from stealguard.defenses import DEFENSES
+from stealguard.report import summary
+from stealguard.report.cells import Group
+from stealguard.report.comparing import baselines
+from stealguard.report.naming import number
+from stealguard.report.statistics import Spread
+from stealguard.results import read
+
+RESULTS = Path(__file__).parent.parent / "docs/results"
+POINT = 0.01 + 1e-9  # of benign accuracy
+HEAD = ["defense", "accounts", "benign accuracy", "loss", "worst clone", "by", "queries", "not tried yet"]
+
+
+class Entry(NamedTuple):
+    """A line of the leaderboard; accuracies are fractions."""
+
+    defense: str
+    accounts: str
+    benign: Spread | None
+    loss: float
+    worst: Spread
+    by: str
+    queries: int
+    missing: Sequence[str]  # counters of the defense that no row has
+
+    @property
+    def texts(self) -> list[str]:
+        loss, missing = f"{round(100 * self.loss, 1) + 0.0:.1f}", ", ".join(self.missing) or "-"
+        worst = [number(self.benign), loss, number(self.worst), self.by]
+        return [self.defense, self.accounts, *worst, f"{self.queries:,}", missing]
+
+
+def entries(task: str) -> list[Entry]:
+    """The lines of a task, the lowest worst clone first; the undefended net stands last."""
+    groups = [group for group in summary(read(RESULTS / "rivals.jsonl")) if group.task.data == task]
+    found = [entry for group in groups for entry in _of_group(group, baselines(groups).get(group.name))]
+    found += _of_adaptive() if task == "mnist" else []
+    return sorted(found, key=lambda entry: (entry.defense == "none", entry.worst.mean))
+
+
+def _of_group(group: Group, baseline: Group | None) -> list[Entry]:
+    """The line of a setting, or none if it costs more than a point."""
+    worst = group.worst
+    if worst is None or worst.clone is None or group.benign is None:
+        return []
+    before = baseline.benign.mean if baseline and baseline.benign else group.benign.mean
+    loss = before - group.benign.mean
+    if loss > POINT:
+        return []
+    tried = {"labels" for line in group.cells if line.labels == "hard"}
+    tried |= {line.attack for line in group.cells} | {f"treatment:{line.treatment}" for line in group.cells}
+    tried |= {"accounts" for line in group.cells if line.accounts > 1}
+    counters = DEFENSES[group.defense].countered_by
+    how = ", ".join(filter(None, [worst.line.attack, worst.line.labels, worst.line.treatment]))
+    accounts = "1" if "accounts" in counters else "any"
+    missing = [name for name in counters if name not in tried]
+    return [Entry(group.label, accounts, group.benign, loss, worst.clone, how, worst.line.budget, missing)]
+
+
+def _of_adaptive() -> list[Entry]:
+    """The lines of `ini-robust` with memory, one a number of accounts, after renaming where that is more."""
+    what = ("first five", "as it is")
+    honest = [row for row in _rows("adaptive-honest") if (row["measurement"], row.get("how")) == what]
+    benign, alone = (Spread.of([row[name] for row in honest]) for name in ("later", "net_alone"))
+    cells: dict[int, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    rows = _rows("adaptive")
+    for row in rows:
+        if (row["measurement"], row.get("guard"), row["variant"]) == ("theft", "memory", ""):
+            how = f"{row['attack']}, {row['pool_name']}, {row['labels']}"
+            cells[row["accounts"]][how].append((row["clone_accuracy"], row["renamed_accuracy_20"]))
+    budget = rows[0]["scale"]["budget"]
+    loss = alone.mean - benign.mean if alone and benign else 0.0
+    tried = {how.split(",")[0].split()[0] for by in cells.values() for how in by} | {"labels", "accounts"}
+    missing = [name for name in DEFENSES["ini-robust"].countered_by if name not in tried]
+    found = []
+    for accounts, by in sorted(cells.items()):
+        how, worst = max(((how, _usable(values)) for how, values in by.items()), key=lambda pair: pair[1].mean)
+        found.append(Entry("ini-robust", f"{accounts:,}", benign, loss, worst, how, budget, missing))
+    return found
+
+
+def _usable(values: Iterable[tuple[float, float]]) -> Spread:
+    """The clone's accuracy, or that after renaming where its mean is higher."""
+    spreads = [Spread.of(column) for column in zip(*values, strict=True)]
+    return max((spread for spread in spreads if spread), key=lambda spread: spread.mean)
+
+
+def _rows(name: str) -> list[dict]:  # type: ignore[type-arg]
+    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
+
+
+def table(task: str) -> str:
+    """The Markdown table of a task."""
+    lines = [HEAD, ["---", "--:", "--:", "--:", "--:", "---", "--:", "---"], *(one.texts for one in entries(task))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    for name in ("mnist", "fashion-mnist"):
+        print(f"## {name}\n\n{table(name)}\n")

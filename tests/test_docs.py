@@ -1,0 +1,166 @@
+"""The pages of the documentation say what rows and code say, and what they show runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import yaml
+from benchmarks import leaderboard
+
+from browsing import Browser, find_chromium
+from stealguard import nets
+from stealguard.attacks import ATTACKS
+from stealguard.attacks.base import Attack
+from stealguard.boxes import Metered
+from stealguard.defenses import DEFENSES
+from waiting import until
+
+HOME = Path(__file__).parent.parent
+DOCS = HOME / "docs"
+
+
+def module(path: str) -> ModuleType:
+    """A script of the documentation, imported from its file."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, HOME / path)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.mark.parametrize("task", ["mnist", "fashion-mnist"])
+def test_the_leaderboard_is_computed_from_committed_rows(task: str) -> None:
+    assert leaderboard.table(task) in (DOCS / "leaderboard.md").read_text()
+
+
+def test_no_line_of_the_leaderboard_costs_more_than_a_point_and_the_undefended_net_is_last() -> None:
+    found = leaderboard.entries("mnist")
+    assert max(entry.loss for entry in found) <= leaderboard.POINT
+    assert [entry.defense for entry in found].index("none") == len(found) - 1
+    assert {entry.accounts for entry in found if entry.defense == "ini-robust"} == {"1", "100", "1,000", "20,000"}
+
+
+def test_a_line_without_its_own_counters_is_not_called_adaptive() -> None:
+    missing = {entry.defense: set(entry.missing) for entry in leaderboard.entries("mnist")}
+    assert missing["hoda"] == {"accounts"}
+    assert missing["ini"] == {"explore"}
+    assert missing["top-k"] == set()
+
+
+def test_the_figures_of_concepts_are_drawn_from_committed_rows() -> None:
+    figures = module("docs/site/figures.py")
+    for name, draw in figures.DRAWINGS.items():
+        assert draw() == (figures.FIGURES / f"{name}.svg").read_text(), name
+
+
+def examples_of(path: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (HOME / path).read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("path", ["CONTRIBUTING.md", "docs/guides/own-attack.md"])
+def test_the_attack_that_a_page_adds_in_twenty_lines_steals(path: str) -> None:
+    (code,) = examples_of(path)
+    body = code[code.index("@dataclass") :]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 20
+    space: dict[str, type[Attack]] = {"__name__": __name__}  # type: ignore[dict-item]
+    exec(compile(code, path, "exec", dont_inherit=True), space)
+    attack = space["Blends"](budget=400)  # type: ignore[call-arg]
+    torch.manual_seed(0)
+    pool, victim = torch.rand(300, 8), torch.nn.Linear(8, 3)
+    box = Metered(lambda x: victim(x).softmax(dim=1).detach(), attack.budget)
+    clone = attack(box, pool, nets.build("mlp", pool, 3, seed=0), seed=0)
+    with torch.no_grad():
+        agreement = (clone(pool).argmax(dim=1) == victim(pool).argmax(dim=1)).float().mean()
+    assert box.spent == 400
+    assert agreement > 0.6
+
+
+def test_the_defense_of_the_guide_keeps_answers_on_the_simplex() -> None:
+    (code,) = examples_of("docs/guides/own-defense.md")
+    space: dict[str, object] = {"__name__": __name__}
+    exec(compile(code, "own-defense", "exec", dont_inherit=True), space)
+    net = torch.nn.Linear(4, 3)
+    rule = space["Tempered"]().guard(net, torch.rand(2, 4))  # type: ignore[operator]
+    assert rule.rule(torch.tensor([[0.7, 0.2, 0.1]])).sum().item() == pytest.approx(1)
+
+
+def test_every_page_is_in_the_navigation_and_every_target_is_there() -> None:
+    text = (HOME / "mkdocs.yml").read_text()
+    named = set(re.findall(r": ([\w/.-]+\.md)$", text, flags=re.MULTILINE))
+    pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+    assert pages <= named
+    for page in named - pages:
+        assert page.startswith(("reference/", "project/")) or page == "index.md", page
+
+
+@pytest.mark.parametrize("form", sorted((HOME / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem)
+def test_issue_forms_are_yaml_with_fields(form: Path) -> None:
+    values = yaml.safe_load(form.read_text())
+    assert values.keys() & {"body", "blank_issues_enabled"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, as `make docs` builds it."""
+    pytest.importorskip("mkdocs")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.thorough
+def test_the_site_is_built_strictly_and_its_pages_load_nothing_from_elsewhere(site: Path) -> None:
+    pages = {str(path.relative_to(site)): path.read_text() for path in site.rglob("*.html")}
+    tags = [tag for text in pages.values() for tag in re.findall(r"<(?:script|link|img|iframe)[^>]*>", text)]
+    assert len(tags) > len(pages)
+    assert [tag for tag in tags if re.search(r'(?:src|href)="?https?:', tag)] == []
+    assert "accounts-to-reach" in pages["reference/cli.html"]
+    assert "<math" in pages["concepts/ini.html"]
+    assert not re.search(r"klzzwxh", "".join(pages.values())), "a formula has signs that Markdown took"
+
+
+@pytest.mark.thorough
+def test_the_site_names_every_method_with_its_settings(site: Path) -> None:
+    attacks, defenses = ((site / f"reference/{kind}.html").read_text() for kind in ("attacks", "defenses"))
+    assert all(f'id="{name}"' in attacks for name in ATTACKS)
+    assert all(f'id="{name}"' in defenses for name in DEFENSES)
+    assert all(f"<code>{field.name}</code>" in defenses for field in fields(DEFENSES["ini-robust"]))
+
+
+@pytest.mark.thorough
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("page", ["index", "leaderboard", "concepts/accounts", "reference/api/stealguard"])
+def test_pages_of_the_site_are_quiet_and_fit(site: Path, tmp_path: Path, page: str, width: int, scheme: str) -> None:
+    browser = Browser(find_chromium(), tmp_path)
+    try:
+        browser.open(site / f"{page}.html", width, scheme)
+        assert browser.complaints == []
+        assert [url for url in browser.requests if not url.startswith("file:")] == []
+        assert browser.run("document.documentElement.scrollWidth") <= width
+    finally:
+        browser.close()
+
+
+@pytest.mark.thorough
+@pytest.mark.browser
+def test_search_works_on_pages_that_are_opened_from_files(site: Path, tmp_path: Path) -> None:
+    browser = Browser(find_chromium(), tmp_path)
+    try:
+        browser.open(f"{(site / 'index.html').as_uri()}?q=strictness")
+        found = "document.querySelectorAll('.md-search-result__item').length"
+        until(lambda: browser.run(found) > 0)
+    finally:
+        browser.close()
