@@ -131,20 +131,27 @@ def _peak_apart(key: str, variant: str) -> float:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each variant in Markdown, a column for each net: the ratio, and the share of the authors' memory."""
+    """A line for each variant in Markdown, a column for each net: the ratio, and the share of the authors' memory.
+
+    Either is left out where it was not measured.
+    """
     found = {(row["net"], row["shape"][0], row["variant"]): row for row in rows}
     nets = list(dict.fromkeys((net, channels) for net, channels, _ in found))
     heads = [f"{net}, {channels} x" for net, channels in nets]
     lines = [["step", "counted", *heads], ["---", "--:", *["--:"] * len(heads)]]
     for variant in AUTHORS, *VARIANTS:
-        cells = [_told(found[*net, variant], found[*net, AUTHORS]) for net in nets]
+        cells = [_told(found.get((*net, variant)), found.get((*net, AUTHORS))) for net in nets]
         lines.append([variant, f"{counted(VARIANTS[variant]):.2f}" if variant in VARIANTS else "", *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _told(row: Mapping[str, Any], authors: Mapping[str, Any]) -> str:
-    share = row["added_mib"] / authors["added_mib"]
-    return f"{row['ratio']:.2f} ({row['least']:.2f} - {row['greatest']:.2f}); {share:.2f}"
+def _told(row: Mapping[str, Any] | None, authors: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    ratio = f"{row['ratio']:.2f} ({row['least']:.2f} - {row['greatest']:.2f})"
+    if authors is None or row["added_mib"] is None or authors["added_mib"] is None:
+        return ratio
+    return f"{ratio}; {row['added_mib'] / authors['added_mib']:.2f}"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
