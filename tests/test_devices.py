@@ -19,9 +19,9 @@ def test_operations_of_two_devices_fail() -> None:
     with pretended() as device:
         assert choose(device) == torch.device(NAME)
         there, here = torch.ones(3).to(device), torch.ones(3)
-        with pytest.raises(MixedDevices, match="aten.add.Tensor"):
+        with pytest.raises(MixedDevices, match=r"aten\.add\.Tensor"):
             _ = there + here
-        with pytest.raises(MixedDevices, match="aten.index.Tensor"):
+        with pytest.raises(MixedDevices, match=r"aten\.index\.Tensor"):
             _ = here[there.long()]
         assert there[here.long()].tolist() == [1, 1, 1]
         assert isinstance(there * here.sum(), Marked)
