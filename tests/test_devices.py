@@ -11,7 +11,7 @@ from torch import nn
 import stealguard as sg
 from marked import NAME, Marked, MixedDevices, pretended
 from samples import mlp, noise, task
-from stealguard.defenses import DEFENSES
+from stealguard.defenses import DEFENSES, Defense, MemGuard
 from stealguard.devices import choose
 
 
@@ -33,9 +33,12 @@ def test_operations_of_two_devices_fail() -> None:
         assert gradient.tolist() == [1, 1]
 
 
+KINDS: dict[str, Defense] = {**{name: kind() for name, kind in DEFENSES.items()}, "memguard": MemGuard(steps=3)}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("defense", DEFENSES)
-def test_protect_and_audit_run_on_one_device(tmp_path: Path, defense: str) -> None:
+@pytest.mark.parametrize("defense", KINDS.values(), ids=KINDS)
+def test_protect_and_audit_run_on_one_device(tmp_path: Path, defense: Defense) -> None:
     data, pool = task(160, (16,), 3), noise(120, (16,), seed=8)
     with pretended() as device:
         release = sg.protect(
