@@ -53,7 +53,7 @@ def apart(a: list[float], b: list[float]) -> float:
     return float((torch.tensor(a, dtype=torch.float64) - torch.tensor(b, dtype=torch.float64)).abs().max())
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_have_the_gradients_of_one_on_the_joint_batch(told: list[dict[str, Any]]) -> None:
     """With and without synchronized batch normalization, and every way to combine."""
     for found in told:
@@ -69,7 +69,7 @@ def test_two_processes_have_the_gradients_of_one_for_every_trained_defense() -> 
         assert {case: value for case, value in found.items() if not value <= 1e-9} == {}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_train_as_one_does(told: list[dict[str, Any]]) -> None:
     """Augmentation, PCGrad's orders, outliers, validation and the best epoch are those of one process."""
     for case, alone in trainings().items():
@@ -77,13 +77,13 @@ def test_two_processes_train_as_one_does(told: list[dict[str, Any]]) -> None:
         assert apart(told[0]["trainings"][case], alone) < 1e-9
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_batch_normalization_per_rank_differs_and_ends_alike(told: list[dict[str, Any]]) -> None:
     assert told[0]["per-rank"] == told[1]["per-rank"]
     assert apart(told[0]["per-rank"], state(fitted(True, USUAL))) > 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_two_processes_began_goes_on_in_two_and_in_one(told: list[dict[str, Any]], work: Path) -> None:
     whole, checkpoint = state(fitted(True, USUAL)), work / "alone.pt"
     assert len(torch.load(checkpoint, weights_only=True)["history"]) == 1
@@ -93,13 +93,13 @@ def test_what_two_processes_began_goes_on_in_two_and_in_one(told: list[dict[str,
     assert told[0]["resumed"] == told[1]["resumed"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_gradients_pass_shared_nets_in_a_row(told: list[dict[str, Any]]) -> None:
     for found in told:
         assert apart(found["chained"], chained(ALONE)) < 1e-12
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_dropout_draws_apart_in_each_process_and_shifts_nothing_else(told: list[dict[str, Any]]) -> None:
     (rows, after), same = told[0]["drawn"], told[1]["drawn"]
     assert [rows, after] == same
@@ -108,7 +108,7 @@ def test_dropout_draws_apart_in_each_process_and_shifts_nothing_else(told: list[
     assert after == torch.rand(()).item() != drawn(ALONE)[1]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_processes_that_train_something_else_are_told(told: list[dict[str, Any]]) -> None:
     for found in told:
         assert "Found seed 0 -> 1 from process 0 to process 1." in found["other seed"]
