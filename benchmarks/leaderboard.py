@@ -2,8 +2,8 @@
 
     python -m benchmarks.leaderboard
 
-A line is a setting of a defense that costs honest users at most a point of benign accuracy, with its worst clone. A line is
-adaptive if everything that the defense itself names as its counters (`countered_by`) was tried.
+A line is a setting of a defense that costs honest users at most a point of benign accuracy, with its worst clone. A
+line is adaptive if everything that the defense itself names as its counters (`countered_by`) was tried.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def _of_group(group: Group, baseline: Group | None) -> list[Entry]:
 
 def _of_adaptive() -> list[Entry]:
     """The lines of `ini-robust` with memory, one a number of accounts, after renaming where that is more."""
-    honest = [row for row in _rows("adaptive-honest") if row["measurement"] == "first five" and row["how"] == "as it is"]
+    what = ("first five", "as it is")
+    honest = [row for row in _rows("adaptive-honest") if (row["measurement"], row.get("how")) == what]
     benign, alone = (Spread.of([row[name] for row in honest]) for name in ("later", "net_alone"))
     cells: dict[int, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     rows = _rows("adaptive")

@@ -5,8 +5,8 @@
     python -m benchmarks.step_cost --table docs/results/step-cost.jsonl
 
 Time is processor time of one thread, so that other work on the machine counts little: all variants are timed in turns
-within one process, and a ratio is the median of the rounds' own ratios. The memory that a variant adds is the peak of a
-process that takes one step of it, less that of a process that takes one plain step. `counted` are the passes of the
+within one process, and a ratio is the median of the rounds' own ratios. The memory that a variant adds is what one of
+its steps takes at its peak, in a process of its own, less what a plain step takes. `counted` are the passes of the
 victim and of a surrogate of its architecture, with a Jacobian product as two forward passes, over the three of a plain
 step.
 """
@@ -14,13 +14,13 @@ step.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +41,24 @@ NETS: dict[str, tuple[str, tuple[int, ...], int]] = {  # net, shape of an input,
     "resnet18-3": ("resnet18", (3, 32, 32), 16),
     "wrn16_4-3": ("wrn16_4", (3, 32, 32), 16),
 }
-FAST = InI(surrogate_layers="head", combine="total", isolation_share=0.25)
 VARIANTS = {
     "ini": InI(),
     "summed": InI(combine="total"),
-    "last layer": InI(surrogate_layers="head"),
-    "last layer, summed": replace(FAST, isolation_share=1.0),
-    "ini-fast": FAST,
     "summed, lenet5 as surrogate": InI(combine="total", surrogate="lenet5"),
+    "last layer": InI(surrogate_layers="head"),
+    "last layer, summed": InI(surrogate_layers="head", combine="total"),
+    "ini-fast": InI(surrogate_layers="head", combine="total", surrogate="mlp"),
 }
 PLAIN, AUTHORS = "plain", "authors' way"
 ORDERS = [[0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0], [1, 0, 3, 2]]
 
 
 def counted(defense: InI) -> float:
-    """Passes over those of a plain step, for a surrogate of the victim's architecture."""
+    """Passes over those of a plain step, where a surrogate of another architecture costs nothing."""
     victim = 2 + (4 if defense.combine == "total" else 8)
-    products = (2 + 2) + (2 + 2 + 2) * defense.isolation_share if defense.surrogate_layers == "all" else 0
-    return (victim + 1 + defense.isolation_share + products) / 3
+    products = 3 * 2 + 2 * 2 if defense.surrogate_layers == "all" else 0
+    surrogate = 2 + products if defense.surrogate is None else 0
+    return (victim + surrogate) / 3
 
 
 def steps(name: str, shape: tuple[int, ...], size: int) -> dict[str, Contender]:
@@ -88,32 +88,40 @@ def steps(name: str, shape: tuple[int, ...], size: int) -> dict[str, Contender]:
     }
 
 
-def measured(key: str, rounds: int) -> list[dict[str, Any]]:
+def measured(key: str, variants: Sequence[str], rounds: int) -> list[dict[str, Any]]:
     """A row for each variant of a net."""
     name, shape, size = NETS[key]
-    seconds = interleaved(steps(name, shape, size), rounds, clock=time.process_time)
-    peaks = {variant: _peak_apart(key, variant) for variant in seconds}
-    added = {variant: peak - peaks[PLAIN] for variant, peak in peaks.items()}
+    contenders = {variant: step for variant, step in steps(name, shape, size).items() if variant in (PLAIN, *variants)}
+    seconds = interleaved(contenders, rounds, clock=time.process_time)
+    peaks = {variant: _peak_apart(key, variant) for variant in contenders}
     rows = []
-    for variant in AUTHORS, *VARIANTS:
+    for variant in variants:
         ratios = sorted(a / b for a, b in zip(seconds[variant], seconds[PLAIN], strict=True))
         rows.append({
             "net": name, "shape": list(shape), "batch": size, "variant": variant,
             "ratio": statistics.median(ratios), "least": ratios[0], "greatest": ratios[-1], "rounds": rounds,
-            "added_mib": added[variant], "added_share": added[variant] / added[AUTHORS],
-            "hardware": hardware(), "torch": torch.__version__,
+            "added_mib": peaks[variant] - peaks[PLAIN], "hardware": hardware(), "torch": torch.__version__,
         })  # fmt: skip
     return rows
 
 
 def peak(key: str, variant: str) -> float:
-    """The most memory in MiB that this process had resident after one step.
+    """The most memory in MiB that a second step takes beyond what is resident before it, on Linux with glibc.
 
-    Linux counts in `ru_maxrss` what the parent had resident too; `VmHWM` is this process's own.
+    The first step imports what traces a surrogate and checks the trace, which is done once for each shape.
     """
-    steps(*NETS[key])[variant]()
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**10
+    step = steps(*NETS[key])[variant]
+    step()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
+    before = _resident("VmRSS")
+    step()
+    return _resident("VmHWM") - before
+
+
+def _resident(name: str) -> float:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 2**10  # from KiB
 
 
 def _peak_apart(key: str, variant: str) -> float:
@@ -124,19 +132,19 @@ def _peak_apart(key: str, variant: str) -> float:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A line for each variant in Markdown, a column for each net: the ratio, and the share of the authors' memory."""
-    nets = list(dict.fromkeys((row["net"], row["shape"][0]) for row in rows))
+    found = {(row["net"], row["shape"][0], row["variant"]): row for row in rows}
+    nets = list(dict.fromkeys((net, channels) for net, channels, _ in found))
     heads = [f"{net}, {channels} x" for net, channels in nets]
     lines = [["step", "counted", *heads], ["---", "--:", *["--:"] * len(heads)]]
-    for variant in dict.fromkeys(row["variant"] for row in rows):
-        cells = {(row["net"], row["shape"][0]): row for row in rows if row["variant"] == variant}
-        known = VARIANTS.get(variant)
-        floor = f"{counted(known):.2f}" if known and known.surrogate is None else ""
-        lines.append([variant, floor, *(_told(cells[net]) for net in nets)])
+    for variant in AUTHORS, *VARIANTS:
+        cells = [_told(found[*net, variant], found[*net, AUTHORS]) for net in nets]
+        lines.append([variant, f"{counted(VARIANTS[variant]):.2f}" if variant in VARIANTS else "", *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _told(row: Mapping[str, Any]) -> str:
-    return f"{row['ratio']:.2f} ({row['least']:.2f} - {row['greatest']:.2f}); {row['added_share']:.2f}"
+def _told(row: Mapping[str, Any], authors: Mapping[str, Any]) -> str:
+    share = row["added_mib"] / authors["added_mib"]
+    return f"{row['ratio']:.2f} ({row['least']:.2f} - {row['greatest']:.2f}); {share:.2f}"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -146,6 +154,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=NETS)
+    parser.add_argument("--variants", nargs="+", default=[AUTHORS, *VARIANTS], choices=[AUTHORS, *VARIANTS])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="the file that lines are added to; printed if left out")
     parser.add_argument("--table", type=Path, help="print the table of a file of rows, and measure nothing")
@@ -159,7 +168,7 @@ def main() -> None:
         print(peak(*given.peak))
         return
     for key in given.nets:
-        lines = [json.dumps(row) for row in measured(key, given.rounds)]
+        lines = [json.dumps(row) for row in measured(key, given.variants, given.rounds)]
         if given.out is None:
             print("\n".join(lines), flush=True)
         else:

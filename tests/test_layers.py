@@ -124,6 +124,7 @@ def test_light_modules_load_without_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated and goes in version")
 def test_public_names_are_all_there() -> None:
     for name in stealguard.__all__:
         assert getattr(stealguard, name) is not None

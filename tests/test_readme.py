@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks import means, tables, worst
+from benchmarks import means, step_cost, tables, worst
 
+from stealguard.defenses import InI
+from stealguard.releases.presets import PRESETS
 from stealguard.report import render
 from stealguard.results import read
+from stealguard.settings import changed
 
 HOME = Path(__file__).parent.parent
 README = (HOME / "README.md").read_text()
@@ -52,6 +55,16 @@ def test_the_notebooks_other_tables_are_means_of_committed_rows(rows: str, by: l
 @pytest.mark.parametrize("rows", ["tables", "tables-mixed"])
 def test_the_tables_of_tables_and_signals_are_computed_from_committed_rows(rows: str) -> None:
     assert tables.table(read(HOME / f"docs/results/{rows}.jsonl")) in NOTEBOOK
+
+
+def test_the_table_of_training_steps_is_computed_from_committed_rows() -> None:
+    rows = step_cost.read(HOME / "docs/results/step-cost.jsonl")
+    assert step_cost.table(rows) in (HOME / "docs/speed.md").read_text()
+
+
+def test_the_fast_preset_takes_the_step_that_was_timed() -> None:
+    weights = {"gamma": InI.gamma, "delta": InI.delta, "epsilon": InI.epsilon}
+    assert changed(PRESETS["ini-fast"].defense, weights, "ini-fast") == step_cost.VARIANTS["ini-fast"]
 
 
 MEMORY = {"measurement": "theft", "guard": "memory", "variant": ""}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -159,3 +160,8 @@ def one_line(error: BaseException, limit: int = 2_000) -> str:
         text = str(error) or type(error).__name__
     text = printable(text)
     return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+
+
+def deprecated(old: str, new: str, gone: str) -> None:
+    """Warn that the name `old` goes in version `gone`, and what is to be used instead; see docs/stability.md."""
+    warnings.warn(f"`{old}` is deprecated and goes in version {gone}: use `{new}`.", DeprecationWarning, stacklevel=3)

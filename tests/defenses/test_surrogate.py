@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import stealguard as sg
 from stealguard.defenses.surrogate import (
     READINGS,
-    Head,
+    LastLayer,
     Linearization,
     isolation,
     isolation_at,
@@ -23,6 +23,7 @@ from stealguard.defenses.surrogate import (
 from stealguard.errors import Invalid
 from stealguard.nets import build, reinitialized
 from stealguard.nets.resnet import Residual
+from stealguard.training import losses
 from stealguard.training.combine import pcgrad
 from stealguard.types import Batch
 
@@ -141,11 +142,11 @@ class TestLastLayer:
 
     def test_each_term(self, make, reading: str) -> None:
         victim, (x, y, z) = make(), batch()
-        defended = sg.InI(reading=reading, surrogate_layers="head", isolation_share=0.5).build(victim, x[:2])
+        defended = sg.InI(reading=reading, surrogate_layers="head").build(victim, x[:2])
         ours, surrogate = defended.losses(Batch(x, y, z)), ByLastLayer(defended.surrogates(x)[0])
         parameters = list(victim.parameters())
         expected = {
-            "isolation": oracle.isolation(victim(x)[:3], surrogate, x[:3], y[:3], reading),
+            "isolation": oracle.isolation(victim(x), surrogate, x, y, reading),
             "magnitude": 1000 * oracle.magnitude(victim(z), surrogate, z, reading),
         }
         for name, theirs in expected.items():
@@ -158,7 +159,7 @@ class TestLastLayer:
 
     def test_products_are_those_of_all_weights_restricted_to_the_last_layer(self, make, reading: str) -> None:
         net, x = make().eval(), batch().x
-        at, whole = Head(net, x), Linearization(net, x)
+        at, whole = LastLayer(net, x), Linearization(net, x)
         generator = torch.Generator().manual_seed(2)
         c = torch.randn(at.logits.shape, generator=generator, dtype=torch.float64)
         torch.testing.assert_close(at.logits, whole.logits, rtol=0, atol=1e-12)
@@ -180,8 +181,8 @@ def test_a_single_linear_layer_is_its_own_head() -> None:
     for bias in True, False:
         surrogate = nn.Sequential(nn.Flatten(), nn.Linear(784, 10, bias=bias)).double().eval()
         for term, theirs in (
-            (isolation_at(v, Head(surrogate, x), y), isolation(v, surrogate, x, y)),
-            (magnitude_at(v, Head(surrogate, x)), magnitude(v, surrogate, x)),
+            (isolation_at(v, LastLayer(surrogate, x), y), isolation(v, surrogate, x, y)),
+            (magnitude_at(v, LastLayer(surrogate, x)), magnitude(v, surrogate, x)),
         ):
             torch.testing.assert_close(term, theirs, rtol=0, atol=1e-12)
             (got,), (expected,) = torch.autograd.grad(term, v), torch.autograd.grad(theirs, v)
@@ -191,39 +192,22 @@ def test_a_single_linear_layer_is_its_own_head() -> None:
 def test_a_net_that_does_not_end_with_a_linear_layer_is_named() -> None:
     net, x = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Tanh()).double(), batch().x
     with pytest.raises(Invalid, match=r"a module that ends with an `nn\.Linear`\. Found `Sequential`"):
-        Head(net, x)
+        LastLayer(net, x)
     assert not any(part._forward_hooks for part in net.modules())
 
 
 def test_reading_the_head_leaves_modes_and_statistics_alone() -> None:
     x, net = batch().x, small_resnet().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    at = Head(net, x)
+    at = LastLayer(net, x)
     assert net.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     torch.testing.assert_close(at.logits, net.eval()(x))
 
 
-def test_isolation_on_a_share_reads_the_first_inputs_alone() -> None:
-    victim, (x, y, z) = lenet(), batch()
-    defended = sg.InI(isolation_share=0.34).build(victim, x[:2])  # three of six, rounded up
-    (surrogate,) = defended.surrogates(x)
-    whole = defended.losses(Batch(x, y, z))
-    torch.testing.assert_close(whole["isolation"], isolation(victim(x[:3]), surrogate, x[:3], y[:3]))
-    torch.testing.assert_close(whole["task"], F.cross_entropy(victim(x), y))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"surrogate_layers": "last"}, "`surrogate_layers` should be one of all, head. Found `last`"),
-        ({"isolation_share": 0.0}, r"`isolation_share` should be in \(0, 1\]. Found 0.0"),
-        ({"isolation_share": 1.5}, r"`isolation_share` should be in \(0, 1\]. Found 1.5"),
-    ],
-)
-def test_wrong_settings_of_fewer_passes_are_named(settings, message: str) -> None:
-    with pytest.raises(Invalid, match=message):
-        sg.InI(**settings)
+def test_wrong_layers_of_the_surrogate_are_named() -> None:
+    with pytest.raises(Invalid, match=r"`surrogate_layers` should be one of all, head\. Found `last`"):
+        sg.InI(surrogate_layers="last")
 
 
 def test_vjp_and_jvp_are_each_others_transpose() -> None:
@@ -279,7 +263,7 @@ def test_an_answer_that_is_the_label_is_not_isolated() -> None:
 def test_an_answer_like_the_surrogates_own_gives_no_gradient() -> None:
     surrogate, z = lenet().eval(), batch().outliers
     assert magnitude(surrogate(z), surrogate, z).item() < 1e-16
-    assert sg.losses.induction(surrogate(z), sg.losses.center(surrogate(z))).item() < 1e-14
+    assert losses.induction(surrogate(z), losses.center(surrogate(z))).item() < 1e-14
 
 
 def test_a_surrogate_is_read_in_evaluation_mode_and_left_in_its_own() -> None:

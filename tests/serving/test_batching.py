@@ -189,38 +189,18 @@ def test_a_closed_batcher_answers_what_waits_and_takes_nothing_new() -> None:
     assert asyncio.run(run()) == [2, 4, 6]
 
 
-@pytest.mark.parametrize(("quick", "on_the_loop"), [(1e9, [False, True, True]), (0.0, [False] * 3)])
-def test_what_is_quick_is_computed_by_the_loop_once_that_is_known(quick: float, on_the_loop: list[bool]) -> None:
-    where = list[bool]()
+def test_the_thread_begins_with_what_it_is_told() -> None:
+    where = list[str]()
 
-    def compute(jobs: Sequence[int]) -> list[int | Exception]:
-        where.append(threading.current_thread() is threading.main_thread())
-        if 13 in jobs:
-            raise RuntimeError("out of memory")
-        return [2 * job for job in jobs]
+    def begin() -> None:
+        where.append(threading.current_thread().name)
 
-    async def run() -> list[object]:
-        batcher = Batcher[int, int](compute, rows=8, queue=100, quick=quick)
-        return [(await asyncio.gather(batcher(job, 1), return_exceptions=True))[0] for job in (1, 13, 3)]
+    async def run() -> int:
+        return await Batcher[int, int](Doubling(), rows=1, queue=1, begin=begin)(4, 1)
 
-    two, error, six = asyncio.run(run())
-    assert (two, type(error), six) == (2, RuntimeError, 6)
-    assert where == on_the_loop
-
-
-def test_more_than_a_batch_is_computed_by_the_loop_in_its_order() -> None:
-    compute = Doubling()
-
-    async def run() -> list[int]:
-        batcher = Batcher[int, int](compute, rows=2, queue=100, quick=1e9)
-        await batcher(0, 1)
-        jobs = [asyncio.ensure_future(batcher(job, 1)) for job in range(1, 6)]
-        await until(lambda: batcher.waiting)
-        batcher.close()
-        return list(await asyncio.gather(*jobs))
-
-    assert asyncio.run(run()) == [2, 4, 6, 8, 10]
-    assert compute.batches == [[0], [1, 2], [3, 4], [5]]
+    assert asyncio.run(run()) == 8
+    assert len(where) == 1
+    assert where[0].startswith("stealguard-batches")
 
 
 @pytest.mark.parametrize("name", ["rows", "queue"])

@@ -66,6 +66,17 @@ def accounts_to_reach(
         Invalid: a parameter breaks its rule.
         NotApplicable: the victim's answers do not depend on the account.
         StealguardError: no attack can be finished; says why.
+
+    Example:
+        >>> data, pool = (torch.rand(90, 4), torch.arange(90) % 3), torch.rand(200, 4)
+        >>> release = sg.protect(
+        ...     "mlp", data, defense="ini-robust", outliers=pool, epochs=1, out="runs/small", progress=False
+        ... )
+        >>> sg.auditing.accounts_to_reach(
+        ...     release, 0.1, [sg.attacks.Knockoff(budget=20)], [pool], "soft", data=data, progress=False,
+        ...     show=lambda row: None,
+        ... )
+        1
     """
     require(0 < accuracy <= 1, "accuracy", "in (0, 1]", accuracy)
     rule = "attacks or their names: a suite brings its own numbers of accounts"

@@ -103,7 +103,13 @@ def audit(
         Invalid: a parameter breaks its rule; nothing is asked or written then.
 
     Example:
-        >>> rows = sg.audit("runs/robust", pools=["letters"])  # doctest: +SKIP
+        >>> data = torch.rand(90, 4), torch.arange(90) % 3
+        >>> victim = sg.Given(nn.Sequential(nn.Linear(4, 3)), shape=(4,), classes=3)
+        >>> attack = sg.attacks.Knockoff(budget=50)
+        >>> pool = torch.rand(50, 4)
+        >>> rows = sg.audit(victim, [attack], [pool], "soft", data=data, store="rows.sqlite", progress=False)
+        >>> [(row.attack, row.queries, row.status) for row in rows]
+        [('knockoff', 50, 'ok')]
     """
     victim = victim_of(victim, net=net, defense=defense, device=device)
     task = _task(victim, data)

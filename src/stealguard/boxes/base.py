@@ -45,6 +45,10 @@ def logits(module: nn.Module, x: Tensor) -> Tensor:
 
     The module is asked in the dtype of its weights. It answers in float32 at least, so that a softmax of half-precision
     outputs sums to 1.
+
+    Example:
+        >>> sg.boxes.logits(nn.Linear(4, 3), torch.rand(5, 4)).shape
+        torch.Size([5, 3])
     """
     module.eval()
     device, dtype = device_of(module), _dtype_of(module)
@@ -53,7 +57,13 @@ def logits(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def outputs_of(heads: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
-    """The outputs of each head for inputs (N, ...), by the heads' names."""
+    """The outputs of each head for inputs (N, ...), by the heads' names.
+
+    Example:
+        >>> outputs = sg.boxes.outputs_of({"logits": nn.Linear(4, 3)}, torch.rand(5, 4))
+        >>> outputs["logits"].shape
+        torch.Size([5, 3])
+    """
     return {name: logits(head, x) for name, head in heads.items()}
 
 
@@ -119,7 +129,13 @@ class Rewritten:
 
 
 def ask(box: BlackBox, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The box's answers to `x`, one chunk of rows at a time, until it refuses: the rows, and their answers."""
+    """The box's answers to `x`, one chunk of rows at a time, until it refuses: the rows, and their answers.
+
+    Example:
+        >>> box = lambda x: x.softmax(dim=1)
+        >>> [(rows, len(answers)) for rows, answers in sg.boxes.ask(box, torch.rand(5, 3))]
+        [(slice(0, 5, None), 5)]
+    """
     start = 0
     while start < len(x):
         rows = slice(start, min(start + CHUNK, len(x)))

@@ -162,6 +162,13 @@ def read_records(path: Path) -> list[Record]:
 
     Raises:
         LedgerError: the file is not a ledger of version 1.
+
+    Example:
+        >>> box = sg.boxes.AnswerLedger(lambda x: x.softmax(dim=1), Path("answers"))
+        >>> answers = box(torch.rand(2, 3))
+        >>> box.close()
+        >>> len(sg.boxes.read_records(Path("answers")))
+        2
     """
     with opened(path) as file:
         data = file.read()

@@ -65,6 +65,10 @@ def check_answers(answers: Tensor, n: int, name: str, classes: int | None = None
 
     Raises:
         BoxFault: a rule is broken; names the box, the rule and what was found.
+
+    Example:
+        >>> sg.boxes.check_answers(torch.tensor([[0.25, 0.75]]), 1, "mine")
+        tensor([[0.2500, 0.7500]])
     """
     columns = answers.shape[1] if isinstance(answers, Tensor) and answers.dim() == 2 else 0
     if columns < 2 or len(answers) != n or columns != (classes or columns):

@@ -64,6 +64,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     Exits with status 2, and one line on stderr, for what a user can mend, what the arguments lack and what the system
     refuses; with 130 when interrupted; with 1 and a traceback for an error of stealguard's own.
+
+    Example:
+        >>> main(["list", "nets", "--json"])  # doctest: +ELLIPSIS
+        {"lenet5": ...}
     """
     tokens = sys.argv[1:] if arguments is None else arguments
     try:

@@ -61,6 +61,9 @@ def compare(
 
     Raises:
         StealguardError: the grid breaks a rule (names file, key and value), or the engine is not there.
+
+    Example:
+        >>> rows = sg.compare("grid.yaml", "runs/compare", workers=2)  # doctest: +SKIP
     """
     spec, home = read(grid, allow_code=allow_code), Path(out)
     for name, number, least, most in (

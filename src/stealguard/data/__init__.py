@@ -159,6 +159,11 @@ def task(
     Raises:
         Invalid: `data` is none of these or breaks a rule.
         FetchError: a named set cannot be had.
+
+    Example:
+        >>> task = sg.data.task((torch.rand(60, 4), torch.arange(60) % 3))
+        >>> len(task.train.x), len(task.test.x), task.classes
+        (48, 12, 3)
     """
     from stealguard.data import own
 
@@ -177,6 +182,10 @@ def images(data: Any, *, seed: int = 0, reading: Reading | None = None, root: Pa
 
     Raises:
         Invalid, FetchError: as `task` does, and for values off [0, 1].
+
+    Example:
+        >>> sg.data.images(torch.rand(60, 4))[:2].shape
+        torch.Size([2, 4])
     """
     from stealguard.data import own
 
@@ -184,7 +193,12 @@ def images(data: Any, *, seed: int = 0, reading: Reading | None = None, root: Pa
 
 
 def label(data: Any) -> str:
-    """The word for `data` in recipes and rows: its name, or the kind and the first hash digits of what has no name."""
+    """The word for `data` in recipes and rows: its name, or the kind and the first hash digits of what has no name.
+
+    Example:
+        >>> sg.data.label("mnist")
+        'mnist'
+    """
     if isinstance(data, str):
         return data
     from stealguard.data import own
@@ -198,6 +212,9 @@ def get(name: str, *, root: Path | None = None, progress: bool = True) -> Path:
     Raises:
         FetchError: it cannot be had; says all that was tried.
         Invalid: there is no such set, or it has no shape of its own and is made from a task's training inputs.
+
+    Example:
+        >>> path = sg.data.get("mnist")  # doctest: +SKIP
     """
     spec: SetSpec = pick(SETS, name, "data")
     rule = "a set with inputs of its own"
@@ -259,7 +276,12 @@ def obtain(name: str, spec: SetSpec, site: Site) -> tuple[Arrays, store.Note]:
 
 
 def listing(root: Path | None = None) -> list[Status]:
-    """Every set with its state as recorded, without reading the data again."""
+    """Every set with its state as recorded, without reading the data again.
+
+    Example:
+        >>> "mnist" in {status.name for status in sg.data.listing()}
+        True
+    """
     home = store.home(root)
     return [status(name, store.note(store.place(name, home)), home) for name in SETS]
 
@@ -274,7 +296,12 @@ def status(name: str, note: store.Note | None, home: Path) -> Status:
 
 
 def verify(root: Path | None = None) -> list[Status]:
-    """Every set that the store has, hashed again and compared with the hash that is known, or was recorded."""
+    """Every set that the store has, hashed again and compared with the hash that is known, or was recorded.
+
+    Example:
+        >>> sg.data.verify(Path("an-empty-store"))
+        []
+    """
     home = store.home(root)
     return [check(row) for row in listing(home) if row.state not in ("absent", MADE)]
 

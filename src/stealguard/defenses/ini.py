@@ -60,9 +60,7 @@ class Isolated(Defended):
         if settings.gamma:
             terms["induction"] = settings.gamma * _mean(induction(on_outliers, s.logits) for s in at_outliers)
         if settings.delta:
-            n = math.ceil(settings.isolation_share * len(v))
-            x, y = batch.x[:n], batch.y[:n]
-            on_task = (isolation_at(v[:n], linear(s, x), y, settings.reading) for s in surrogates)
+            on_task = (isolation_at(v, linear(s, batch.x), batch.y, settings.reading) for s in surrogates)
             terms["isolation"] = settings.delta * _mean(on_task)
         if settings.epsilon:
             sizes = (magnitude_at(on_outliers, s, settings.reading) for s in at_outliers)
@@ -102,7 +100,6 @@ class InI(Defense):
         surrogates: how many of them, each drawn at random and frozen; the terms are averaged over them.
         surrogate_layers: gradients of `all` of the surrogate's weights, as published, or those of its `head`, the last
             layer, in closed form and without any backward pass through it.
-        isolation_share: share of each task batch that isolation is computed on, in (0, 1].
     """
 
     # Isolation turns the gradient of soft answers; near task inputs labels are right, and a pool can grow there.
@@ -116,7 +113,6 @@ class InI(Defense):
     surrogate: str | None = None
     surrogates: int = 1
     surrogate_layers: Layers = "all"
-    isolation_share: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("gamma", "delta", "epsilon"):
@@ -125,7 +121,6 @@ class InI(Defense):
         require(self.reading in READINGS, "reading", f"one of {', '.join(READINGS)}", f"`{self.reading}`")
         pick(COMBINES, self.combine, "combine")
         pick(LAYERS, self.surrogate_layers, "surrogate_layers")
-        require(0 < self.isolation_share <= 1, "isolation_share", "in (0, 1]", self.isolation_share)
 
     @staticmethod
     def robust() -> RobustInI:

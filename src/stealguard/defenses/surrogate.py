@@ -141,7 +141,7 @@ class Linear(Protocol):
         """J u, (B, K), for a tangent of one tensor a weight."""
 
 
-class Head:
+class LastLayer:
     """A frozen module at `x`, (B, ...), and its Jacobian in the weights of its last layer alone, in closed form.
 
     With logits s = W h + b, J^T c is (c^T h, sum c) and J (U, r) is U h + r: the features h, (B, D), are all that is
@@ -211,7 +211,7 @@ class Linearization:
             return self._share.join(self._products.jvp(u))
 
 
-LAYERS: dict[str, Callable[[nn.Module, Tensor], Linear]] = {"all": Linearization, "head": Head}
+LAYERS: dict[str, Callable[[nn.Module, Tensor], Linear]] = {"all": Linearization, "head": LastLayer}
 """The weights of the surrogate that gradients are taken in, and what computes them."""
 
 

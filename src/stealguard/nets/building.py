@@ -62,13 +62,22 @@ Statistic = float | Sequence[float]
 
 
 def check_name(net: str | nn.Module) -> None:
-    """Raise `Invalid` for an unknown name: cheap enough to call before data are fetched."""
+    """Raise `Invalid` for an unknown name: cheap enough to call before data are fetched.
+
+    Example:
+        >>> sg.nets.check_name("lenet5")
+    """
     if isinstance(net, str) and ":" not in net:
         pick(NETS, net, "net")
 
 
 def is_users(net: str) -> bool:
-    """Whether a net's name stands for code of the user's own: `module:callable`."""
+    """Whether a net's name stands for code of the user's own: `module:callable`.
+
+    Example:
+        >>> sg.nets.is_users("my_module:net"), sg.nets.is_users("lenet5")
+        (True, False)
+    """
     return ":" in net and not offered(net)
 
 
@@ -93,6 +102,11 @@ def build(
 
     Raises:
         Invalid: the net is unknown, cannot be built, or does not give logits; or the statistics break a rule.
+
+    Example:
+        >>> net = sg.nets.build("lenet5", torch.rand(8, 1, 28, 28), 10, seed=0)
+        >>> net(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
     """
     require(classes >= 2, "classes", "at least 2", classes)
     with seeded(seed):
@@ -164,6 +178,10 @@ def of_user(path: str) -> nn.Module:
 
     Raises:
         Invalid: there is no such callable, it raises, or it returns something else.
+
+    Example:
+        >>> sg.nets.of_user("torch.nn:Identity")
+        Identity()
     """
     factory = imported(path, "net")
     try:

@@ -18,6 +18,11 @@ def copied(module: Module) -> Module:
 
     Raises:
         Invalid: the module cannot be copied.
+
+    Example:
+        >>> net = nn.Linear(2, 3)
+        >>> sg.nets.copied(net).weight is net.weight
+        False
     """
     computed = {id(t): t.detach().clone() for _, t in attributes(module) if not t.is_leaf}
     try:

@@ -40,6 +40,12 @@ def reinitialized(module: nn.Module, *, seed: int) -> nn.Module:
 
     Raises:
         Invalid: a tensor of the module cannot be drawn anew; the error names it.
+
+    Example:
+        >>> net = nn.Linear(2, 3)
+        >>> fresh = sg.nets.reinitialized(net, seed=1)
+        >>> fresh.weight.shape == net.weight.shape, torch.equal(fresh.weight, net.weight)
+        (True, False)
     """
     device, fresh = device_of(module), _drawn(module, seed)
     if _kept(fresh, module):  # perhaps the seed is just the one that `module` itself was drawn from
@@ -60,12 +66,24 @@ def reinitialized(module: nn.Module, *, seed: int) -> nn.Module:
 
 
 def sibling(net: nn.Module, number: int) -> nn.Module:
-    """`net` with other weights, drawn from a seed that follows from the weights it has and from `number`."""
+    """`net` with other weights, drawn from a seed that follows from the weights it has and from `number`.
+
+    Example:
+        >>> net = nn.Linear(2, 3)
+        >>> torch.equal(sg.nets.sibling(net, 1).weight, sg.nets.sibling(net, 1).weight)
+        True
+    """
     return reinitialized(net, seed=derive(seed_from(net), "sibling", number))
 
 
 def seed_from(net: nn.Module) -> int:
-    """A seed that follows from the weights: for what a defense draws beside them, the same whenever they are."""
+    """A seed that follows from the weights: for what a defense draws beside them, the same whenever they are.
+
+    Example:
+        >>> net = nn.Linear(2, 3)
+        >>> sg.nets.seed_from(net) == sg.nets.seed_from(sg.nets.copied(net))
+        True
+    """
     return derive(0, *(p.detach().cpu().double().sum().item() for p in net.parameters()))
 
 

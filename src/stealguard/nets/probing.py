@@ -54,6 +54,11 @@ def adapted(net: nn.Module, like: Tensor, classes: int) -> nn.Module:
 
     Raises:
         Invalid: it cannot take such inputs, or gives no logits: another shape, NaN, or normalized rows.
+
+    Example:
+        >>> net = sg.nets.adapted(nn.Linear(4, 1), torch.rand(3, 4), classes=2)
+        >>> net(torch.rand(3, 4)).shape
+        torch.Size([3, 2])
     """
     for name, p in net.named_parameters():
         floating = f"of {like.dtype} weights: convert it first, with `.to({like.dtype})`"
@@ -146,6 +151,9 @@ def check(net: nn.Module, like: Tensor) -> None:
 
     Found are weights that are not registered, and plain attributes that training changes and that the logits depend on.
     `like` are some inputs, (N, *shape).
+
+    Example:
+        >>> sg.nets.check(nn.Linear(4, 2), torch.rand(3, 4))
     """
     for name in _unregistered(net):
         raise Invalid("net", "made of registered parts (`nn.Parameter`, `nn.ModuleList`)", f"`{name}`, which is not")

@@ -34,6 +34,11 @@ def read_weights(path: str | Path) -> Weights:
 
     Raises:
         Invalid: the file cannot be read so.
+
+    Example:
+        >>> torch.save(nn.Linear(2, 3).state_dict(), "w.pt")
+        >>> sorted(sg.nets.read_weights("w.pt").tensors)
+        ['bias', 'weight']
     """
     path = Path(path).expanduser()
     rule = "a file of weights: a `state_dict` that torch saved (`torch.save(net.state_dict(), ...)`), or safetensors"
@@ -68,6 +73,14 @@ def give(net: nn.Module, weights: Weights, *, partial: bool = False) -> list[str
     Raises:
         Invalid: no tensor fits, or the net has tensors that the weights lack or have in another shape, unless
             `partial` allows it; names them.
+
+    Example:
+        >>> torch.save({"weight": torch.ones(3, 2), "bias": torch.zeros(3)}, "w.pt")
+        >>> net = nn.Linear(2, 3)
+        >>> sg.nets.give(net, sg.nets.read_weights("w.pt"))
+        []
+        >>> net(torch.ones(1, 2)).tolist()
+        [[2.0, 2.0, 2.0]]
     """
     own = net.state_dict()
     state = _without_prefix(weights.tensors, list(own))

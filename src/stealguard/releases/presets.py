@@ -31,14 +31,7 @@ PRESETS: dict[str, Preset] = {
         RobustInI(), Training(epochs=32, weight_decay=1e-3, schedule="warm-cosine", augment="half-affine")
     ),
     "ini-fast": Preset(
-        InI(
-            gamma=0.1,
-            delta=0.3333,
-            epsilon=33.3,
-            combine="total",
-            surrogate_layers="head",
-            isolation_share=0.25,
-        ),
+        InI(gamma=0.1, delta=0.3333, epsilon=33.3, combine="total", surrogate="mlp", surrogate_layers="head"),
         Training(),
     ),
     "ini-official-mnist": _authors(50),

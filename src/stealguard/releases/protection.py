@@ -129,7 +129,10 @@ def protect(
             that training began with. The recipe's `honest` has the numbers, see `releases.honest.honest`.
 
     Example:
-        >>> release = sg.protect("lenet5", "mnist", out="runs/robust")  # doctest: +SKIP
+        >>> data = torch.rand(90, 4), torch.arange(90) % 3
+        >>> release = sg.protect("mlp", data, defense="none", epochs=1, out="runs/small", progress=False)
+        >>> release.box(torch.rand(2, 4)).shape
+        torch.Size([2, 3])
     """
     ranks = present()
     folder, where, progress = free(out, overwrite), ranks.device(choose(device)), progress and ranks.first
@@ -223,7 +226,7 @@ def protect(
             kept = Release(folder, {}, model, preset.defense)
     kept = _as_told(kept, ranks)
     for complaint in complaints(kept.recipe["honest"]) if ranks.first else ():
-        warnings.warn(complaint, PoorAnswers, stacklevel=2)
+        warnings.warn(complaint, PoorAnswers, stacklevel=3)  # past the decorator
     return replace(kept, folder=Path(out))
 
 
@@ -259,6 +262,13 @@ def guarded(
 
     Raises:
         Invalid: `defense` would have trained other weights, or `out` is taken.
+
+    Example:
+        >>> data = torch.rand(90, 4), torch.arange(90) % 3
+        >>> release = sg.protect("mlp", data, defense="none", epochs=1, out="runs/small", progress=False)
+        >>> labels = sg.guarded(release, sg.defenses.TopK(k=1), "runs/labels")
+        >>> labels.box(torch.rand(1, 4)).max().item()
+        1.0
     """
     name, settings = describe(DEFENSES, defense)
     rule = f"of the release's training, {_trained(release.defense)}; for others there is `protect`"

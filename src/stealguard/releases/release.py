@@ -260,6 +260,12 @@ def load(
     Raises:
         ReleaseError: a file is missing, truncated, tampered with or of an unknown format, or code has to be named.
         Invalid: `net` or `defense` is not what the release was made with.
+
+    Example:
+        >>> data = torch.rand(90, 4), torch.arange(90) % 3
+        >>> _ = sg.protect("mlp", data, defense="none", epochs=1, out="runs/small", progress=False)
+        >>> sg.load("runs/small").name
+        'small'
     """
     folder = Path(folder)
     recipe = read_recipe(folder)

@@ -26,6 +26,11 @@ def summary(rows: Iterable[Row]) -> list[Group]:
 
     Raises:
         Invalid: there are no rows.
+
+    Example:
+        >>> rows = results.read("docs/results/mnist-lenet5.jsonl")
+        >>> [group.name for group in sg.report.summary(rows)]
+        ['undefended', 'ini', 'official']
     """
     by_setting: dict[object, list[Row]] = defaultdict(list)
     for row in _completed(list(rows)):

@@ -28,6 +28,7 @@ class Report:
     Raises:
         Invalid: there are no rows.
 
+    >>> from stealguard.results import read
     >>> Report(read("docs/results/mnist-lenet5.jsonl"), title="InI").html.count("<h1>InI</h1>")
     1
     """
@@ -81,6 +82,7 @@ def figures(rows: Iterable[Row]) -> list[Figure]:
     Raises:
         Invalid: there are no rows.
 
+    >>> from stealguard.results import read
     >>> [figure.title for figure in figures(read("docs/results/mnist-lenet5.jsonl"))][0]
     'Benign accuracy against clone accuracy'
     """

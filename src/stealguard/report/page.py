@@ -51,6 +51,10 @@ def write_html(rows: Iterable[Row], path: str | Path, title: str = TITLE, comman
     """Write the report as one HTML file, whole or not at all.
 
     `command` is shown as what made the rows. Raises `Invalid` where there are no rows.
+
+    Example:
+        >>> rows = results.read("docs/results/mnist-lenet5.jsonl")
+        >>> sg.report.write_html(rows, "report.html", title="InI on MNIST")
     """
     write_text(Path(path), html(summary(rows), title, command))
 

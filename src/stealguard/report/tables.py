@@ -29,6 +29,11 @@ def render(rows: Iterable[Row], format: str = "table", *, width: int = 160) -> s
     """The comparison as `table`, `markdown`, `latex`, `csv` or `json` (the last two: a record a cell, fractions).
 
     A `table` has lines of at most `width` characters. Raises `Invalid` for no rows and for another format.
+
+    Example:
+        >>> rows = results.read("docs/results/mnist-lenet5.jsonl")
+        >>> sg.report.render(rows, "markdown").splitlines()[0]
+        '| attack | pool | labels | budget | undefended | ini | official |'
     """
     chosen: Callable[[Iterable[Row]], str] = pick(FORMATS, format, "format")
     return _as_text(rows, width) if chosen is _as_text else chosen(rows)
@@ -128,7 +133,13 @@ def _groups_down(groups: Sequence[Group]) -> list[list[str]]:
 
 
 def table(rows: Iterable[Row], *, width: int = 160) -> Table:
-    """What the command line prints, for a terminal of that width. Raises `Invalid` for no rows."""
+    """What the command line prints, for a terminal of that width. Raises `Invalid` for no rows.
+
+    Example:
+        >>> rows = results.read("docs/results/mnist-lenet5.jsonl")
+        >>> sg.report.table(rows).row_count
+        6
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -218,7 +218,12 @@ class Row:
 
 
 def key_of(**what: object) -> str:
-    """SHA-256 (hex) of JSON-able values, whatever their order: equal makings give equal keys, in every process."""
+    """SHA-256 (hex) of JSON-able values, whatever their order: equal makings give equal keys, in every process.
+
+    Example:
+        >>> results.key_of(a=1, b=2) == results.key_of(b=2, a=1)
+        True
+    """
     return fingerprint(what)
 
 
@@ -226,6 +231,11 @@ def to_records(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """A flat dict a row, all with the same keys, for CSV, JSON and `pandas.DataFrame`.
 
     Fields of the victim begin with `victim_`; metrics have their own names, None where one was not measured.
+
+    Example:
+        >>> records = results.to_records(results.read("docs/results/mnist-lenet5.jsonl"))
+        >>> records[0]["attack"], records[0]["clone_accuracy"]
+        ('knockoff', 0.8715)
     """
     kept = list(rows)
     measured = dict.fromkeys(name for row in kept for name in (*row.victim.metrics, *row.metrics))

@@ -127,6 +127,10 @@ def read(path: str | Path) -> Rows:
 
     Raises:
         StealguardError: there are none to be had; names the path, and the line of a `.jsonl`.
+
+    Example:
+        >>> len(results.read("docs/results/mnist-lenet5.jsonl"))
+        36
     """
     path = Path(path)
     with _told(path, "read"):

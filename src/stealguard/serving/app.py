@@ -385,8 +385,8 @@ def log_to(stream: BinaryIO) -> Observer:
     """An observer that writes one JSON object a line."""
 
     def line(entry: LogLine) -> bytes:
-        *told, seconds = entry
-        found = {**dict(zip(LogLine._fields, told)), "milliseconds": round(1e3 * seconds, 3)}
+        found = {**entry._asdict(), "milliseconds": round(1e3 * entry.seconds, 3)}
+        del found["seconds"]
         return orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE)
 
     def write(entries: Sequence[LogLine]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +12,6 @@ from stealguard.errors import StealguardError, require
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-RECENT = 0.25  # weight of the last batch in the average of what a row takes
-LEAP = 4.0  # times the average that a batch counts at most: that this process has to wait tells nothing of the batches
-FIXED = 4  # rows that take as long as what every batch takes
 
 
 class Overloaded(StealguardError):
@@ -31,10 +25,7 @@ class _Waiting(NamedTuple, Generic[Job, Result]):
 
 
 class Batcher(Generic[Job, Result]):
-    """Computes jobs in batches, on one thread of its own, so that they do not block the event loop.
-
-    Where a batch takes less time than its way to the thread and back is worth, it is computed at once by the loop's own
-    thread. Batches are computed one after the other in either case, and what they take a row is measured in each.
+    """Computes jobs in batches, on one thread of its own, so that the event loop is never blocked.
 
     A job that arrives while nothing is computed starts at once, together with the others of the same turn of the event
     loop. Accounts take turns, a job each; those of one account are computed in the order of their arrival. A batch is
@@ -46,21 +37,20 @@ class Batcher(Generic[Job, Result]):
         rows: of a batch, at most, at least 1.
         queue: rows that may wait, at least 1.
         merge: whether several jobs may share a batch.
-        quick: seconds up to which a batch may hold up the loop; 0 for never.
+        begin: what the thread does first.
     """
 
     def __init__(
         self, compute: Callable[[Sequence[Job]], Sequence[Result | Exception]], rows: int, queue: int,
-        *, merge: bool = True, quick: float = 0.0,
+        *, merge: bool = True, begin: Callable[[], object] = bool,
     ):  # fmt: skip
         require(rows >= 1, "rows", "at least 1", rows)
         require(queue >= 1, "queue", "at least 1", queue)
-        self._compute, self._rows, self._queue, self._merge, self._quick = compute, rows, queue, merge, quick
-        self._seconds = math.inf  # of a row: a moving average
+        self._compute, self._rows, self._queue, self._merge = compute, rows, queue, merge
         self._waiting: dict[str, deque[_Waiting[Job, Result]]] = {}  # by account, in the order of their turns
         self._rows_of = Counter[str]()
         self._waiting_rows, self._busy, self._closed = 0, False, False
-        self._thread = ThreadPoolExecutor(1, "stealguard-batches")
+        self._thread = ThreadPoolExecutor(1, "stealguard-batches", begin)
 
     @property
     def waiting(self) -> int:
@@ -95,16 +85,11 @@ class Batcher(Generic[Job, Result]):
         """Begin with what waits, unless a batch is being computed."""
         if self._busy or not self._waiting:
             return
-        batch, rows = self._next()
-        if (rows + FIXED) * self._seconds <= self._quick:
-            self._deliver(batch, self._results(batch, rows))
-            self._go_on(loop)
-        else:
-            self._busy = True
-            self._thread.submit(self._run, batch, rows, loop)
+        batch = self._next()
+        self._busy = True
+        self._thread.submit(self._run, batch, loop)
 
-    def _next(self) -> tuple[list[_Waiting[Job, Result]], int]:
-        """The next batch, and how many rows it has."""
+    def _next(self) -> list[_Waiting[Job, Result]]:
         batch, rows = list[_Waiting[Job, Result]](), 0
         while self._waiting and (not batch or self._merge):
             account, jobs = next(iter(self._waiting.items()))
@@ -119,38 +104,21 @@ class Batcher(Generic[Job, Result]):
             else:
                 del self._rows_of[account]
         self._waiting_rows -= rows
-        return batch, rows
+        return batch
 
-    def _results(self, batch: list[_Waiting[Job, Result]], rows: int) -> Sequence[Result | Exception]:
-        began = time.perf_counter()
+    def _run(self, batch: list[_Waiting[Job, Result]], loop: asyncio.AbstractEventLoop) -> None:
+        results: Sequence[Result | Exception]
         try:
-            return self._compute([waiting.job for waiting in batch])
+            results = self._compute([waiting.job for waiting in batch])
         except Exception as e:
-            return [e] * len(batch)
-        finally:
-            found = (time.perf_counter() - began) / (rows + FIXED)
-            if self._seconds == math.inf:
-                self._seconds = found
-            self._seconds += RECENT * (min(found, LEAP * self._seconds) - self._seconds)
-
-    def _run(self, batch: list[_Waiting[Job, Result]], rows: int, loop: asyncio.AbstractEventLoop) -> None:
-        loop.call_soon_threadsafe(self._done, batch, self._results(batch, rows), loop)
+            results = [e] * len(batch)
+        loop.call_soon_threadsafe(self._done, batch, results, loop)
 
     def _done(
         self, batch: list[_Waiting[Job, Result]], results: Sequence[Result | Exception], loop: asyncio.AbstractEventLoop
     ) -> None:
         self._busy = False
-        self._go_on(loop)
-        self._deliver(batch, results)
-
-    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """With what has arrived meanwhile."""
-        if self._waiting:
-            loop.call_soon(self._start, loop)
-        elif self._closed:
-            self.close()
-
-    def _deliver(self, batch: list[_Waiting[Job, Result]], results: Sequence[Result | Exception]) -> None:
+        self._start(loop)
         for waiting, result in zip(batch, results, strict=True):
             if waiting.future.done():  # its client has gone
                 continue
@@ -158,3 +126,5 @@ class Batcher(Generic[Job, Result]):
                 waiting.future.set_exception(result)
             else:
                 waiting.future.set_result(result)
+        if self._closed:
+            self.close()

@@ -40,12 +40,13 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """As Prometheus' library asks it."""
-        requests = CounterMetricFamily("stealguard_requests", "Requests by model and status", labels=["model", "status"])
+        labels = ["model", "status"]
+        requests = CounterMetricFamily("stealguard_requests", "Requests by model and status", labels=labels)
         inputs = CounterMetricFamily("stealguard_inputs", "Inputs answered, by model", labels=["model"])
         took = HistogramMetricFamily("stealguard_seconds", "Seconds a request took", labels=["model"])
         waiting = GaugeMetricFamily("stealguard_waiting_inputs", "Inputs that wait for their answers", labels=["model"])
-        for labels, n in self._requests.items():
-            requests.add_metric(labels, n)
+        for told, n in self._requests.items():
+            requests.add_metric(told, n)
         for model, n in self._inputs.items():
             inputs.add_metric([model], n)
         for model, counts in self._buckets.items():

@@ -132,9 +132,7 @@ def server_of(config: Config, services: Services, ledger: Ledger | None) -> Serv
     )  # fmt: skip
 
 
-def application_of(
-    config: Config, services: Services, ledger: Ledger | None, *observers: Observer
-) -> Application:
+def application_of(config: Config, services: Services, ledger: Ledger | None, *observers: Observer) -> Application:
     """The ASGI application of these services, which writes its log to stdout."""
     return Application(
         services, ledger, config.limits,

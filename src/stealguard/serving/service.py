@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stealguard.boxes import Accounts
-from stealguard.boxes.accounts import Judged, LocalStates, States
+from stealguard.boxes.accounts import Judged, States
 from stealguard.checks import check_range
 from stealguard.defenses.suspicion import SUSPICION, Suspicion
 from stealguard.releases import Release
@@ -21,8 +21,6 @@ from stealguard.serving.engine import HeadsEngine
 from stealguard.serving.keys import Restriction
 from stealguard.serving.limits import Limits
 from stealguard.serving.protocol import Spec
-
-QUICK = 0.002  # seconds that a batch may hold up the loop: reading a request of 64 images as JSON takes as long
 
 
 class Answered(NamedTuple):
@@ -79,10 +77,9 @@ class Service:
         self.weights: str = release.recipe["weights_sha256"]
         self.restriction = restriction or Restriction()
         self._accounts = Accounts({}, release.model.guard, release.shape, states)
-        local = states is None or isinstance(states, LocalStates)  # others wait for a network
         self._batcher = Batcher[_Question, Answered](
             self._compute, limits.batch_rows, limits.queue_rows, merge=merge,
-            quick=QUICK if engine.device == "cpu" and local else 0.0,
+            begin=partial(torch.set_flush_denormal, True),  # numbers next to 0 slow a net down by far
         )  # fmt: skip
 
     @property
@@ -135,15 +132,14 @@ class Service:
             groups.setdefault(self._accounts.memory_of(question.account), []).append(place)
         order = [place for group in groups.values() for place in group]
         x = np.concatenate([questions[place].x for place in order]) if len(order) > 1 else questions[0].x
-        with _flushing():
-            outputs, inputs, end = self.engine(x), torch.from_numpy(x), 0
-            found = dict[int, Answered | Exception]()
-            for name, group in groups.items():
-                sizes = [len(questions[place].x) for place in group]
-                start, end = end, end + sum(sizes)
-                part = {head: output[start:end] for head, output in outputs.items()}
-                for place, answered in zip(group, self._judged(name, part, inputs[start:end], sizes), strict=True):
-                    found[place] = _told(answered, questions[place].restriction)
+        outputs, inputs, end = self.engine(x), torch.from_numpy(x), 0
+        found = dict[int, Answered | Exception]()
+        for name, group in groups.items():
+            sizes = [len(questions[place].x) for place in group]
+            start, end = end, end + sum(sizes)
+            part = {head: output[start:end] for head, output in outputs.items()}
+            for place, answered in zip(group, self._judged(name, part, inputs[start:end], sizes), strict=True):
+                found[place] = _told(answered, questions[place].restriction)
         return [found[place] for place in range(len(questions))]
 
     def _judged(
@@ -161,14 +157,3 @@ def _told(judged: Judged | Exception, restriction: Restriction) -> Answered | Ex
     answers, state = judged
     rows = restriction(answers).to(torch.float32).contiguous().numpy()
     return Answered(rows, float(state[SUSPICION]) if SUSPICION in state else None)
-
-
-@contextmanager
-def _flushing() -> Iterator[None]:
-    """Numbers next to 0, which slow a net down by far, count as 0 in this thread."""
-    flushed = float(np.float32(1e-40) * np.float32(1)) == 0
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(flushed)

@@ -1,0 +1,113 @@
+"""A pretended second device on the processor: its tensors are marked, and an operation that mixes devices fails.
+
+Torch's `meta` device lends its name. `with pretended():` makes `device="meta"` mean tensors with storage and values,
+so that `protect` and `audit` run whole. Rules are CUDA's: operands are all on one device; a tensor of the processor may
+be a single number, or an index; copies go between devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+NAME = "meta"
+aten = torch.ops.aten
+COPIES = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default}
+INDEXED = {
+    aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default,
+    aten._unsafe_index.Tensor,
+}  # fmt: skip
+
+
+class MixedDevices(RuntimeError):
+    """Operands are on two devices."""
+
+
+class Marked(Tensor):
+    """A tensor of the pretended device, whose values `held` has."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> Marked:
+        made = Tensor._make_wrapper_subclass(
+            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
+            layout=held.layout, device=torch.device(NAME),
+        )  # fmt: skip
+        made.held = held
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.tolist, Tensor.data_ptr):  # torch gives none of a subclass
+            return func(args[0].held)
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
+class _Pretending(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    marked = [t for t in tensors if isinstance(t, Marked)]
+    _check(func, args, tensors)
+    to = kwargs.get("device")
+    goes = bool(marked) if to is None else torch.device(to).type == NAME
+    if to is not None:
+        kwargs = {**kwargs, "device": torch.device("cpu")}
+    if func is aten.copy_.default:
+        goes = isinstance(args[0], Marked)
+    known = {id(t.held): t for t in marked}
+    bare = tree_map(lambda t: t.held if isinstance(t, Marked) else t, (args, kwargs))
+    found = func(*bare[0], **bare[1])
+
+    def mark(t: Any) -> Any:
+        if not isinstance(t, Tensor):
+            return t
+        return known[id(t)] if id(t) in known else Marked(t) if goes else t
+
+    return tree_map(mark, found)
+
+
+def _check(func: Any, args: Any, tensors: list[Tensor]) -> None:
+    """
+    Raises:
+        MixedDevices: an operand is of the processor, beside one that is not, and CUDA would refuse it.
+    """
+    others = [t for t in tensors if not isinstance(t, Marked)]
+    if func in COPIES or len(others) == len(tensors):
+        return
+    if func in INDEXED and isinstance(args[0], Marked):
+        others = [t for t in args[2:3] if isinstance(t, Tensor) and not isinstance(t, Marked)]
+    apart = [tuple(t.shape) for t in others if t.dim()]
+    if apart:
+        raise MixedDevices(f"{func} of a tensor of the pretended device and one of the processor, {apart}")
+
+
+@contextmanager
+def pretended() -> Iterator[str]:
+    """Inside the block, the device of the yielded name has storage. Autocast does nothing there."""
+    usual = torch.autocast
+
+    def autocast(device: str, *args: Any, **kwargs: Any) -> Any:
+        return usual("cpu" if device == NAME else device, *args, **kwargs)
+
+    torch.autocast = autocast  # type: ignore[misc,assignment]
+    try:
+        with _Pretending():
+            yield NAME
+    finally:
+        torch.autocast = usual  # type: ignore[misc]
