@@ -33,6 +33,8 @@ CASES: dict[str, Defense] = {
     "ini, paper, two surrogates": InI(reading="paper", surrogates=2),
     "ini, another surrogate": InI(surrogate="mlp", gamma=0.0),
 }
+
+
 def started(code: str, number: int, size: int = 2, port: int = 0) -> subprocess.Popen[str]:
     """Process `number` of `size` that runs `code`, with what it prints in pipes."""
     several = {
