@@ -13,7 +13,7 @@ BROWSER := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(
 demo: $(VENV)/installed
 	$(BIN)/stealguard demo
 
-test: $(VENV)/tests lint  ## with coverage; browser tests need Chromium, Redis tests redis-server
+test: $(VENV)/tests  ## with coverage; browser tests need Chromium, Redis tests redis-server
 	$(PYTEST) -m 'not thorough' --cov --cov-fail-under=90
 
 test-fast: $(VENV)/tests  ## what tells most in the least time, without coverage
@@ -38,7 +38,7 @@ bench: $(VENV)/tests
 wheel: $(VENV)/tests  ## build it, install it where nothing else is, type-check a user's program, and run a short demo
 	sh tests/wheel.sh
 
-release: test wheel  ## build what is published, check it, and say what is left to do by hand
+release: lint test test-thorough wheel  ## build what is published, check it, and say what is left to do by hand
 	sh tests/release.sh
 
 clean:

@@ -6,7 +6,7 @@ import copy
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count, product
@@ -33,7 +33,6 @@ CASES: dict[str, Defense] = {
     "ini, paper, two surrogates": InI(reading="paper", surrogates=2),
     "ini, another surrogate": InI(surrogate="mlp", gamma=0.0),
 }
-SAMPLE = ("none", "ini")
 
 
 def started(code: str, number: int, size: int = 2, port: int = 0) -> subprocess.Popen[str]:
@@ -101,9 +100,9 @@ def stepped(defense: Defense, combine: str, net: nn.Module, ranks: Ranks, rows: 
     return torch.cat([*found, *(value.flatten().double() for value in model.state_dict().values())]).nan_to_num()
 
 
-def differences(names: Iterable[str]) -> dict[str, float]:
-    """For each of these cases, net and way to combine, how far two processes and one are apart at most."""
-    cases = list(product(names, (False, True), COMBINES))
+def differences() -> dict[str, float]:
+    """For each defense, net and way to combine, how far two processes and one are apart at most."""
+    cases = list(product(CASES, (False, True), COMBINES))
     alone = [stepped(CASES[name], combine, small(normalized), ALONE) for name, normalized, combine in cases]
     with joined() as ranks:
         return {
@@ -197,7 +196,7 @@ class Pair(nn.Module):
 
 def everything(folder: Path) -> dict[str, object]:
     """All that one pair of processes is asked."""
-    apart = differences(SAMPLE)
+    apart = differences()
     with joined() as ranks:
         fitted(True, USUAL, checkpoint=folder / "alone.pt", steps=15)  # 10 steps are an epoch
         fitted(True, USUAL, checkpoint=folder / "together.pt", steps=15)

@@ -80,8 +80,8 @@ def test_own_defenses_change_answers_and_training(output_of: Outputs) -> None:
 
 
 @pytest.mark.thorough
-def test_own_black_boxes_are_audited_and_each_gets_a_report(output_of: Outputs, tmp_path: Path) -> None:
-    printed = output_of("own_black_box")
+def test_own_black_boxes_are_audited_and_each_gets_a_report(tmp_path: Path) -> None:
+    printed = printed_as_a_script("own_black_box", tmp_path)
     found = {name: (float(benign), float(clone)) for name, benign, clone in re.findall(
         rf"(\w+): benign accuracy {PERCENT}, best clone {PERCENT}", printed
     )}  # fmt: skip

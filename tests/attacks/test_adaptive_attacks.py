@@ -177,7 +177,7 @@ class TestOwnForm:
         torch.testing.assert_close(model(x).exp(), slow)
         torch.testing.assert_close(model(x).exp().sum(dim=1), torch.ones(7))
 
-    @pytest.mark.slow
+    @pytest.mark.thorough
     def test_it_learns_from_labels_without_probes(self) -> None:
         labels = Labels(Decoyed())
         known = right(steal(Knockoff(3000, training=SHORT), labels))

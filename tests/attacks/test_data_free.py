@@ -279,7 +279,7 @@ class TestLearning:
         assert isinstance(pair, Vote)
         assert same(victim, pair, noise(2000, (16,), seed=9)) > 0.9
 
-    @pytest.mark.slow
+    @pytest.mark.thorough
     def test_the_generator_approaches_a_proxy_pool(self) -> None:
         """Without the term of the clone, the queries of the GAN come to be distributed as the pool is."""
         pool = torch.cat([0.1 * noise(400, (8,)), 0.9 + 0.1 * noise(400, (8,), seed=4)], dim=1)
@@ -293,7 +293,7 @@ class TestLearning:
             distance[proxy] = (torch.cat(box.seen).mean(dim=0) - pool.mean(dim=0)).abs().mean().item()
         assert distance[True] < 0.5 * distance[False]
 
-    @pytest.mark.slow
+    @pytest.mark.thorough
     def test_the_diversity_term_evens_the_classes(self) -> None:
         """It spreads the queries over the classes of a box that seldom answers some."""
         victim = linear_victim()

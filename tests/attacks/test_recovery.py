@@ -131,8 +131,8 @@ def test_answers_without_a_defense_are_left_alone(method: Method) -> None:
     assert torch.equal(recovery.recovery(method, rows(800), true, seed=0)(true), true)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ONE)
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", METHODS)
 def test_classes_that_no_shadow_model_is_certain_of_are_recovered(name: str) -> None:
     clean, true = clean_answers(5, MANY), similar_answers(MANY)
     perturbed = reverse_sigmoid(true)

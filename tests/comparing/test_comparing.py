@@ -153,6 +153,7 @@ def test_a_run_that_was_killed_leaves_no_process_and_continues_to_the_same_rows(
     assert all(count(out, "begins")[key] == 1 for key in ended), "what had ended was not begun again"
 
 
+@pytest.mark.thorough
 def test_a_killed_process_stops_no_other_cell_and_its_own_is_done_again(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:

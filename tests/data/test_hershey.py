@@ -37,6 +37,7 @@ def test_the_seed_alone_decides() -> None:
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.thorough
 @pytest.mark.network
 def test_the_real_fonts_have_every_letter() -> None:
     import string

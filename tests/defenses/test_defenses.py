@@ -23,7 +23,12 @@ from stealguard.training.combine import COMBINES
 from stealguard.types import Batch
 
 QUICK = {"memguard": {"steps": 10}}  # settings of answers that take long
-SHAPES = [((1, 28, 28), 10), pytest.param((3, 32, 32), 100, marks=pytest.mark.thorough), ((16,), 3), ((16,), 2)]
+SHAPES = [
+    ((1, 28, 28), 10),
+    pytest.param((3, 32, 32), 100, marks=pytest.mark.thorough),
+    ((16,), 3),
+    pytest.param((16,), 2, marks=pytest.mark.thorough),
+]
 
 
 def usual(name: str) -> Defense:

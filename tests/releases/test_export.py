@@ -99,7 +99,7 @@ def test_an_export_of_each_defense_answers_as_the_release(name: str, tmp_path: P
         assert all(Parity(**one).passed for one in found["parity"])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_gate_without_memory_is_exported_as_a_whole(tmp_path: Path) -> None:
     release = written(tmp_path / "r", RobustInI(memory=False), sharpness=10.0)
     exported = export(release, rows=200)

@@ -41,7 +41,7 @@ def test_the_document_names_each_path_that_does_something(served: tuple[str, dic
     assert all(path["get"]["security"] == [] for name, path in document["paths"].items() if "health" in name)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_server_does_what_the_document_says(served: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     """Schemathesis' checks, less one: no schema can say that there are as many numbers as the shape has."""
     url, headers = served

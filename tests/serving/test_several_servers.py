@@ -20,7 +20,7 @@ from stealguard.errors import Refused
 from stealguard.serving.ledger import LEASE
 from waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 ROWS = [1 + i % 3 for i in range(24)]  # of a request, by client
 

@@ -16,7 +16,7 @@ import torch
 
 import stealguard as sg
 from grids import environment
-from ranked import CASES, SAMPLE, USUAL, chained, drawn, fitted, free_port, started, state, together, trainings
+from ranked import CASES, USUAL, chained, drawn, fitted, free_port, started, state, together, trainings
 from samples import blobs
 from stealguard.errors import Invalid
 from stealguard.training.combine import COMBINES
@@ -27,7 +27,7 @@ CODE = """
 import json, pathlib, torch
 torch.set_num_threads(1)
 import ranked
-print(json.dumps(ranked.{asked}))
+print(json.dumps(ranked.everything(pathlib.Path({folder!r}))))
 """
 
 
@@ -37,7 +37,7 @@ def work(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
 
     def make(folder: Path) -> None:
         folder.mkdir(parents=True)
-        for number, output in enumerate(together(CODE.format(asked=f"everything(pathlib.Path({str(folder)!r}))"))):
+        for number, output in enumerate(together(CODE.format(folder=str(folder)))):
             (folder / f"{number}.json").write_text(output)
 
     return once("ranks", make)
@@ -53,23 +53,15 @@ def apart(a: list[float], b: list[float]) -> float:
     return float((torch.tensor(a, dtype=torch.float64) - torch.tensor(b, dtype=torch.float64)).abs().max())
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_have_the_gradients_of_one_on_the_joint_batch(told: list[dict[str, Any]]) -> None:
-    """With and without synchronized batch normalization, and every way to combine."""
+    """For every trained defense, with and without synchronized batch normalization, and every way to combine."""
     for found in told:
-        assert len(found["differences"]) == 2 * len(SAMPLE) * len(COMBINES)
+        assert len(found["differences"]) == 2 * len(CASES) * len(COMBINES)
         assert {case: value for case, value in found["differences"].items() if not value <= 1e-9} == {}
 
 
 @pytest.mark.thorough
-def test_two_processes_have_the_gradients_of_one_for_every_trained_defense() -> None:
-    for output in together(CODE.format(asked="differences(ranked.CASES)")):
-        found = json.loads(output)
-        assert len(found) == 2 * len(CASES) * len(COMBINES)
-        assert {case: value for case, value in found.items() if not value <= 1e-9} == {}
-
-
-@pytest.mark.slow
 def test_two_processes_train_as_one_does(told: list[dict[str, Any]]) -> None:
     """Augmentation, PCGrad's orders, outliers, validation and the best epoch are those of one process."""
     for case, alone in trainings().items():
@@ -77,13 +69,13 @@ def test_two_processes_train_as_one_does(told: list[dict[str, Any]]) -> None:
         assert apart(told[0]["trainings"][case], alone) < 1e-9
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_batch_normalization_per_rank_differs_and_ends_alike(told: list[dict[str, Any]]) -> None:
     assert told[0]["per-rank"] == told[1]["per-rank"]
     assert apart(told[0]["per-rank"], state(fitted(True, USUAL))) > 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_two_processes_began_goes_on_in_two_and_in_one(told: list[dict[str, Any]], work: Path) -> None:
     whole, checkpoint = state(fitted(True, USUAL)), work / "alone.pt"
     assert len(torch.load(checkpoint, weights_only=True)["history"]) == 1
@@ -93,13 +85,13 @@ def test_what_two_processes_began_goes_on_in_two_and_in_one(told: list[dict[str,
     assert told[0]["resumed"] == told[1]["resumed"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_gradients_pass_shared_nets_in_a_row(told: list[dict[str, Any]]) -> None:
     for found in told:
         assert apart(found["chained"], chained(ALONE)) < 1e-12
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_dropout_draws_apart_in_each_process_and_shifts_nothing_else(told: list[dict[str, Any]]) -> None:
     (rows, after), same = told[0]["drawn"], told[1]["drawn"]
     assert [rows, after] == same
@@ -108,7 +100,7 @@ def test_dropout_draws_apart_in_each_process_and_shifts_nothing_else(told: list[
     assert after == torch.rand(()).item() != drawn(ALONE)[1]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_processes_that_train_something_else_are_told(told: list[dict[str, Any]]) -> None:
     for found in told:
         assert "Found seed 0 -> 1 from process 0 to process 1." in found["other seed"]
@@ -149,7 +141,7 @@ def answers(release: sg.Release) -> torch.Tensor:
     return release.box(blobs(50, (16,), 3, seed=7)[0])
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_protect_under_torchrun_writes_one_release(tmp_path: Path) -> None:
     several, alone = (arguments(tmp_path, out, 2) for out in ("several", "alone"))
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stealguard"]
