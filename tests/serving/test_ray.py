@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -62,8 +63,11 @@ def _started(release: Path, ledger: str, messages: Path) -> tuple[subprocess.Pop
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, env=around)
     assert process.stdout is not None
     assert process.stdin is not None
-    if process.stdout.readline() == b"ready\n":
+    answers, _, _ = select.select([process.stdout], [], [], CAP)
+    if answers and process.stdout.readline() == b"ready\n":
         return process, port
+    if not answers:
+        process.kill()
     process.stdin.close()
     process.stdout.close()
     process.wait()
