@@ -1,7 +1,7 @@
 """A pretended second device on the processor: its tensors are marked, and an operation that mixes devices fails.
 
-Torch's `meta` device lends its name. `with pretended():` makes `device="meta"` mean tensors with storage and values,
-so that `protect` and `audit` run whole. Rules are CUDA's: operands are all on one device; a tensor of the processor may
+Torch's `meta` device lends its name. `with pretended():` makes `device="meta"` mean tensors that have values, so that
+`protect` and `audit` run whole. Rules are CUDA's: operands are all on one device; a tensor of the processor may
 be a single number, or an index; copies go between devices.
 """
 
@@ -51,6 +51,8 @@ class Marked(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.tolist, Tensor.data_ptr):  # torch gives none of a subclass
             return func(args[0].held)
+        if func == Tensor.data.__set__ and isinstance(args[1], Marked):  # type: ignore[attr-defined]
+            args[0].held = args[1].held
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 

@@ -88,10 +88,11 @@ class Reference(nn.Module):
         Args:
             windows: logits, (B, W, K).
         """
-        top = windows.argmax(dim=2)
+        v = windows.to(self.mean.device, torch.float64)
+        top = v.argmax(dim=2)
         same = (top[:, :, None] == top[:, None, :]).double()
         n = same.sum(dim=2, keepdim=True)
-        off = windows.double() - self.mean[top].double()
+        off = v - self.mean[top].double()
         turned = self._turned(off.flatten(0, 1), top.flatten()).view_as(off)
         centers, turned = same @ off / n, turned - same @ turned / n
         spread = (off - centers).square().sum(dim=2)
@@ -129,7 +130,8 @@ class Discrepancy(Plain):
         if len(rows) >= known.window:
             windows = rows.unfold(0, known.window, 1).mT
             scores = torch.cat([known.discrepancy(part) for part in windows.split(known.at_once)])
-            poisoned[-len(scores) :] = scores > known.scores.quantile(1 - self._alarms, interpolation="higher")
+            most = known.scores.quantile(1 - self._alarms, interpolation="higher")
+            poisoned[-len(scores) :] = scores > most.to(scores)
         kept = rows[len(rows) - min(len(rows), known.window - 1) :]
         return torch.where(poisoned[:, None], self._random(x, y), y), {"latest": kept.detach().float().cpu()}
 
@@ -148,7 +150,8 @@ class Referenced(Defended):
         self.reference = reference
 
     def calibrate(self, held_out: Batch) -> None:
-        self.reference.measure(logits(self.net, held_out.x), held_out.y)
+        device = self.reference.mean.device
+        self.reference.measure(logits(self.net, held_out.x).to(device), held_out.y.to(device))
 
 
 @dataclass(frozen=True)
