@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ settings.load_profile("ci" if os.environ.get("CI") or os.environ.get("STEALGUARD
 
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: they would ignore Ctrl-C as well
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

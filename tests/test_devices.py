@@ -35,14 +35,18 @@ def test_operations_of_two_devices_fail() -> None:
 
 KINDS: dict[str, Defense] = {**{name: kind() for name, kind in DEFENSES.items()}, "memguard": MemGuard(steps=3)}
 
+SAMPLE = "none", "ini-robust"
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("defense", KINDS.values(), ids=KINDS)
-def test_protect_and_audit_run_on_one_device(tmp_path: Path, defense: Defense) -> None:
+@pytest.mark.parametrize("name", [
+    name if name in SAMPLE else pytest.param(name, marks=pytest.mark.thorough) for name in KINDS
+])  # fmt: skip
+def test_protect_and_audit_run_on_one_device(tmp_path: Path, name: str) -> None:
     data, pool = task(160, (16,), 3), noise(120, (16,), seed=8)
     with pretended() as device:
         release = sg.protect(
-            mlp(), data, outliers=[noise(120, (16,))], defense=defense, out=tmp_path / "r", device=device,
+            mlp(), data, outliers=[noise(120, (16,))], defense=KINDS[name], out=tmp_path / "r", device=device,
             training=sg.Training(epochs=1, batch=32), progress=False,
         )  # fmt: skip
         assert all(isinstance(p, Marked) for p in release.model.parameters())

@@ -141,7 +141,7 @@ def answers(release: sg.Release) -> torch.Tensor:
     return release.box(blobs(50, (16,), 3, seed=7)[0])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_protect_under_torchrun_writes_one_release(tmp_path: Path) -> None:
     several, alone = (arguments(tmp_path, out, 2) for out in ("several", "alone"))
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stealguard"]
