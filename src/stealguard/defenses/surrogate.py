@@ -167,7 +167,7 @@ class LastLayer:
 
 
 class _Passed(NamedTuple):
-    """A call of a linear layer: what it read and gave, and the versions of both, which an operation in place changes."""
+    """A call of a linear layer: what it read and gave, and the versions of both, which operations in place change."""
 
     layer: nn.Linear
     read: Tensor
