@@ -57,6 +57,13 @@ def test_the_rest_repeats_the_surest_inputs_with_a_little_noise() -> None:
     assert not torch.equal(repeats[0], repeats[1])
 
 
+@pytest.mark.parametrize("budget", [1, 11, 12, 13])
+def test_a_budget_that_ends_with_the_first_queries_is_spent(budget: int) -> None:
+    seen, pool = stolen(budget)
+    assert len(seen.queries) == budget
+    assert (nearest(seen.queries[:12], pool) < 1e-4).all()
+
+
 def test_no_input_of_the_pool_is_asked_twice_and_the_pool_may_be_small() -> None:
     attack = Cover(budget=400, training=Training(epochs=1), least=1)
     seen, pool = Seen(), noise(attack.needed, SHAPE)

@@ -108,6 +108,10 @@ class TestAdaptiveAttacks:
         assert "filter soft" in tried(of(Halves())), "a defense of a user's own that declares nothing"
         assert {tuple(block.accounts) for block in of(sg.defenses.PRADA())} == {(1,), ACCOUNTS}
 
+    def test_a_defense_that_declares_nothing_may_read_accounts(self) -> None:
+        assert {tuple(block.accounts) for block in suite("adaptive", ["pool"], Halves())} == {(1,), ACCOUNTS}
+        assert {tuple(block.accounts) for block in suite("adaptive", ["pool"], sg.defenses.TopK())} == {(1,)}
+
     def test_another_victim_is_attacked_in_every_way(self) -> None:
         given = Given(lambda x: x, shape=(3,), classes=3)
         for blocks in (suite("adaptive", ["pool"], given), suite("adaptive", ["pool"])):

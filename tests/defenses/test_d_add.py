@@ -75,6 +75,14 @@ def shares(model: Defended, x: Tensor) -> float:
     return float((boxed(model)(x) != logits(model.net, x).softmax(dim=1)).any(dim=1).float().mean())
 
 
+@pytest.mark.parametrize("held_out", [1, 2, 3])
+def test_few_held_out_inputs_leave_a_module_that_answers(held_out: int) -> None:
+    x = blobs(40, SHAPE, CLASSES, seed=1)[0]
+    model = DADD().build(mlp(), x[:2])
+    model.calibrate(Batch(x[:held_out], torch.zeros(held_out, dtype=torch.long)))
+    assert len(boxed(model)(x)) == len(x)
+
+
 def test_an_account_of_task_inputs_is_answered_and_one_of_outliers_is_not() -> None:
     model = trained(alarms=0.01)
     assert shares(model, blobs(3000, SHAPE, CLASSES, seed=3)[0]) == pytest.approx(0.01, abs=0.01)

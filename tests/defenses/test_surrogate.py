@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from benchmarks import double_backward as oracle
@@ -194,6 +196,42 @@ def test_a_net_that_does_not_end_with_a_linear_layer_is_named() -> None:
     with pytest.raises(Invalid, match=r"a module that ends with an `nn\.Linear`\. Found `Sequential`"):
         LastLayer(net, x)
     assert not any(part._forward_hooks for part in net.modules())
+
+
+class Ending(nn.Module):
+    """A net whose last layer is called, and whose output is used, as `end` does it."""
+
+    def __init__(self, end: Callable[[nn.Linear, Tensor], Tensor]):
+        super().__init__()
+        self.layer, self.end = nn.Linear(4, 4).double(), end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.layer, x.sub_(0.5))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda layer, x: F.relu_(layer(x)),
+        lambda layer, x: layer(x).div_(2),
+        lambda layer, x: layer(layer(x)),
+        lambda layer, x: (layer(h := x.clone()), h.zero_())[0],
+    ],
+    ids=["activated in place", "divided in place", "called twice", "features changed"],
+)
+def test_a_last_layer_that_does_not_give_the_logits_by_its_formula_is_refused(
+    end: Callable[[nn.Linear, Tensor], Tensor],
+) -> None:
+    with pytest.raises(Invalid, match="called once, whose output is not changed in place"):
+        LastLayer(Ending(end), torch.rand(5, 4, dtype=torch.float64))
+
+
+def test_a_last_layer_may_be_called_by_keyword_and_the_inputs_stay_as_they_are() -> None:
+    x = torch.rand(5, 4, dtype=torch.float64)
+    before = x.clone()
+    at = LastLayer(Ending(lambda layer, x: layer(input=x)), x)
+    assert torch.equal(x, before)
+    torch.testing.assert_close(at.vjp(torch.ones(5, 4).double())[0], (x - 0.5).sum(dim=0).expand(4, 4))
 
 
 def test_reading_the_head_leaves_modes_and_statistics_alone() -> None:

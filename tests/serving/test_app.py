@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
-from served import Linear, MemoryLedger, exchange, running, wait_until
+from served import Linear, MemoryLedger, exchange, rest_of, running, wait_until
 from stealguard.errors import Invalid
 from stealguard.serving.app import Application, LogLine, Reply, Request, Route, log_to
 from stealguard.serving.batching import Overloaded
@@ -522,6 +522,22 @@ def test_the_log_has_a_line_for_each_request_and_no_secrets(world: World) -> Non
     text = stream.getvalue().decode()
     assert world.token.split("_")[2] not in text
     assert "secret" not in text
+
+
+def test_the_log_is_complete_where_a_server_is_ended_at_once() -> None:
+    """By a second SIGINT, while a request is under way."""
+    entries, slow = list[LogLine](), Linear()
+    slow.gate = threading.Event()
+    with running(Application({("linear", "1"): slow}, None, observers=[entries.extend])) as server:
+        content = json.dumps(asked()).encode()
+        head = f"POST {INFER} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(content)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(head.encode() + content)
+            wait_until(lambda: slow.asked == 1)
+            server.force_exit = True
+            server.stop()
+            rest_of(connection)
+    assert [entry.status for entry in entries] == [503]
 
 
 def test_further_routes_need_a_key_unless_they_are_public(world: World) -> None:

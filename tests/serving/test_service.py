@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import stealguard as sg
 from samples import mlp, noise, task
+from stealguard.defenses.base import Plain
 from stealguard.defenses.truncation import truncated
 from stealguard.errors import Invalid, Refused
 from stealguard.serving.engine import TorchEngine
 from stealguard.serving.keys import Restriction
 from stealguard.serving.service import Answered, Service
+from stealguard.types import Scope
 
 SHAPE = (16,)
 FREE = Restriction()
@@ -79,6 +84,32 @@ def test_a_refusal_is_that_accounts_alone_and_others_in_the_batch_are_answered(r
     assert 0 <= refused.left < 800
     assert isinstance(answered, Answered)
     assert len(answered.answers) == len(X)
+
+
+class Brittle(Plain):
+    """A guard that fails on a request with an input of zeros."""
+
+    def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        if not x.any(dim=1).all():
+            raise ZeroDivisionError("no length")
+        return super().answer(outputs, x)
+
+
+class BrittleOfAccounts(Brittle):
+    scope: ClassVar[Scope] = "account"
+
+
+@pytest.mark.parametrize("guard", [Brittle(), BrittleOfAccounts()])
+def test_a_request_that_its_guard_cannot_judge_fails_alone(robust: sg.Release, guard: Plain) -> None:
+    robust.model.guard = guard
+    service = Service(robust, TorchEngine(robust))
+    questions = [("ann", X[:2]), ("bob", np.zeros_like(X[:1])), ("bob", X[2:3]), ("ann", X[3:4])]
+
+    async def run() -> list[object]:
+        return list(await asyncio.gather(*(service.answer(a, x, FREE) for a, x in questions), return_exceptions=True))
+
+    found = asyncio.run(run())
+    assert [type(one) for one in found] == [Answered, ZeroDivisionError, Answered, Answered]
 
 
 def test_suspicion_grows_with_outliers_and_is_told_after_each_request(robust: sg.Release) -> None:

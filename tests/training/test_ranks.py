@@ -117,6 +117,21 @@ def test_one_process_is_alone() -> None:
     assert ranks.told("a") == "a"
 
 
+@pytest.mark.parametrize(
+    "set_", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "two", "RANK": "0"}, {"WORLD_SIZE": "2", "RANK": "2"}]
+)
+def test_a_number_of_processes_that_torchrun_did_not_set_is_named(
+    monkeypatch: pytest.MonkeyPatch, set_: dict[str, str]
+) -> None:
+    """Other launchers, and notebooks on clusters, set `WORLD_SIZE` too."""
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in set_.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Invalid, match="`WORLD_SIZE` should be set by `torchrun`"), joined():
+        pytest.fail("Training began.")
+
+
 def test_alone_batch_norm_changes_neither_result_nor_record() -> None:
     assert "batch_norm" not in sg.Training().record()
     assert sg.Training(batch_norm="synchronized").record()["batch_norm"] == "synchronized"

@@ -64,11 +64,12 @@ class Cover(PoolAttack):
         new = self._new(size)
         asked[self.first :] = False
         asked[new] = True
-        for part in torch.arange(self.first, size).split(CHUNK):
-            if len(transfer) < part[0] or not box.left:
+        for start in range(self.first, size, CHUNK):
+            if len(transfer) < start or not box.left:
                 break
+            part = torch.arange(start, min(start + CHUNK, size))
             x = self._noisy(repeated, len(part), generator)
-            rows = order[self.first + int((new < part[0]).sum()) :][: int(asked[part].sum())]
+            rows = order[self.first + int((new < start).sum()) :][: int(asked[part].sum())]
             x[asked[part]] = pool[rows].to(x)
             transfer.ask(box, x)
         kept = asked[: len(transfer)]

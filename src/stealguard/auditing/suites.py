@@ -69,7 +69,7 @@ def suite(name: str, pools: Sequence[Any], victim: Victim | Defense | None = Non
     """The blocks of the suite of this name, its unseen queries drawn from `pools`.
 
     Adaptive attackers do what counters the defense, or that of a release; where that is not declared, all of
-    `GENERIC`. Where answers may depend on the account they use many.
+    `GENERIC`. Where answers may depend on the account they use many; of a defense that declares nothing they may.
 
     Raises:
         Invalid: there is no suite of this name.
@@ -86,7 +86,10 @@ def _known(victim: Victim | Defense | None) -> Sequence[str]:
     """What adaptive attackers do; nothing where nothing is defended."""
     defense = victim.defense if isinstance(victim, Release) else victim if isinstance(victim, Defense) else None
     ways = () if type(defense) is Defense else (defense and defense.countered_by) or GENERIC
-    many = victim is not None and not isinstance(victim, Defense) and by_account(victim)
+    if isinstance(victim, Defense):  # whether its guard reads accounts is known of a release alone
+        many = ways is GENERIC
+    else:
+        many = victim is not None and by_account(victim)
     return (*ways, "accounts") if many else ways
 
 

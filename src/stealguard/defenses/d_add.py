@@ -52,16 +52,19 @@ class Reference(nn.Module):
 
     @torch.no_grad()
     def measure(self, v: Tensor, y: Tensor) -> None:
-        """Fit on half of the held-out logits (N, K) with labels (N,), and score windows of the other half."""
+        """Fit on half of the held-out logits (N, K) with labels (N,), and score windows of the other half.
+
+        A single input has no halves: nothing is known of the task then.
+        """
+        if len(v) < 2:
+            return
         generator = torch.Generator().manual_seed(int(self.key))
         half = len(v) // 2
         order = torch.randperm(len(v), generator=generator).to(v.device)
         one, other = order[:half], v[order[half:]]
         self._fit(v[one].double(), y[one])
-        if half:
-            drawn = torch.randint(len(other), (DRAWN, self.window), generator=generator).to(v.device)
-            parts = [self.discrepancy(other[index]) for index in drawn.split(self.at_once)]
-            self.scores.copy_(torch.cat(parts))
+        drawn = torch.randint(len(other), (DRAWN, self.window), generator=generator).to(v.device)
+        self.scores.copy_(torch.cat([self.discrepancy(other[index]) for index in drawn.split(self.at_once)]))
 
     def _fit(self, v: Tensor, y: Tensor) -> None:
         """A class without held-out inputs has the distribution of all of them."""

@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -148,12 +148,13 @@ class LastLayer:
     kept, and no product takes a pass through the module.
 
     Raises:
-        Invalid: the logits are not what an `nn.Linear` of the module gives.
+        Invalid: the logits are not what an `nn.Linear` of the module gives, which is called once.
     """
 
     def __init__(self, module: nn.Module, x: Tensor):
         with torch.no_grad(), _exactly(x), evaluating(module):
-            self._layer, self._features, self.logits = _last_layer(module, x)
+            mine = x.detach().clone()  # a module may change its input in place
+            self._layer, self._features, self.logits = _last_layer(module, mine)
 
     def vjp(self, c: Tensor) -> list[Tensor]:
         with _exactly(c):
@@ -165,20 +166,36 @@ class LastLayer:
             return F.linear(self._features, *u)
 
 
+class _Passed(NamedTuple):
+    """A call of a linear layer: what it read and gave, and the versions of both, which operations in place change."""
+
+    layer: nn.Linear
+    read: Tensor
+    gave: Tensor
+    versions: tuple[int, int]
+
+
 def _last_layer(module: nn.Module, x: Tensor) -> tuple[nn.Linear, Tensor, Tensor]:
     """The linear layer whose output the module's logits are, the features (B, D) that it reads, and the logits."""
-    passed: list[tuple[nn.Linear, Tensor, Tensor]] = []
+    passed: list[_Passed] = []
+
+    def note(layer: nn.Linear, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], gave: Tensor) -> None:
+        read = args[0] if args else kwargs["input"]
+        passed.append(_Passed(layer, read, gave, (read._version, gave._version)))
+
     layers = [part for part in module.modules() if type(part).forward is nn.Linear.forward]
-    hooks = [layer.register_forward_hook(lambda part, x, y: passed.append((part, x[0], y))) for layer in layers]
+    hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
     try:
         logits = module(x)
     finally:
         for hook in hooks:
             hook.remove()
-    found = next((one for one in reversed(passed) if one[2] is logits), None)
-    if found is None:
-        raise Invalid("surrogate", "a module that ends with an `nn.Linear`", f"`{type(module).__name__}`")
-    return found
+    last = next((one for one in reversed(passed) if one.gave is logits), None)
+    calls = sum(last is not None and one.layer is last.layer for one in passed)
+    if last is None or calls > 1 or (last.read._version, last.gave._version) != last.versions:
+        rule = "a module that ends with an `nn.Linear`, called once, whose output is not changed in place"
+        raise Invalid("surrogate", rule, f"`{type(module).__name__}`")
+    return last.layer, last.read, last.gave
 
 
 class Linearization:

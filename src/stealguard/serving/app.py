@@ -214,7 +214,7 @@ class Application:
 
     async def close(self) -> None:
         """Close the services and the ledger."""
-        self._tell()
+        self.tell()
         for service in self._services.values():
             service.close()
         if self._ledger is not None:
@@ -245,11 +245,11 @@ class Application:
     def _end(self, entry: LogLine) -> None:
         """Tell the observers of a request, together with those that end in the next moments."""
         if not self._ended:
-            asyncio.get_running_loop().call_later(_TELLING, self._tell)
+            asyncio.get_running_loop().call_later(_TELLING, self.tell)
         self._ended.append(entry)
 
-    def _tell(self) -> None:
-        """Tell the observers; that one of them fails is no reason not to answer."""
+    def tell(self) -> None:
+        """Tell the observers of what has ended; that one of them fails is no reason not to answer."""
         entries, self._ended = self._ended, []
         for observe in self._observers if entries else ():
             try:

@@ -266,6 +266,13 @@ class Server(uvicorn.Server):
         """Begin to drain, as after SIGTERM; from any thread."""
         self.should_exit = True
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """`serve`, and tell of the last requests, which nobody does where a second SIGINT ends the server at once."""
+        try:
+            super().run(sockets)
+        finally:
+            self._application.tell()
+
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer until SIGTERM, SIGINT or `stop`."""
         await super().serve([self._socket])

@@ -147,8 +147,12 @@ class Service:
     ) -> Sequence[Judged | Exception]:
         try:
             return self._accounts.judged_each(account, outputs, x, sizes)
-        except Exception as e:  # this account's alone, as a damaged memory is
-            return [e] * len(sizes)
+        except Exception as e:  # that request's alone, as one is that the guard cannot judge
+            if len(sizes) == 1:
+                return [e]
+        parts = zip(*(output.split(list(sizes)) for output in outputs.values()), strict=True)
+        each = zip(parts, x.split(list(sizes)), sizes, strict=True)
+        return [self._judged(account, dict(zip(outputs, part, strict=True)), rows, [n])[0] for part, rows, n in each]
 
 
 def _told(judged: Judged | Exception, restriction: Restriction) -> Answered | Exception:

@@ -136,15 +136,16 @@ def joined() -> Iterator[Ranks]:
     exit status 2, since nothing else ends a process that waits for another.
 
     Raises:
+        Invalid: `WORLD_SIZE` is set, but not by `torchrun`.
         StealguardError: the processes did not all start, or one of them ended.
     """
     global _present, _entered
-    if _present is not ALONE or int(os.environ.get("WORLD_SIZE") or 1) == 1:
+    number, size = (0, 1) if _present is not ALONE else _place()
+    if size == 1:
         yield _present
         return
     _entered += 1
     store = _store()
-    number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     here = PrefixStore(f"stealguard/{_entered}", store)
     _wait_for_all(here, size)
     with _watching(here, number, size):
@@ -161,6 +162,19 @@ def joined() -> Iterator[Ranks]:
         finally:
             _present = ALONE
     several.wait()  # so that none, with the store, is gone while another still watches
+
+
+def _place() -> tuple[int, int]:
+    """This process's number and how many there are, by the environment that `torchrun` sets."""
+    found = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")}
+    if found["WORLD_SIZE"] in ("", "1"):
+        return 0, 1
+    numbers = [found.pop(name) for name in ("WORLD_SIZE", "RANK")]
+    known = all(number.isdecimal() for number in numbers) and all(found.values())
+    rule = "set by `torchrun`, with RANK below it, MASTER_ADDR and MASTER_PORT, or not set"
+    told = f"`{numbers[0]}`, RANK `{numbers[1]}`, {', '.join(f'{name} `{value}`' for name, value in found.items())}"
+    require(known and int(numbers[1]) < int(numbers[0]), "WORLD_SIZE", rule, told)
+    return int(numbers[1]), int(numbers[0])
 
 
 def _store() -> Store:
