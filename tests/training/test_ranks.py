@@ -150,7 +150,7 @@ class Activated(nn.BatchNorm1d):
 def test_batch_normalization_that_does_more_is_not_synchronized() -> None:
     plain = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm2d(2))
     assert _norms(plain) == list(plain)
-    with pytest.raises(Invalid, match="`per-rank` for a net .* Found `synchronized` with `Activated`"):
+    with pytest.raises(Invalid, match=r"`per-rank` for a net .* Found `synchronized` with `Activated`"):
         _norms(nn.Sequential(nn.BatchNorm1d(2), Activated(2)))
 
 
