@@ -119,6 +119,12 @@ def test_batches_do_not_change_answers(size: int) -> None:
     torch.testing.assert_close(torch.cat([account(part) for part in x.split(size)]), boxed(model)(x))
 
 
+def test_no_long_request_is_kept_for_its_end() -> None:
+    model = DADD().build(mlp(), noise(2, SHAPE))
+    _, state = model.guard({"logits": torch.rand(1000, CLASSES)}, noise(1000, SHAPE), model.guard.start())
+    assert state["latest"].untyped_storage().nbytes() == 4 * 15 * CLASSES
+
+
 def test_a_repeated_query_gets_the_same_random_answer() -> None:
     model, x = trained(), noise(50, SHAPE)
     account = boxed(model)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import stealguard as sg
 from grids import environment
@@ -20,7 +21,7 @@ from ranked import CASES, USUAL, chained, drawn, fitted, free_port, started, sta
 from samples import blobs
 from stealguard.errors import Invalid
 from stealguard.training.combine import COMBINES
-from stealguard.training.ranks import ALONE, LOST, joined, present
+from stealguard.training.ranks import ALONE, LOST, _norms, joined, present
 from waiting import until
 
 CODE = """
@@ -137,6 +138,20 @@ def test_alone_batch_norm_changes_neither_result_nor_record() -> None:
     assert sg.Training(batch_norm="synchronized").record()["batch_norm"] == "synchronized"
     with pytest.raises(Invalid, match="`batch_norm` should be `per-rank` or `synchronized`"):
         sg.Training(batch_norm="none")  # type: ignore[arg-type]
+
+
+class Activated(nn.BatchNorm1d):
+    """Batch normalization with an activation, as timm has it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).relu()
+
+
+def test_batch_normalization_that_does_more_is_not_synchronized() -> None:
+    plain = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm2d(2))
+    assert _norms(plain) == list(plain)
+    with pytest.raises(Invalid, match=r"`per-rank` for a net .* Found `synchronized` with `Activated`"):
+        _norms(nn.Sequential(nn.BatchNorm1d(2), Activated(2)))
 
 
 # The command ------------------------------------------------------------------------------------------------

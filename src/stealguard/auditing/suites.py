@@ -87,10 +87,8 @@ def _known(victim: Victim | Defense | None) -> Sequence[str]:
     defense = victim.defense if isinstance(victim, Release) else victim if isinstance(victim, Defense) else None
     ways = () if type(defense) is Defense else (defense and defense.countered_by) or GENERIC
     if isinstance(victim, Defense):  # whether its guard reads accounts is known of a release alone
-        many = ways is GENERIC
-    else:
-        many = victim is not None and by_account(victim)
-    return (*ways, "accounts") if many else ways
+        return (*ways, "accounts") if ways is GENERIC else ways
+    return (*ways, "accounts") if victim is not None and by_account(victim) else ways
 
 
 def _accounts(victim: Victim | Defense | None) -> Sequence[int]:

@@ -135,7 +135,7 @@ class Discrepancy(Plain):
             scores = torch.cat([known.discrepancy(part) for part in windows.split(known.at_once)])
             most = known.scores.quantile(1 - self._alarms, interpolation="higher")
             poisoned[-len(scores) :] = scores > most.to(scores)
-        kept = rows[len(rows) - min(len(rows), known.window - 1) :]
+        kept = rows[len(rows) - min(len(rows), known.window - 1) :].clone()  # no long request for its end's sake
         return torch.where(poisoned[:, None], self._random(x, y), y), {"latest": kept.detach().float().cpu()}
 
     def _random(self, x: Tensor, y: Tensor) -> Tensor:

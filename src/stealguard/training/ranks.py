@@ -302,7 +302,7 @@ class _Several(Ranks):
         def after(net: nn.Module, args: Any, output: Any) -> Any:
             return open_.end(output) if open_.net is net else None
 
-        norms = [part for part in model.modules() if isinstance(part, _BatchNorm)] if synchronized else []
+        norms = _norms(model) if synchronized else []
         with ExitStack() as stack:
             for net in nets:
                 stack.callback(net.register_forward_pre_hook(before, with_kwargs=True).remove)
@@ -336,6 +336,20 @@ def _nets(model: nn.Module) -> Iterator[nn.Module]:
         yield child
         if isinstance(child, nn.ModuleList | nn.ModuleDict):
             yield from _nets(child)
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    """The model's batch normalizations.
+
+    Raises:
+        Invalid: one does more than torch's, such as an activation, which normalizing for it would leave out.
+    """
+    found = [part for part in model.modules() if isinstance(part, _BatchNorm)]
+    for part in found:
+        own = type(part).forward is _BatchNorm.forward
+        rule = "`per-rank` for a net whose batch normalization is not torch's own"
+        require(own, "batch_norm", rule, f"`synchronized` with `{type(part).__name__}`")
+    return found
 
 
 class _Open:
