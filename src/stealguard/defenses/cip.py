@@ -118,8 +118,9 @@ class CIP(Defense):
             weakly and strongly.
     """
 
-    # The weak poison keeps the top class; the strong one is drawn anew for a changed copy, so that votes undo it.
-    countered_by = ("labels", "treatment:smooth")
+    # The weak poison keeps the top class. The strong one is drawn anew for a changed copy, but votes over changed copies
+    # were measured and lose more than they undo.
+    countered_by = ("labels",)
 
     answering = ("quantiles",)
 
