@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import json
@@ -522,6 +523,25 @@ def test_the_log_has_a_line_for_each_request_and_no_secrets(world: World) -> Non
     text = stream.getvalue().decode()
     assert world.token.split("_")[2] not in text
     assert "secret" not in text
+
+
+def test_requests_of_an_event_loop_that_was_closed_are_told_with_later_ones() -> None:
+    entries = list[LogLine]()
+    application = Application({("linear", "1"): Linear()}, None, observers=[entries.extend])
+
+    async def send(message: object) -> None: ...
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request"}
+
+    async def request(lines: int = 0) -> None:
+        await application({"type": "http", "method": "GET", "path": "/v2", "headers": []}, receive, send)
+        while len(entries) < lines:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(request())
+    asyncio.run(asyncio.wait_for(request(2), 60))
+    assert [entry.status for entry in entries] == [200, 200]
 
 
 def test_the_log_is_complete_where_a_server_is_ended_at_once() -> None:

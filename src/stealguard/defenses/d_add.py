@@ -54,9 +54,9 @@ class Reference(nn.Module):
     def measure(self, v: Tensor, y: Tensor) -> None:
         """Fit on half of the held-out logits (N, K) with labels (N,), and score windows of the other half.
 
-        A single input has no halves: nothing is known of the task then.
+        Fewer inputs than a window has queries say nothing about windows: nothing is known of the task then.
         """
-        if len(v) < 2:
+        if len(v) < self.window:
             return
         generator = torch.Generator().manual_seed(int(self.key))
         half = len(v) // 2
@@ -168,7 +168,8 @@ class DADD(Defense):
     In the paper features are those before the last layer; here they are the logits, since any module may be the net.
     Its thresholds are numbers for each data set; here the threshold is a quantile of the scores of windows of
     validation inputs. The published program judges batches of W queries; here every query ends a window, however
-    queries are batched, and an account's first W - 1 queries are answered by the net. What is drawn follows from the
+    queries are batched, and an account's first W - 1 queries are answered by the net. With fewer than W validation
+    inputs, a tenth of the training inputs, no query is judged. What is drawn follows from the
     input, so that asking again tells nothing new.
 
     Args:

@@ -203,6 +203,7 @@ class Application:
         self._services, self._ledger, self._observers = services, ledger, observers
         self._keep_hashes = keep_hashes
         self._ended = list[LogLine]()  # requests that the observers are not told of yet
+        self._loop: asyncio.AbstractEventLoop | None = None  # in which they will be
         self.routes = [*self._own_routes(), *routes]
         self._table: dict[str, dict[str, Route]] = {}
         for route in self.routes:
@@ -244,8 +245,10 @@ class Application:
 
     def _end(self, entry: LogLine) -> None:
         """Tell the observers of a request, together with those that end in the next moments."""
-        if not self._ended:
-            asyncio.get_running_loop().call_later(_TELLING, self.tell)
+        loop = asyncio.get_running_loop()
+        if not self._ended or loop is not self._loop:  # which may have been closed before it told
+            self._loop = loop
+            loop.call_later(_TELLING, self.tell)
         self._ended.append(entry)
 
     def tell(self) -> None:
