@@ -118,8 +118,8 @@ class CIP(Defense):
             weakly and strongly.
     """
 
-    # The weak poison keeps the top class. The strong one is drawn anew for a changed copy, but votes over changed copies
-    # were measured and lose more than they undo.
+    # The weak poison keeps the top class. The strong one is drawn anew for a changed copy, but votes over such copies
+    # lost more than they undid where they were measured (`docs/rivals.md`).
     countered_by = ("labels",)
 
     answering = ("quantiles",)
