@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import pytest
 
-from stealguard.progress import bar
+from stealguard.progress import bar, in_jupyter
 
 
 def run(total: float | None, show: bool, size: bool = False) -> None:
@@ -59,3 +62,19 @@ def test_brackets_in_titles_and_notes_are_shown_as_they_are(
 def test_nothing_is_shown_when_it_is_not_wanted(capfd: pytest.CaptureFixture[str]) -> None:
     run(5, show=False)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_kernel_is_known_by_its_shell_and_a_foreign_module_of_that_name_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class ZMQInteractiveShell: ...
+
+    class Derived(ZMQInteractiveShell): ...
+
+    module = ModuleType("IPython")
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    assert not in_jupyter()
+    module.get_ipython = Derived  # type: ignore[attr-defined]
+    assert in_jupyter()
+    module.get_ipython = object  # type: ignore[attr-defined]
+    assert not in_jupyter()

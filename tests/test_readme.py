@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks import means, step_cost, tables, worst
+from benchmarks import counters, means, step_cost, tables, worst
 
 from stealguard.defenses import InI
 from stealguard.releases.presets import PRESETS
@@ -89,6 +89,11 @@ def test_the_tables_of_adaptive_attackers_are_means_of_committed_rows(by: list[s
 def test_the_table_of_honest_accounts_is_means_of_committed_rows() -> None:
     rows = HOME / "docs/results/adaptive-honest.jsonl"
     assert means.table(rows, ["how"], ["first_five", "later", "net_alone"], {"measurement": "first five"}) in NOTEBOOK
+
+
+def test_the_table_of_attackers_who_know_the_rivals_is_computed_from_committed_rows() -> None:
+    page = (HOME / "docs/rivals.md").read_text()
+    assert counters.table(HOME / "docs/results/rivals-adaptive.jsonl") in page
 
 
 def test_the_table_of_related_queries_is_means_of_committed_rows() -> None:

@@ -67,9 +67,9 @@ def bar(
 
 
 def in_jupyter() -> bool:
-    """Whether this process is the kernel of a notebook."""
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and type(ipython.get_ipython()).__name__ == "ZMQInteractiveShell"
+    """Whether this process is the kernel of a notebook, Colab's included."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", bool)()
+    return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)
 
 
 REDRAWN = 0.2  # seconds between two drawings of a bar in Jupyter, at least

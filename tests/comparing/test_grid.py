@@ -80,11 +80,11 @@ def test_a_suite_is_a_list_of_attacks() -> None:
 
 
 def test_adaptive_attackers_know_each_defense_of_the_grid() -> None:
-    grid = read(small(attacks="adaptive", budgets=[70], defenses=["none", "edm", "prada"]))
-    plain, edm, prada = (grid.blocks(one.defense) for one in grid.defenses)
-    assert [block.treatments for block in edm[len(plain) :]] == [["smooth"]]
+    grid = read(small(attacks="adaptive", budgets=[70], defenses=["none", "dcp", "prada"]))
+    plain, dcp, prada = (grid.blocks(one.defense) for one in grid.defenses)
+    assert [block.treatments for block in dcp[len(plain) :]] == [["p-bayes"], ["d-dae"]]
     assert prada[-1].accounts == ACCOUNTS
-    assert {attack.budget for blocks in (plain, edm, prada) for block in blocks for attack in block.attacks} == {70}
+    assert {attack.budget for blocks in (plain, dcp, prada) for block in blocks for attack in block.attacks} == {70}
     with pytest.raises(Invalid, match="`labels` should be left out: the suite `adaptive` chooses them"):
         read(small(attacks="adaptive", labels=["soft"]))
 

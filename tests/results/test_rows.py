@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from report.made_up import failed_row, make_row
 from stealguard.errors import Invalid
-from stealguard.results import Row, VictimFacts, key_of, to_records
+from stealguard.results import Row, Rows, VictimFacts, key_of, to_records
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,13 @@ def test_flat_records_have_equal_keys_and_tell_all() -> None:
     assert (records[0]["victim_name"], records[0]["benign_accuracy"], records[0]["no_theft"]) == ("ini", 0.975, 0.4)
     assert (records[1]["status"], records[1]["clone_accuracy"], records[1]["victim_classes"]) == ("failed", None, None)
     assert json.loads(json.dumps(records)) == records
+
+
+def test_a_part_of_rows_is_rows() -> None:
+    rows = Rows([make_row(), failed_row(seed=1)])
+    assert type(rows[:1]) is Rows
+    assert rows[:1] == [rows[0]]
+    assert type(rows + rows) is Rows
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

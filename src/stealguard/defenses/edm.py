@@ -87,8 +87,9 @@ class EDM(Defense):
             cross a step they must be about sqrt(D) times as long, D the number of its values.
     """
 
-    # Copies that are changed far enough reach other members, so that votes over them are the ensemble's.
-    countered_by = ("treatment:smooth",)
+    # Training on the members' mixed answers was as good as on one net's where it was measured (`docs/rivals.md`). Votes
+    # over changed copies, which reach other members, were worse.
+    countered_by = ("knockoff",)
 
     diversity: float = 1.0
     members: int = 5

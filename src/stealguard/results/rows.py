@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from stealguard.errors import StealguardError
 from stealguard.results import html
@@ -24,6 +24,14 @@ class Rows(list[Row]):
 
     def __add__(self, more: Iterable[Row]) -> Rows:  # type: ignore[override]
         return Rows([*self, *more])
+
+    @overload
+    def __getitem__(self, place: SupportsIndex, /) -> Row: ...
+    @overload
+    def __getitem__(self, places: slice, /) -> Rows: ...
+    def __getitem__(self, place: SupportsIndex | slice, /) -> Row | Rows:
+        found = super().__getitem__(place)
+        return Rows(found) if isinstance(place, slice) else found  # type: ignore[arg-type, return-value]
 
     def to_records(self) -> list[dict[str, Any]]:
         """A flat dict a row, all with the same keys: see `to_records`."""
