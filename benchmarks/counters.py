@@ -1,4 +1,4 @@
-"""What attackers get of each defense who do not know it, and who do: a table from rows of a grid's adaptive suite.
+"""What attackers get of each defense who do not know it, and who do: tables from rows of a grid's adaptive suite.
 
     python -m benchmarks.counters docs/results/rivals-adaptive.jsonl
 
@@ -22,6 +22,22 @@ def table(path: Path) -> str:
     for row in read(path):
         found[row.victim.name].append(row)
     lines = [HEAD, ["---", *["--:"] * 4, "---", "--:", "--:"], *(_line(name, rows) for name, rows in found.items())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def by_accounts(path: Path) -> str:
+    """A line for each defense that judges accounts and each number of them; accuracies in %."""
+    found: dict[tuple[str, int], dict[tuple[str, str], Row]] = defaultdict(dict)
+    judging = {row.victim.name for row in read(path) if row.accounts > 1}
+    for row in read(path):
+        if row.victim.name in judging and not row.treatment:
+            found[row.victim.name, row.accounts][row.attack, row.labels] = row
+    ways = [("knockoff", "soft"), ("knockoff", "hard"), ("cover", "soft")]
+    head = ["defense", "benign", "accounts", *(", ".join(way) for way in ways)]
+    lines = [head, ["---", *["--:"] * 5]]
+    for (name, accounts), rows in found.items():
+        benign = _percent(next(iter(rows.values())).victim.metrics["benign_accuracy"])
+        lines.append([name, benign, f"{accounts:,}", *(_gotten(rows[way]) if way in rows else "-" for way in ways)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -54,4 +70,4 @@ def _percent(value: float) -> str:
 
 
 if __name__ == "__main__":
-    print(table(Path(sys.argv[1])))
+    print(table(Path(sys.argv[1])), by_accounts(Path(sys.argv[1])), sep="\n\n")

@@ -93,7 +93,9 @@ def test_the_table_of_honest_accounts_is_means_of_committed_rows() -> None:
 
 def test_the_table_of_attackers_who_know_the_rivals_is_computed_from_committed_rows() -> None:
     page = (HOME / "docs/rivals.md").read_text()
-    assert counters.table(HOME / "docs/results/rivals-adaptive.jsonl") in page
+    rows = HOME / "docs/results/rivals-adaptive.jsonl"
+    assert counters.table(rows) in page
+    assert counters.by_accounts(rows) in page
 
 
 def test_the_table_of_related_queries_is_means_of_committed_rows() -> None:
