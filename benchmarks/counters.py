@@ -11,6 +11,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from benchmarks.lines import markdown
+
 from stealguard.results import Row, read
 
 HEAD = ["defense", "benign", "plain, soft", "plain, hard", "best of those who know", "by", "accounts", "answers"]
@@ -22,14 +24,15 @@ def table(path: Path) -> str:
     for row in read(path):
         found[row.victim.name].append(row)
     lines = [HEAD, ["---", *["--:"] * 4, "---", "--:", "--:"], *(_line(name, rows) for name, rows in found.items())]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 def by_accounts(path: Path) -> str:
     """A line for each defense that judges accounts and each number of them; accuracies in %."""
     found: dict[tuple[str, int], dict[tuple[str, str], Row]] = defaultdict(dict)
-    judging = {row.victim.name for row in read(path) if row.accounts > 1}
-    for row in read(path):
+    known = read(path)
+    judging = {row.victim.name for row in known if row.accounts > 1}
+    for row in known:
         if row.victim.name in judging and not row.treatment:
             found[row.victim.name, row.accounts][row.attack, row.labels] = row
     ways = [("knockoff", "soft"), ("knockoff", "hard"), ("cover", "soft")]
@@ -38,7 +41,7 @@ def by_accounts(path: Path) -> str:
     for (name, accounts), rows in found.items():
         benign = _percent(next(iter(rows.values())).victim.metrics["benign_accuracy"])
         lines.append([name, benign, f"{accounts:,}", *(_gotten(rows[way]) if way in rows else "-" for way in ways)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 def _line(name: str, rows: list[Row]) -> list[str]:

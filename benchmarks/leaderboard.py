@@ -8,11 +8,12 @@ line is adaptive if everything that the defense itself names as its counters (`c
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from benchmarks import lines
 
 from stealguard.defenses import DEFENSES
 from stealguard.report import summary
@@ -76,10 +77,12 @@ def _of_group(group: Group, baseline: Group | None) -> list[Entry]:
 def _of_adaptive() -> list[Entry]:
     """The lines of `ini-robust` with memory, one a number of accounts, after renaming where that is more."""
     what = ("first five", "as it is")
-    honest = [row for row in _rows("adaptive-honest") if (row["measurement"], row.get("how")) == what]
+    honest = [
+        row for row in lines.read(RESULTS / "adaptive-honest.jsonl") if (row["measurement"], row.get("how")) == what
+    ]
     benign, alone = (Spread.of([row[name] for row in honest]) for name in ("later", "net_alone"))
     cells: dict[int, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    rows = _rows("adaptive")
+    rows = lines.read(RESULTS / "adaptive.jsonl")
     for row in rows:
         if (row["measurement"], row.get("guard"), row["variant"]) == ("theft", "memory", ""):
             how = f"{row['attack']}, {row['pool_name']}, {row['labels']}"
@@ -101,14 +104,10 @@ def _usable(values: Iterable[tuple[float, float]]) -> Spread:
     return max((spread for spread in spreads if spread), key=lambda spread: spread.mean)
 
 
-def _rows(name: str) -> list[dict]:  # type: ignore[type-arg]
-    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
-
-
 def table(task: str) -> str:
     """The Markdown table of a task."""
-    lines = [HEAD, ["---", "--:", "--:", "--:", "--:", "---", "--:", "---"], *(one.texts for one in entries(task))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    made = [HEAD, ["---", "--:", "--:", "--:", "--:", "---", "--:", "---"], *(one.texts for one in entries(task))]
+    return lines.markdown(made)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 
 import torch
 from benchmarks import double_backward
+from benchmarks.lines import add, markdown, read
 from benchmarks.measure import Contender, interleaved
 
 from stealguard.defenses import InI
@@ -142,7 +142,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for variant in AUTHORS, *VARIANTS:
         cells = [_told(found.get((*net, variant)), found.get((*net, AUTHORS))) for net in nets]
         lines.append([variant, f"{counted(VARIANTS[variant]):.2f}" if variant in VARIANTS else "", *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 def _told(row: Mapping[str, Any] | None, authors: Mapping[str, Any] | None) -> str:
@@ -152,10 +152,6 @@ def _told(row: Mapping[str, Any] | None, authors: Mapping[str, Any] | None) -> s
     if authors is None or row["added_mib"] is None or authors["added_mib"] is None:
         return ratio
     return f"{ratio}; {row['added_mib'] / authors['added_mib']:.2f}"
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def main() -> None:
@@ -175,12 +171,7 @@ def main() -> None:
         print(peak(*given.peak))
         return
     for key in given.nets:
-        lines = [json.dumps(row) for row in measured(key, given.variants, given.rounds)]
-        if given.out is None:
-            print("\n".join(lines), flush=True)
-        else:
-            with given.out.open("a") as file:
-                file.writelines(f"{line}\n" for line in lines)
+        add(measured(key, given.variants, given.rounds), given.out)
 
 
 if __name__ == "__main__":

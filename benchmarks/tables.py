@@ -14,7 +14,6 @@ a hundred accounts.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.lines import add, markdown
 from torch import Tensor
 
 import stealguard as sg
@@ -128,7 +128,7 @@ def table(rows: Sequence[Row]) -> str:
             _cell([(row.seed, row.metrics["renamed_accuracy_20"]) for row in by_pool["noise", 1]]),
         ]
         lines.append([name, defense, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 def _cell(found: Sequence[tuple[int, float]]) -> str:
@@ -157,12 +157,7 @@ def main() -> None:
                 print(f"{name} is left out: the package aeon is not installed", file=sys.stderr)
                 continue
             for seed in range(given.seeds):
-                lines = [json.dumps(row) for row in measured(name, seed, given.outliers, Path(folder))]
-                if given.out is None:
-                    print("\n".join(lines), flush=True)
-                else:
-                    with given.out.open("a") as file:
-                        file.writelines(f"{line}\n" for line in lines)
+                add(measured(name, seed, given.outliers, Path(folder)), given.out)
 
 
 if __name__ == "__main__":

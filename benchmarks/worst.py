@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.lines import markdown
+
 from stealguard.report import summary
 from stealguard.report.cells import Cell, Group
 from stealguard.report.naming import number, titles
@@ -39,7 +41,7 @@ def table(groups: Sequence[Group]) -> str:
         told = f"{100 * sum(alone) / len(alone):.1f}" if alone else ""
         where = f"{pool}, {own} task samples" if own and not pool.startswith("own:") else pool
         lines.append([attack, where, f"{budget:,}", told, *(_told(cell) for cell in worst)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 def _kinds(groups: Sequence[Group]) -> dict[Kind, dict[int, list[Cell]]]:

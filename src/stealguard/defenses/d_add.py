@@ -136,7 +136,10 @@ class Discrepancy(Plain):
             most = known.scores.quantile(1 - self._alarms, interpolation="higher")
             poisoned[-len(scores) :] = scores > most.to(scores)
         kept = rows[len(rows) - min(len(rows), known.window - 1) :].clone()  # no long request for its end's sake
-        return torch.where(poisoned[:, None], self._random(x, y), y), {"latest": kept.detach().float().cpu()}
+        if poisoned.any():
+            y = y.clone()
+            y[poisoned] = self._random(x[poisoned.to(x.device)], y)
+        return y, {"latest": kept.detach().float().cpu()}
 
     def _random(self, x: Tensor, y: Tensor) -> Tensor:
         """Softmax of normal logits that follow from the input, (N, K)."""

@@ -366,10 +366,8 @@ class Application:
             raise
         finally:
             model, rows = request.model, request.rows
-            kept = self._keep_hashes and outcome in (
-                "answered",
-                "refused",
-            )  # others cost nothing, and would fill a disk
+            # Other outcomes cost the account nothing, so that their hashes could fill a disk.
+            kept = self._keep_hashes and outcome in ("answered", "refused")
             hashes = tuple(hashlib.sha256(x).hexdigest() for x in query.x) if kept else ()
             ledger.record(Event(time.time(), key.account, key.id, model, rows, outcome, 1, suspicion, hashes))
 
