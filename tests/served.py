@@ -7,9 +7,9 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +19,24 @@ from stealguard.errors import Refused
 from stealguard.serving.app import Application
 from stealguard.serving.http import Server
 from stealguard.serving.keys import Key, Restriction, new_key
-from stealguard.serving.ledger.base import Event, Spent, TooFast
+from stealguard.serving.ledger.base import Event, Ledger, Spent, TooFast
 from stealguard.serving.protocol import Spec
 from stealguard.serving.service import Answered
+
+AnyLedger = TypeVar("AnyLedger", bound=Ledger)
+
+
+def with_ledger(opened: Callable[[], AnyLedger], use: Callable[[AnyLedger], Awaitable[object]]) -> None:
+    """Open a ledger in an event loop, use it as a server does, and close it."""
+
+    async def run() -> None:
+        ledger = opened()
+        try:
+            await use(ledger)
+        finally:
+            await ledger.close()
+
+    asyncio.run(run())
 
 
 class Linear:

@@ -12,6 +12,7 @@ from threading import Barrier
 import pytest
 import torch
 
+from served import with_ledger
 from stealguard.errors import Invalid, StealguardError
 from stealguard.serving.keys import Key, Restriction, new_key
 from stealguard.serving.ledger import Event, Ledger, LedgerUnavailable, Spent, TooFast, open_keys, open_ledger
@@ -28,15 +29,7 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def served(where: str, use: Callable[[Ledger], Awaitable[object]], **settings: float) -> None:
     """Use a ledger as a server does."""
-
-    async def run() -> None:
-        ledger = open_ledger(where, **settings)  # type: ignore[arg-type]
-        try:
-            await use(ledger)
-        finally:
-            await ledger.close()
-
-    asyncio.run(run())
+    with_ledger(lambda: open_ledger(where, **settings), use)  # type: ignore[arg-type]
 
 
 def added(where: str, account: str = "ann", restriction: Restriction | None = None, **settings: object) -> Key:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from redis_server import free_port, redis_server
+from served import with_ledger
 from stealguard.errors import StealguardError
 from stealguard.serving.keys import Key
 from stealguard.serving.ledger import Event, LedgerUnavailable, Spent
@@ -31,15 +32,7 @@ WANTS = st.lists(
 
 def served(address: str, use: Callable[[RedisLedger], Awaitable[object]], **kept: float) -> None:
     """Use a ledger as a server does."""
-
-    async def run() -> None:
-        ledger = RedisLedger(address, **kept)  # type: ignore[arg-type]
-        try:
-            await use(ledger)
-        finally:
-            await ledger.close()
-
-    asyncio.run(run())
+    with_ledger(lambda: RedisLedger(address, **kept), use)  # type: ignore[arg-type]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)

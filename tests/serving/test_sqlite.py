@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from served import with_ledger
 from stealguard.errors import StealguardError
 from stealguard.serving.keys import Key, new_key
 from stealguard.serving.ledger import Event, LedgerUnavailable, open_keys
@@ -25,15 +26,7 @@ KEY, WEIGHTS = Key("k", "ann", ""), "0" * 64
 
 def served(path: Path, use: Callable[[SqliteLedger], Awaitable[object]], **settings: float) -> None:
     """Use a ledger as a server does."""
-
-    async def run() -> None:
-        ledger = SqliteLedger(path, **settings)  # type: ignore[arg-type]
-        try:
-            await use(ledger)
-        finally:
-            await ledger.close()
-
-    asyncio.run(run())
+    with_ledger(lambda: SqliteLedger(path, **settings), use)  # type: ignore[arg-type]
 
 
 @pytest.fixture
