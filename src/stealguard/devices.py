@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 
 import torch
@@ -33,3 +35,33 @@ def device_of(module: nn.Module) -> torch.device:
     """Where a module's weights are; the processor for a module without any."""
     tensor = next(chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
+
+
+@contextmanager
+def switched(owner: object, name: str, value: object) -> Iterator[None]:
+    """Inside the block one of torch's switches has another value.
+
+    >>> with switched(torch.backends.cudnn, "enabled", False):
+    ...     torch.backends.cudnn.enabled
+    False
+    """
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Inside the block an NVIDIA GPU multiplies float32 numbers as they are, and does not round them to TF32 first."""
+    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    with ExitStack() as stack:
+        if hasattr(products, "fp32_precision"):  # torch 2.9 and later, which refuse to tell the older switches at times
+            for part in (products, cudnn.conv, cudnn.rnn):  # type: ignore[attr-defined]
+                stack.enter_context(switched(part, "fp32_precision", "ieee"))
+        else:
+            for part in (products, cudnn):
+                stack.enter_context(switched(part, "allow_tf32", False))
+        yield

@@ -64,7 +64,7 @@ def test_pcgrad_is_torchjds_up_to_the_mean(seed: int) -> None:
 
     g = torch.randn(2, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     gram = g @ g.T
-    torch.testing.assert_close(2 * _project(gram, [[0, 1], [1, 0]]), PCGradWeighting()(gram).to(gram))
+    torch.testing.assert_close(2 * _project(gram, torch.tensor([[0, 1], [1, 0]])), PCGradWeighting()(gram).to(gram))
 
 
 def test_upgrad_conflicts_with_no_loss() -> None:

@@ -41,6 +41,8 @@ class Mixed(Plain):
 class Misinformed(Defended):
     """The user's net, f, and `misinforming`, f-hat, whose answers replace those of f; forward is f's logits."""
 
+    steady = True
+
     def __init__(self, net: nn.Module, misinforming: nn.Module, settings: AdaptiveMisinformation):
         super().__init__(net, Mixed(settings.tau, settings.nu))
         self.misinforming, self.settings = misinforming, settings

@@ -72,6 +72,9 @@ class Defended(nn.Module):
         guard: what is answered.
     """
 
+    steady: ClassVar[bool] = False
+    """Whether losses of its own are the same operations at every step, so that a GPU may replay a recorded one."""
+
     def __init__(self, net: nn.Module, guard: Guard | None = None):
         super().__init__()
         self.net = net

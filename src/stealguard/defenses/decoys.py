@@ -121,6 +121,8 @@ class Decoyed(Defended):
         guard: what is answered.
     """
 
+    steady = True
+
     def __init__(self, net: nn.Module, decoys: Decoys, measured: Measured, guard: Guard):
         super().__init__(net, guard)
         self.decoys, self.measured = decoys, measured

@@ -40,6 +40,8 @@ class Routed(Defended):
 
     key: Tensor
 
+    steady = True
+
     def __init__(self, net: nn.Module, others: Iterable[nn.Module], settings: EDM):
         super().__init__(net)
         self.others, self.settings = nn.ModuleList(others), settings

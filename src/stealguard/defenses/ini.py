@@ -37,6 +37,8 @@ class Isolated(Defended):
         settings: the defense.
     """
 
+    steady = True
+
     def __init__(self, net: nn.Module, like: Tensor, settings: InI):
         super().__init__(net)
         self.settings, self._seed = settings, derive(seed_from(net), "surrogate")

@@ -19,6 +19,8 @@ from stealguard.types import Batch
 class Opposed(Defended):
     """The user's net and an `ordinary` one that it learns to differ from; forward is the first one's logits."""
 
+    steady = True
+
     def __init__(self, net: nn.Module, ordinary: nn.Module, settings: NastyTeacher):
         super().__init__(net)
         self.ordinary, self.settings = ordinary, settings

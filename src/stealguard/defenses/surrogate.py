@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
+from torch.backends import cudnn
 from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
@@ -27,6 +28,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stealguard.defenses.base import evaluating
+from stealguard.devices import switched, without_tf32
 from stealguard.errors import Invalid, require
 from stealguard.seeds import seeded
 from stealguard.training.losses import inner, mean_abs, norm
@@ -234,12 +236,12 @@ LAYERS: dict[str, Callable[[nn.Module, Tensor], Linear]] = {"all": Linearization
 
 @contextmanager
 def _exactly(x: Tensor) -> Iterator[None]:
-    """Without autocast, under which these gradients are off by 13 to 28 %, and without the fused attention kernels,
-    which can be differentiated only once."""
+    """Without autocast, under which these gradients are off by 13 to 28 %, without TF32, and without the fused
+    attention kernels, which can be differentiated only once."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+        with torch.autocast(x.device.type, enabled=False), without_tf32(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -282,7 +284,10 @@ class _Direct(_Products):
 
     def _twice(self, u: Sequence[Tensor]) -> Tensor:
         """J u as the derivative of <J^T c, u> by c, which does as the module says where it stops gradients."""
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # cuDNN's recurrent nets have no second
+        recurrent = any(
+            isinstance(part, nn.RNNBase) for part in self._module.modules()
+        )  # cuDNN has no second derivative
+        with torch.enable_grad(), switched(cudnn, "enabled", cudnn.enabled and not recurrent):
             c = torch.zeros_like(self.logits, requires_grad=True)
             logits = self._run(*self._weights)
             pulled = torch.autograd.grad(logits, self._weights, c, create_graph=True, materialize_grads=True)

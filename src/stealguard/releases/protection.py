@@ -196,6 +196,7 @@ def protect(
             seed=derive(seed, "training"),
             objective=losses_of,
             combine=COMBINES[preset.defense.combine],
+            steady=model.steady or type(model).losses is Defended.losses,
             outliers=Joined([known for known, _ in families.values()]) if families else None,
             validation=validation,
             checkpoint=workplace / CHECKPOINT,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stealguard.errors import StealguardError, require
-from stealguard.training.ranks import present
+from stealguard.training.ranks import ALONE, present
 
 
 def total(losses: Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> None:
@@ -28,11 +28,15 @@ def pcgrad(
         orders: K sequences over the losses' indices: in which order gradient i meets the others. Drawn from torch's
             global generator if left out.
     """
-    orders = _draw_orders(len(losses)) if orders is None else orders
-    found = [list(order) for order in orders]
-    ok = len(found) == len(losses) and all(0 <= j < len(losses) for order in found for j in order)
-    require(ok, "orders", f"{len(losses)} sequences of indices below {len(losses)}", found)
-    _weigh(losses, parameters, lambda gram: _project(gram, found))
+    if orders is None:
+        drawn = _draw_orders(len(losses), losses[0].device)
+    else:
+        found = [list(order) for order in orders]
+        ok = len(found) == len(losses) and all(0 <= j < len(losses) for order in found for j in order)
+        ok = ok and len({len(order) for order in found}) == 1
+        require(ok, "orders", f"{len(losses)} sequences of indices below {len(losses)}, all as long", found)
+        drawn = torch.tensor(found, device=losses[0].device)
+    _weigh(losses, parameters, lambda gram: _project(gram, drawn))
 
 
 def upgrad(losses: Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> None:
@@ -45,30 +49,30 @@ def upgrad(losses: Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> None
         from torchjd.aggregation import UPGradWeighting
     except ImportError as e:
         raise StealguardError("combine = upgrad needs torchjd: pip install 'stealguard[upgrad]'") from e
-    _weigh(losses, parameters, UPGradWeighting())
+    _weigh(losses, parameters, lambda gram: UPGradWeighting()(gram.cpu()))
 
 
 COMBINES = {"total": total, "pcgrad": pcgrad, "upgrad": upgrad}
 
 
-def _draw_orders(k: int) -> list[list[int]]:
-    """One list shuffled again for each loss, never reset, as the authors' program does."""
+def _draw_orders(k: int, device: torch.device) -> Tensor:
+    """K orders (K, K): on a processor one that is shuffled again for each loss, never reset, as the authors' program
+    does; elsewhere drawn there, so that nothing waits and a CUDA graph draws them anew."""
+    if device.type != "cpu":
+        return torch.rand(k, k, device=device).argsort(dim=1)
     order, orders = torch.arange(k), []
     for _ in range(k):
         order = order[torch.randperm(k)]
-        orders.append(order.tolist())
-    return orders
+        orders.append(order)
+    return torch.stack(orders)
 
 
-def _project(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
-    """The K weights of the mean projected gradient, from the gradients' inner products (K, K)."""
-    k = len(gram)
-    weights = torch.eye(k, dtype=gram.dtype)
-    for mine, order in zip(weights, orders, strict=True):
-        for j in order:
-            conflict = mine @ gram[:, j]
-            if conflict < 0:
-                mine[j] -= conflict / gram[j, j]
+def _project(gram: Tensor, orders: Tensor) -> Tensor:
+    """The K weights of the mean projected gradient, from the gradients' inner products (K, K) and orders (K, n)."""
+    weights = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    for j in orders.T:  # row i of the weights is gradient i, and meets gradient j[i] now
+        conflict = (weights * gram[j]).sum(dim=1).clamp_max(0)
+        weights = weights.scatter_add(1, j[:, None], -(conflict / gram.diagonal()[j].where(conflict < 0, 1))[:, None])
     return weights.mean(dim=0)
 
 
@@ -77,8 +81,11 @@ def _weigh(losses: Sequence[Tensor], parameters: Iterable[nn.Parameter], weighti
     wanted = list(parameters)
     rows = [_gradient(loss, wanted, keep=True) for loss in losses]
     columns = [torch.stack([g.reshape(-1) for g in gs]) for gs in zip(*rows, strict=True)]  # (K, n) a parameter
-    gram = torch.stack([(c @ c.T).double() for c in columns]).sum(dim=0).cpu()
-    weights = present().told(weighting(gram)).to(columns[0])
+    gram = torch.stack([(c @ c.T).double() for c in columns]).sum(dim=0)
+    weights = weighting(gram)
+    if present() is not ALONE:
+        weights = present().told(weights.cpu())
+    weights = weights.to(columns[0])
     _write(wanted, [(weights @ c).view_as(p) for p, c in zip(wanted, columns, strict=True)])
 
 

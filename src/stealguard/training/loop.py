@@ -6,7 +6,7 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -29,6 +29,7 @@ from stealguard.training.combine import total
 from stealguard.training.losses import task_loss
 from stealguard.training.ranks import ALONE, Ranks, present
 from stealguard.training.sampler import Sampler
+from stealguard.training.steps import Step, Steps
 from stealguard.types import Batch, Combine, Objective
 
 SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the training done, in [0, 1) -> factor on the rate
@@ -51,8 +52,9 @@ class Training:
             `constant`.
         augment: a name in `AUGMENTATIONS`: what task inputs and outliers go through.
         keep: the weights after the `last` epoch, or those `best` on the validation split.
-        precision: `float32`, or `bf16` for forward passes under autocast to bfloat16, which is faster on a GPU. The
-            gradient terms of InI are computed in float32 either way.
+        precision: `float32`, in which torch rounds the factors of convolutions to TF32 on recent NVIDIA GPUs; or
+            `bf16` for forward passes under autocast to bfloat16. The gradient terms of InI are computed in float32
+            without TF32 either way.
         batch_norm: where several processes train together: `per-rank`, each normalizes its own rows, and running
             statistics are averaged after each epoch; or `synchronized`, by the rows of all, as one process does.
     """
@@ -103,6 +105,7 @@ def fit(
     seed: int,
     objective: Objective = task_loss,
     combine: Combine = total,
+    steady: bool | None = None,
     outliers: Tensor | Inputs | None = None,
     validation: tuple[Tensor | Inputs, Tensor] | None = None,
     checkpoint: Path | None = None,
@@ -121,6 +124,8 @@ def fit(
     return the same, and only the first writes the checkpoint and shows progress.
 
     Args:
+        steady: whether `objective` does the same operations at every step, so that a GPU may replay one that was
+            recorded; if None, of the task loss alone.
         outliers: inputs (M, ...) of which a batch is drawn for each step's `Batch.outliers`.
         validation: held-out inputs and labels, for each epoch's accuracy and for `keep="best"`.
         checkpoint: file that is replaced after each epoch; with `resume`, training goes on from it if it is there.
@@ -154,6 +159,9 @@ def fit(
         if resume and checkpoint is not None:
             run.restore(checkpoint, ranks)
     sampler = Sampler(len(x), training.batch, outliers=0 if outliers is None else len(outliers), seed=seed)
+    step = Step(model, run.optimizer, objective, combine, bf16=training.precision == "bf16")
+    same = objective is task_loss if steady is None else steady
+    steps = Steps(step, steady=same, expected=(training.epochs - len(run.history)) * sampler.steps)
     with (
         bar(title, training.epochs * sampler.steps, show=progress and ranks.first) as tick,
         _resumable(run, checkpoint),
@@ -165,7 +173,7 @@ def fit(
                 seeded(derive(seed, "model", epoch)),
                 ranks.sharing(model, synchronized=training.batch_norm == "synchronized"),
             ):
-                losses = _epoch(run, batches, epoch * sampler.steps, sampler.steps, objective, combine, tick)
+                losses = _epoch(steps, model, training, batches, epoch * sampler.steps, sampler.steps, tick)
             ranks.settle(model)
             run.finish({"epoch": epoch + 1, **losses}, validation, start, ranks)
             told = {name: value for name, value in run.history[-1].items() if name not in ("epoch", "lr", "seconds")}
@@ -243,34 +251,34 @@ def _batches(
 
 
 def _epoch(
-    run: _Run, batches: Iterator[Batch], done: int, steps: int, objective: Objective, combine: Combine, tick: Tick
+    step: Steps, model: nn.Module, training: Training, batches: Iterator[Batch], done: int, steps: int, tick: Tick
 ) -> dict[str, float]:
     """One pass over the task data; the mean of each loss.
 
     Losses are read from a GPU once in many steps, since each reading waits for it.
     """
-    model, training = run.model.train(), run.training
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    device = device_of(model)
-    unread: list[dict[str, Tensor]] = []
+    model.train()
+    often = 1 if device_of(model).type == "cpu" else 50
+    unread: list[Mapping[str, Tensor]] = []
+    values: list[dict[str, float]] = []
     sums: dict[str, float] = {}
-    for i, batch in enumerate(batches):
-        run.optimizer.param_groups[0]["lr"] = rate = training.rate((done + i) / (training.epochs * steps))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=training.precision == "bf16"):
-            losses = objective(model, batch)
-        unread.append({name: loss.detach() for name, loss in losses.items()})
-        if device.type == "cpu" or len(unread) == 50 or i == steps - 1:
-            values = _read(unread, done + i + 2 - len(unread))
+
+    def told(losses: Mapping[str, Tensor]) -> None:
+        unread.append(losses)
+        if len(unread) == often or i == steps - 1:
+            values[:] = _read(unread, done + i + 2 - len(unread))
             for name in losses:
                 sums[name] = sums.get(name, 0.0) + sum(value[name] for value in values)
             unread.clear()
-        combine(list(losses.values()), parameters)
-        run.optimizer.step()
+
+    for i, batch in enumerate(batches):
+        rate = training.rate((done + i) / (training.epochs * steps))
+        step(batch, rate, told)
         tick(done + i + 1, "" if unread or (done + i) % 10 else _line(values[-1]))
     return {"lr": rate, **{name: value / steps for name, value in sums.items()}}
 
 
-def _read(losses: list[dict[str, Tensor]], first: int) -> list[dict[str, float]]:
+def _read(losses: Sequence[Mapping[str, Tensor]], first: int) -> list[dict[str, float]]:
     """The losses of consecutive steps, of which `first` is the number of the first, as finite numbers."""
     rows = torch.stack([torch.stack(list(step.values())) for step in losses]).tolist()
     values = [dict(zip(losses[0], row, strict=True)) for row in rows]
@@ -295,6 +303,7 @@ class _Run:
         self.optimizer = torch.optim.SGD(
             trained,
             lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay,
+            fused=True if device_of(model).type == "cuda" else None,
         )  # fmt: skip
         self.identity: dict[str, Any] = {}
         self.history: list[dict[str, float]] = []
