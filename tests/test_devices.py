@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import stealguard as sg
 from marked import NAME, Marked, MixedDevices, pretended
 from samples import mlp, noise, task
 from stealguard.defenses import DEFENSES, Defense, MemGuard
-from stealguard.devices import choose
+from stealguard.devices import choose, repeatable, without_tf32
+from stealguard.nets import build
 
 
 def test_operations_of_two_devices_fail() -> None:
@@ -31,6 +33,51 @@ def test_operations_of_two_devices_fail() -> None:
             net(here)
         (gradient,) = torch.autograd.grad(net(there).sum(), [net.bias])
         assert gradient.tolist() == [1, 1]
+
+
+def test_switches_are_as_before_after_a_block_that_fails() -> None:
+    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+
+    def switches() -> list[bool]:
+        return [
+            products.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+        ]  # fmt: skip
+
+    def failing() -> None:
+        with without_tf32(), repeatable():
+            assert torch.are_deterministic_algorithms_enabled()
+            assert cudnn.deterministic
+            raise ZeroDivisionError
+
+    before = switches()
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    with repeatable(False):
+        assert switches() == before
+    assert switches() == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_inside_the_block_a_gpu_multiplies_in_float32() -> None:
+    a, b = torch.rand(2, 512, 512, generator=torch.Generator().manual_seed(0)).cuda()
+    image, kernel = a.view(1, 8, 256, 128), b[:8, :72].reshape(8, 8, 3, 3)
+    exact = (a.double() @ b.double(), F.conv2d(image.double(), kernel.double()))
+    with without_tf32():
+        found = a @ b, F.conv2d(image, kernel)
+    for one, other in zip(found, exact, strict=True):
+        assert (one - other).norm() <= 1e-6 * other.norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_two_deterministic_trainings_end_in_the_same_bits() -> None:
+    def trained() -> list[torch.Tensor]:
+        net = build("lenet5", torch.rand(8, 1, 28, 28), 3, seed=0).cuda()
+        x, y = task(256, (1, 28, 28), 3)[:2]
+        with repeatable():
+            sg.fit(net, x, y, sg.Training(epochs=2, batch=32), seed=0, progress=False)
+        return list(net.parameters())
+
+    assert all(torch.equal(p, q) for p, q in zip(trained(), trained(), strict=True))
 
 
 KINDS: dict[str, Defense] = {**{name: kind() for name, kind in DEFENSES.items()}, "memguard": MemGuard(steps=3)}

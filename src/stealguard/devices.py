@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain
@@ -65,3 +66,26 @@ def without_tf32() -> Iterator[None]:
             for part in (products, cudnn):
                 stack.enter_context(switched(part, "allow_tf32", False))
         yield
+
+
+@contextmanager
+def repeatable(wanted: bool = True) -> Iterator[None]:
+    """Inside the block torch uses only algorithms that give the same bits again on the same GPU, which are slower.
+
+    It raises a RuntimeError that names the operation where it has none. On a processor nothing changes.
+
+    >>> with repeatable():
+    ...     torch.are_deterministic_algorithms_enabled()
+    True
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS chooses by what runs beside it
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with switched(torch.backends.cudnn, "deterministic", True):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

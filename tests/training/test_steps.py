@@ -56,7 +56,8 @@ def test_a_step_moves_the_weights_by_the_rate_times_the_gradient() -> None:
 
 
 def test_without_a_gpu_every_step_is_as_written() -> None:
-    one, other = mlp(), mlp()
+    one = mlp()
+    other = copy.deepcopy(one)
     written, steps = step(one), Steps(step(other), steady=True, expected=100)
     for batch in batches(FIRST + 3, (16,)):
         assert losses_of_step(written, batch, 0.1) == losses_of_step(steps, batch, 0.1)

@@ -48,6 +48,7 @@ def audit(
     resize: bool = False,
     store: Path | None = None,
     device: str | None = None,
+    deterministic: bool = False,
     threads: int | None = None,
     i_own_this: Annotated[bool, Parameter(negative="")] = False,
     key_env: str | None = None,
@@ -116,6 +117,8 @@ def audit(
         The SQLite file for the rows; audit.sqlite in the release folder unless told otherwise.
     device
         A torch device; a GPU if there is one.
+    deterministic
+        On a GPU, give the same bits in every run; this is slower.
     threads
         Processor threads.
     i_own_this
@@ -136,6 +139,7 @@ def audit(
     """
     from stealguard.attacks import ATTACKS
     from stealguard.auditing import audit as run
+    from stealguard.devices import repeatable
     from stealguard.errors import require
     from stealguard.settings import create
 
@@ -156,11 +160,13 @@ def audit(
         "treatments": treatments or [""], "own": own or [0], "seeds": seeds or [0], "clone": clone, "data": task,
         "net": net, "defense": defense, "resize": resize, "store": store, "device": device,
     }  # fmt: skip
-    if accounts_to_reach is None:
-        found = run(target, accounts=accounts or [1], **given)
-    else:
-        require(accounts is None, "accounts", "left out where their number is searched for", accounts)
-        found = _searched(target, accounts_to_reach, given)
+    alone = accounts is None or accounts_to_reach is None
+    require(alone, "accounts", "left out where their number is searched for", accounts)
+    with repeatable(deterministic):
+        if accounts_to_reach is not None:
+            found = _searched(target, accounts_to_reach, given)
+        else:
+            found = run(target, accounts=accounts or [1], **given)
     print_rows(found, as_json=json_)
     exit_if_failed(found)
 

@@ -33,6 +33,7 @@ def protect(
     resume: bool = False,
     overwrite: bool = False,
     device: str | None = None,
+    deterministic: bool = False,
     threads: int | None = None,
     json_: Json = False,
 ) -> None:
@@ -87,11 +88,14 @@ def protect(
         Replace a release that is already there.
     device
         A torch device; a GPU if there is one.
+    deterministic
+        On a GPU, give the same bits in every run; this is slower.
     threads
         Processor threads.
     json_
         Print the recipe as JSON.
     """
+    from stealguard.devices import repeatable
     from stealguard.releases.presets import preset_of
     from stealguard.releases.protection import protect as run
     from stealguard.results.honest import PoorAnswers, complaints, sentence
@@ -100,7 +104,7 @@ def protect(
 
     preset = preset_of(defense, "defense")
     use_threads(threads)
-    with joined() as ranks, warnings.catch_warnings():
+    with joined() as ranks, repeatable(deterministic), warnings.catch_warnings():
         warnings.simplefilter("ignore", PoorAnswers)  # they are told below, in the same words
         release = run(
             net, data, out=out, outliers=outliers,
