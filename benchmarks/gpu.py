@@ -1,7 +1,8 @@
 """Training and auditing on one GPU, in under ten minutes: `python -m benchmarks.gpu`, which prints JSON lines.
 
-    step     plain and InI steps of resnet18 on 3 x 32 x 32, batch 128 (+ 128): images/s in float32 and bf16, and with
-             the net compiled; and the share of the counted floor, 22 / 3 plain steps over the InI step
+    step     plain and InI steps of resnet18 on 3 x 32 x 32, batch 128 (+ 128): images/s in float32 and bf16, as
+             written, recorded as a CUDA graph (which is how `protect` and `audit` train on a GPU) and with the net
+             compiled; and the share of the counted floor, 22 / 3 plain steps over the InI step
     protect  InI on CIFAR-10 at the authors' settings, for as many epochs as fit in `--minutes`: images/s, and accuracy
     audit    the seconds of `--suite standard` on that release, stopped after 200: the row tells how many thefts ended
 
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,10 +35,12 @@ from stealguard.defenses import InI
 from stealguard.errors import StealguardError
 from stealguard.nets import build
 from stealguard.releases.presets import PRESETS
+from stealguard.releases.protection import losses_of
 from stealguard.results import STORE, read
 from stealguard.results.provenance import hardware
 from stealguard.training.combine import COMBINES
 from stealguard.training.losses import task_loss
+from stealguard.training.steps import Recorded, Step
 from stealguard.types import Batch
 
 PASSES = 22 / 3  # of InI's step, in plain steps
@@ -63,12 +66,13 @@ TINY = Size("cpu", "lenet5", (1, 28, 28), 16, 2, ["--budget", "100"], 600.0, 400
 
 
 def steps(size: Size) -> Iterator[Row]:
-    """Seconds of a plain step and of InI's, for each precision, with and without `torch.compile`."""
+    """Seconds of a plain step and of InI's, for each precision and way to run them."""
+    ways = ("written", "recorded", "compiled") if size.device == "cuda" else ("written", "compiled")
     for precision in ("float32", "bf16"):
-        for compiled in (False, True):
-            what = {"what": "step", "net": size.net, "batch": size.batch, "precision": precision, "compiled": compiled}
+        for way in ways:
+            what = {"what": "step", "net": size.net, "batch": size.batch, "precision": precision, "way": way}
             try:
-                plain, ini = _seconds(size, precision, compiled)
+                plain, ini = _seconds(size, precision, way)
             except Exception as e:  # compilers fail in many ways, and the other rows still tell something
                 yield {**what, "note": f"not run: {type(e).__name__}: {str(e).splitlines()[0]}"}
                 continue
@@ -79,35 +83,39 @@ def steps(size: Size) -> Iterator[Row]:
             }  # fmt: skip
 
 
-def _seconds(size: Size, precision: str, compiled: bool) -> tuple[float, float]:
+def _seconds(size: Size, precision: str, way: str) -> tuple[float, float]:
     """The medians of a plain step's and of an InI step's seconds, in turns."""
     x, z = torch.rand(2, size.batch, *size.shape, device=size.device)
     batch = Batch(x, torch.randint(10, (size.batch,), device=size.device), z)
     net = build(size.net, x.cpu(), 10, seed=0).to(size.device).train()
     defended = InI().build(net, x)
     _ = defended.surrogates(x)  # drawn of the net as it is, before it is compiled
-    if compiled:
+    if way == "compiled":
         net.compile(backend=size.compiler)
-    parameters = list(net.parameters())
     functorch.donated_buffer = False  # PCGrad goes backward once for each loss
+    fused = True if size.device == "cuda" else None
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=fused)
+    plain, ini = (
+        Step(model, optimizer, objective, COMBINES[combine], bf16=precision == "bf16")
+        for model, objective, combine in ((net, task_loss, "total"), (defended, losses_of, "pcgrad"))
+    )
 
-    def run(losses: Callable[[], dict[str, Tensor]], combine: str) -> float:
-        _wait(size)
-        start = time.perf_counter()
-        with torch.autocast(size.device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            found = list(losses().values())
-        COMBINES[combine](found, parameters)
-        _wait(size)
-        return time.perf_counter() - start
+    def both(*runs: Step | Recorded) -> list[float]:
+        times = []
+        for run in runs:
+            _wait(size)
+            start = time.perf_counter()
+            run(batch, 0.0, lambda losses: None)
+            _wait(size)
+            times.append(time.perf_counter() - start)
+        return times
 
-    def both() -> tuple[float, float]:
-        plain = run(lambda: task_loss(net, batch), "total")
-        return plain, run(lambda: dict(defended.losses(batch)), "pcgrad")
-
-    for _ in range(2):
-        both()
-    times = [both() for _ in range(size.steps)]
-    return statistics.median(plain for plain, _ in times), statistics.median(ini for _, ini in times)
+    for _ in range(3):
+        both(plain, ini)
+    runs = [Recorded(step, batch) for step in (plain, ini)] if way == "recorded" else [plain, ini]
+    times = [both(*runs) for _ in range(size.steps)]
+    first, second = (statistics.median(column) for column in zip(*times, strict=True))
+    return first, second
 
 
 def _wait(size: Size) -> None:
@@ -189,16 +197,18 @@ def _data(size: Size, work: Path) -> tuple[str, str, list[str], str]:
     )
 
 
-def rows(size: Size, minutes: float, precision: str) -> Iterator[Row]:
-    """All rows, each with the hardware."""
+def rows(size: Size, minutes: float, precision: str, part: str) -> Iterator[Row]:
+    """The rows of `part`, or of `all`, each with the hardware."""
     if size.device == "cuda" and not torch.cuda.is_available():
         for what in ("step", "protect", "audit"):
             yield {"what": what, "net": size.net, "note": "not run here: torch finds no GPU"}
         return
     where = {"hardware": hardware(), "torch": torch.__version__, "tiny": size is TINY}
-    yield from ({**row, **where} for row in steps(size))
-    with tempfile.TemporaryDirectory() as work:
-        yield from ({**row, **where} for row in protect_and_audit(size, minutes, precision, Path(work)))
+    if part in ("steps", "all"):
+        yield from ({**row, **where} for row in steps(size))
+    if part in ("release", "all"):
+        with tempfile.TemporaryDirectory() as work:
+            yield from ({**row, **where} for row in protect_and_audit(size, minutes, precision, Path(work)))
 
 
 def main() -> None:
@@ -206,9 +216,10 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a small run on a processor, for a test")
     parser.add_argument("--minutes", type=float, default=2.0, help="of training, at most (about)")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="bf16")
+    parser.add_argument("--part", choices=("steps", "release", "all"), default="all")
     chosen = parser.parse_args()
     size, minutes = (TINY, 0.0) if chosen.tiny else (FULL, chosen.minutes)
-    for row in rows(size, minutes, chosen.precision):
+    for row in rows(size, minutes, chosen.precision, chosen.part):
         print(json.dumps(row), flush=True)
 
 

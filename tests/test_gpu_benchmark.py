@@ -22,8 +22,8 @@ def told(*options: str) -> list[dict[str, object]]:
 def test_a_tiny_run_gives_every_row() -> None:
     rows = told("--tiny")
     assert [row["what"] for row in rows] == ["step"] * 4 + ["protect", "audit"]
-    assert {(row["precision"], row["compiled"]) for row in rows[:4]} == {
-        (precision, compiled) for precision in ("float32", "bf16") for compiled in (False, True)
+    assert {(row["precision"], row["way"]) for row in rows[:4]} == {
+        (precision, way) for precision in ("float32", "bf16") for way in ("written", "compiled")
     }
     assert all("note" not in row and row["tiny"] for row in rows)
     assert rows[-1]["thefts"] == 2, "soft and hard labels"

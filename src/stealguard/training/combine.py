@@ -95,5 +95,7 @@ def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter], keep: bool = Fal
 
 
 def _write(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    """Each gradient in the layout of its parameter, as fused optimizers ask for."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
+        alike = gradient.stride() == parameter.stride()
+        parameter.grad = gradient if alike else torch.empty_like(parameter).copy_(gradient)
