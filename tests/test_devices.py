@@ -70,9 +70,10 @@ def test_inside_the_block_a_gpu_multiplies_in_float32() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_two_deterministic_trainings_end_in_the_same_bits() -> None:
+    x, y = task(256, (1, 28, 28), 3)[:2]
+
     def trained() -> list[torch.Tensor]:
-        net = build("lenet5", torch.rand(8, 1, 28, 28), 3, seed=0).cuda()
-        x, y = task(256, (1, 28, 28), 3)[:2]
+        net = build("lenet5", x[:8], 3, seed=0).cuda()
         with repeatable():
             sg.fit(net, x, y, sg.Training(epochs=2, batch=32), seed=0, progress=False)
         return list(net.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain
@@ -11,6 +12,9 @@ import torch
 from torch import nn
 
 from stealguard.errors import Invalid
+
+PINNING = threading.Lock()
+"""Held by whoever asks CUDA for pinned memory, and while steps are recorded: CUDA lets nobody ask for any then."""
 
 
 def choose(device: str | torch.device | None = None) -> torch.device:

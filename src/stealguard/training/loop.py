@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stealguard.data.inputs import Inputs, ahead, as_inputs, chunks
-from stealguard.devices import device_of
+from stealguard.devices import PINNING, device_of
 from stealguard.errors import Interrupted, NonFiniteLoss, pick, require
 from stealguard.files import opened, replacing, set_aside
 from stealguard.identity import tensor_hash
@@ -52,9 +52,9 @@ class Training:
             `constant`.
         augment: a name in `AUGMENTATIONS`: what task inputs and outliers go through.
         keep: the weights after the `last` epoch, or those `best` on the validation split.
-        precision: `float32`, in which torch rounds the factors of convolutions to TF32 on recent NVIDIA GPUs; or
-            `bf16` for forward passes under autocast to bfloat16. The gradient terms of InI are computed in float32
-            without TF32 either way.
+        precision: `float32`, or `bf16` for forward passes under autocast to bfloat16. The gradient terms of InI are
+            computed in float32 either way. On recent NVIDIA GPUs torch multiplies float32 numbers of convolutions as
+            TF32, unless `torch.backends.cudnn.allow_tf32` is off.
         batch_norm: where several processes train together: `per-rank`, each normalizes its own rows, and running
             statistics are averaged after each epoch; or `synchronized`, by the rows of all, as one process does.
     """
@@ -235,7 +235,10 @@ def _batches(
 
     def rows_of(inputs: Inputs, rows: Tensor) -> Tensor:
         found = inputs.rows(readers.share(len(rows)).take(rows))
-        return found.pin_memory() if gpu else found
+        if not gpu:
+            return found
+        with PINNING:
+            return found.pin_memory()
 
     def read(drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         rows, others = drawn

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stealguard.devices import device_of
+from stealguard.devices import PINNING, device_of
 from stealguard.training.combine import COMBINES
 from stealguard.training.ranks import ALONE, present
 from stealguard.types import Batch, Combine, Objective
@@ -64,7 +64,7 @@ class Recorded:
         self._rate = torch.zeros((), device=batch.x.device)
         self._losses: dict[str, Tensor] = {}
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with PINNING, torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             step(self._batch, self._rate, self._losses.update)
 
     def __call__(self, batch: Batch, rate: float, told: Told) -> None:
