@@ -110,8 +110,10 @@ class Steps:
 def recordable(step: Step) -> bool:
     """Whether a recorded step does what the step as written does, as far as the kind of its parts tells.
 
-    >>> net = nn.Linear(2, 2)
-    >>> recordable(Step(net, torch.optim.SGD(net.parameters()), task_loss, RECORDED[0]))  # not on a GPU
+    >>> from stealguard.training import combine, losses, steps
+    >>> net = nn.Linear(2, 2)  # not on a GPU
+    >>> step = steps.Step(net, torch.optim.SGD(net.parameters()), losses.task_loss, combine.total)
+    >>> steps.recordable(step)
     False
     """
     known = all(f"{type(part).__module__}.".startswith(KNOWN) for part in step.model.modules())
