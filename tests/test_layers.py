@@ -19,7 +19,7 @@ from stealguard.defenses import DEFENSES
 HOME = Path(stealguard.__file__).parent
 
 LAYERS = [  # each package may import from the lines above it, and from itself
-    {"errors", "files", "seeds"},
+    {"errors", "files", "processes", "seeds"},
     {"registry"},
     {"checks", "devices", "identity", "progress", "settings", "simplex", "types"},
     {"data", "nets"},

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from stealguard.comparing.engines import Local, Wanted
-from stealguard.comparing.engines.base import processors
 from stealguard.comparing.engines.local import VISIBLE, shares
 from stealguard.errors import Invalid
+from stealguard.processes import processors
 
 
 def failing(word: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, cached_property, partial
@@ -20,6 +20,7 @@ from stealguard.attacks import ATTACKS, Knockoff
 from stealguard.attacks.base import Attack
 from stealguard.attacks.recovery import Resources
 from stealguard.attacks.treatments import treated
+from stealguard.auditing.beside import beside, helping
 from stealguard.auditing.owned import fine_tuned, near_task, no_theft_accuracy, owned
 from stealguard.auditing.plan import Architecture, Theft, architecture, thefts
 from stealguard.auditing.remote import HONEST, Remote
@@ -64,6 +65,7 @@ def audit(
     resize: bool = False,
     store: str | Path | None = None,
     device: str | torch.device | None = None,
+    workers: int = 1,
     progress: bool = True,
 ) -> Rows:
     """Steal the victim in every combination of what is given, and measure each clone.
@@ -97,6 +99,8 @@ def audit(
         resize: fit pools of another shape to the victim's inputs.
         store: the SQLite file for the rows; if None, `audit.sqlite` in the release's folder, or in `runs/audit-NAME`.
         device: where victim and clones run; where the victim is if None.
+        workers: processes that steal at the same time, each with its share of torch's threads. They are spawned, so a
+            script that asks for more than one needs `if __name__ == "__main__":`. One for a `Remote`.
         progress: show bars.
 
     Raises:
@@ -111,7 +115,10 @@ def audit(
         >>> [(row.attack, row.queries, row.status) for row in rows]
         [('knockoff', 50, 'ok')]
     """
+    given = {**locals(), "workers": 1, "progress": False}
+    require(isinstance(workers, int) and workers >= 1, "workers", "a whole number of at least 1", workers)
     victim = victim_of(victim, net=net, defense=defense, device=device)
+    require(workers == 1 or not isinstance(victim, Remote), "workers", "1 for a model behind a server", workers)
     task = _task(victim, data)
     if isinstance(victim, Given | Remote):
         victim = victim.fitted(tuple(task.train.x.shape[1:]), task.classes, task.names)
@@ -136,26 +143,42 @@ def audit(
         _tell(victim, task, planned)
     path = Path(store or _home(victim) / STORE)
     kept, work = Store(path), _Audit(victim, task, path.with_name(f"{path.name}.answers"), where)
-    keys = [work.key(theft) for theft in planned]
-    with bar(f"audit {victim.name}", len(planned), show=progress) as tick:
-        for number, (key, theft) in enumerate(zip(keys, planned, strict=True)):
-            if _done(kept, key):
-                work.forget(key)
-                continue
-            how = f"{theft.labels} {theft.treatment} accounts {theft.accounts:,} seed {theft.seed}"
-            tick(number, f"{theft.name} {theft.pool.name} {how}")
-            with work.alone(key):
-                if not _done(kept, key):  # another process may have done it meanwhile
-                    kept.put(work.row(key, theft))
-                if _done(kept, key):  # else the next try need not pay for the same answers
-                    work.forget(key)
-    work.close(complete=all(_done(kept, key) for key in keys))
-    return Rows(found for found in map(kept.get, keys) if found is not None)
+    plan = {work.key(theft): theft for theft in planned}
+    before = {key: _when(kept, key) for key in plan}
+
+    def over(key: str) -> bool:
+        return _done(kept, key) or _when(kept, key) != before[key]
+
+    with (
+        beside(min(workers, sum(not _done(kept, key) for key in plan)) - 1, audit, given),
+        bar(f"audit {victim.name}", len(plan), show=progress) as tick,
+    ):
+        for wait in (False,) if helping() else (False, True):
+            for key, theft in plan.items():
+                if over(key):
+                    continue
+                how = f"{theft.labels} {theft.treatment} accounts {theft.accounts:,} seed {theft.seed}"
+                tick(sum(map(over, plan)), f"{theft.name} {theft.pool.name} {how}")
+                with work.alone(key, wait=wait) as mine:
+                    if mine and not over(key):  # another process may have done it meanwhile
+                        kept.put(work.row(key, theft))
+                    if mine and _done(kept, key):  # else the next try need not pay for the same answers
+                        work.forget(key)
+    if not helping():
+        done = [key for key in plan if _done(kept, key)]
+        work.close(done, complete=len(done) == len(plan))
+    return Rows(found for found in map(kept.get, map(work.key, planned)) if found is not None)
 
 
 def _done(kept: Store, key: str) -> bool:
     known = kept.get(key)
     return known is not None and known.status != "failed"
+
+
+def _when(kept: Store, key: str) -> str | None:
+    """When the theft was last tried."""
+    row = kept.get(key)
+    return None if row is None else row.when
 
 
 def _many(value: Any) -> list[Any]:
@@ -341,21 +364,31 @@ class _Audit:
         )  # fmt: skip
 
     @contextmanager
-    def alone(self, key: str) -> Iterator[None]:
-        """One process at a time carries out a theft; the answers that it has paid for are in one file."""
-        lock = self._locked(self._folder / f"{key}.lock")
-        try:
-            yield
-        finally:
-            lock.release()
+    def alone(self, key: str, *, wait: bool = True) -> Iterator[bool]:
+        """One process at a time carries out a theft; the answers that it has paid for are in one file.
 
-    def _locked(self, path: Path) -> BaseFileLock:
-        """The lock at that path, held. Another process that has done everything may remove it, and the folder."""
+        Gives whether it is this process, which it is in the end where it waits.
+        """
+        lock = self._locked(self._folder / f"{key}.lock", wait=wait)
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def _locked(self, path: Path, *, wait: bool) -> BaseFileLock | None:
+        """The lock at that path, held; None where another process holds it and this one does not wait.
+
+        Another process that has done everything may remove it, and the folder.
+        """
         for _ in range(TRIES):
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path)
             with suppress(FileNotFoundError):
-                lock.acquire()
+                try:
+                    lock.acquire(timeout=-1 if wait else 0)
+                except Timeout:
+                    return None
                 if path.exists():
                     return lock
                 lock.release()
@@ -365,12 +398,15 @@ class _Audit:
         """Drop what an attacker was answered: its row is safe."""
         (self._folder / key).unlink(missing_ok=True)
 
-    def close(self, *, complete: bool) -> None:
+    def close(self, done: Iterable[str], *, complete: bool) -> None:
         """Remove the locks, and the folder of answers if nothing is kept in it.
 
         Args:
-            complete: whether every row is safe; else a remote victim's answers to the test inputs are kept.
+            done: the thefts whose rows are safe.
+            complete: whether all are; else a remote victim's answers to the test inputs are kept.
         """
+        for key in done:
+            self.forget(key)
         if complete:
             self.forget(self._honest)
         if self._folder.is_dir():

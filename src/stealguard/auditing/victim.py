@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -96,7 +97,14 @@ class Given:
         self.shape = tuple(shape or ())
         self.output = Probabilities(classes or len(names), tuple(names))
         self._word = word
+        self._model, self._device = model, device
         self.identity, self.module, self._ask = _opened(model, device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process the model is opened again: imported, or read from its file."""
+        classes, names = self.output
+        again = partial(Given, names=names, name=self.name, device=self._device)
+        return again, (self._model, self.shape, classes)
 
     def connect(self, account: str = "") -> BlackBox:
         """The box; nobody knows whether such a victim tells accounts apart."""

@@ -50,6 +50,7 @@ def audit(
     device: str | None = None,
     deterministic: bool = False,
     threads: int | None = None,
+    workers: int = 1,
     i_own_this: Annotated[bool, Parameter(negative="")] = False,
     key_env: str | None = None,
     key_file: Path | None = None,
@@ -120,7 +121,9 @@ def audit(
     deterministic
         On a GPU, give the same bits in every run; this is slower.
     threads
-        Processor threads.
+        Processor threads, which the workers share.
+    workers
+        Processes that steal at the same time.
     i_own_this
         The model behind the URL is yours, or its owner has asked you to attack it. Without this no URL is audited.
     key_env
@@ -161,12 +164,13 @@ def audit(
         "net": net, "defense": defense, "resize": resize, "store": store, "device": device,
     }  # fmt: skip
     alone = accounts is None or accounts_to_reach is None
+    require(accounts_to_reach is None or workers == 1, "workers", "1 where a number is searched for", workers)
     require(alone, "accounts", "left out where their number is searched for", accounts)
     with repeatable(deterministic):
         if accounts_to_reach is not None:
             found = _searched(target, accounts_to_reach, given)
         else:
-            found = run(target, accounts=accounts or [1], **given)
+            found = run(target, accounts=accounts or [1], workers=workers, **given)
     print_rows(found, as_json=json_)
     exit_if_failed(found)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,8 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from stealguard.comparing.engines.base import PATIENCE, Ended, Wanted, Work, processors
+from stealguard.comparing.engines.base import PATIENCE, Ended, Wanted, Work
 from stealguard.errors import one_line, require
+from stealguard.processes import end_with_parent, processors
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -99,14 +98,6 @@ def shares(visible: list[str], gpus: int, workers: int) -> list[str]:
 
 
 def _begin(share: str) -> None:
-    """In a new process: see its own GPUs, end at once when the parent has gone, and leave interrupts to the parent."""
+    """In a new process: see its own GPUs, and end with the parent."""
     os.environ[VISIBLE] = share
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
+    end_with_parent()
