@@ -80,8 +80,20 @@ def test_with_fewer_held_out_inputs_than_a_window_has_no_query_is_judged(held_ou
     """Of so few, honest windows would be far from the distribution that was measured."""
     x, y = blobs(400, SHAPE, CLASSES, seed=1)
     model = DADD().build(mlp(), x[:2])
-    model.calibrate(Batch(x[:held_out], y[:held_out]))
+    with pytest.warns(UserWarning, match=f"d-add judges no query: .* only {held_out} task inputs were held out"):
+        model.calibrate(Batch(x[:held_out], y[:held_out]))
     assert shares(model, x) == 0
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_a_window_with_a_number_that_is_not_finite_is_infinitely_far(value: float) -> None:
+    reference = trained().reference
+    windows = torch.randn(3, 16, CLASSES, generator=torch.Generator().manual_seed(0))
+    expected = reference.discrepancy(windows)
+    windows[1, 4, 2] = value
+    found = reference.discrepancy(windows)
+    assert found[1] == torch.inf
+    assert torch.equal(found[[0, 2]], expected[[0, 2]])
 
 
 def test_an_account_of_task_inputs_is_answered_and_one_of_outliers_is_not() -> None:

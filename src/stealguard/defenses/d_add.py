@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -57,6 +58,8 @@ class Reference(nn.Module):
         Fewer inputs than a window has queries say nothing about windows: nothing is known of the task then.
         """
         if len(v) < self.window:
+            message = f"d-add judges no query: a window has {self.window}, and only {len(v)} task inputs were held out."
+            warnings.warn(message, stacklevel=2)
             return
         generator = torch.Generator().manual_seed(int(self.key))
         half = len(v) // 2
@@ -88,10 +91,14 @@ class Reference(nn.Module):
         from one symmetric matrix of W rows a window: with S = L L^T and the centered queries Z of a class,
         (C S)^(1/2) has the eigenvalues of (Z L L^T Z^T / n)^(1/2).
 
+        A window with a number that is not finite is infinitely far.
+
         Args:
             windows: logits, (B, W, K).
         """
         v = windows.to(self.mean.device, torch.float64)
+        finite = v.isfinite().flatten(1).all(dim=1)
+        v = v.nan_to_num(posinf=0, neginf=0)
         top = v.argmax(dim=2)
         same = (top[:, :, None] == top[:, None, :]).double()
         n = same.sum(dim=2, keepdim=True)
@@ -101,7 +108,8 @@ class Reference(nn.Module):
         spread = (off - centers).square().sum(dim=2)
         roots = torch.linalg.eigvalsh(same * n * (turned @ turned.mT)).clamp(min=0).sqrt().sum(dim=1)
         each = centers.square().sum(dim=2) + spread + self.trace[top].double()
-        return ((each.sum(dim=1) - 2 * roots) / windows.shape[1]).to(windows)
+        found = (each.sum(dim=1) - 2 * roots) / windows.shape[1]
+        return found.where(finite, torch.inf).to(windows)
 
     def _turned(self, v: Tensor, classes: Tensor) -> Tensor:
         """Rows (M, K) times the factor of the class of each."""
