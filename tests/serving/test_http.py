@@ -301,17 +301,19 @@ def test_requests_in_one_packet_are_answered_in_their_order(port: int) -> None:
 
 def test_requests_that_come_while_another_is_answered_wait_their_turn(service: Linear) -> None:
     service.gate = threading.Event()
-    with running(Application({("linear", "1"): service}, None)) as server:
-        with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
-            connection.sendall(GOOD)
-            wait_until(lambda: service.asked == 1)
-            connection.sendall(LIVE)
-            connection.sendall(LIVE + GOOD[:100])
-            service.gate.set()
-            connection.sendall(GOOD[100:])
-            connection.sendall(LIVE.replace(b"Host", b"Connection: close\r\nHost"))
-            found = responses(rest_of(connection))
-    assert [list(body)[0] for _, body in found] == ["model_name", "live", "live", "model_name", "live"]
+    with (
+        running(Application({("linear", "1"): service}, None)) as server,
+        socket.create_connection(("127.0.0.1", server.port), 30) as connection,
+    ):
+        connection.sendall(GOOD)
+        wait_until(lambda: service.asked == 1)
+        connection.sendall(LIVE)
+        connection.sendall(LIVE + GOOD[:100])
+        service.gate.set()
+        connection.sendall(GOOD[100:])
+        connection.sendall(LIVE.replace(b"Host", b"Connection: close\r\nHost"))
+        found = responses(rest_of(connection))
+    assert [next(iter(body)) for _, body in found] == ["model_name", "live", "live", "model_name", "live"]
 
 
 def test_a_request_to_upgrade_is_answered_like_any_other(port: int) -> None:
