@@ -72,10 +72,11 @@ class _Exchange:
         """Have it answered."""
         try:
             await app(self.scope, self.receive, self.send)
-        except BaseException:
+        except Exception:
             _log.exception("A request failed.")
-        if not self._over:
-            self._connection.abort()
+        finally:
+            if not self._over:
+                self._connection.abort()
 
     def add(self, part: bytes) -> None:
         """The next part of the body."""
@@ -99,7 +100,7 @@ class _Exchange:
             self._asks = False
             self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self._ready:
-            self._woken = asyncio.get_running_loop().create_future()
+            self._woken = self._connection.loop.create_future()
             await self._woken
         if self._over:
             return {"type": "http.disconnect"}
@@ -133,7 +134,7 @@ class _Connection(asyncio.Protocol):
         *, config: uvicorn.Config, server_state: ServerState, app_state: object = None, _loop: object = None,
     ):  # fmt: skip
         self._limits, self._open, self._state, self._app = limits, open_, server_state, config.loaded_app
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._due = deque[_Exchange]()  # the first is being answered, and the last may still be arriving
@@ -145,7 +146,7 @@ class _Connection(asyncio.Protocol):
         self._full = False  # the client does not take what is written
         self._deaf = False  # nothing further is parsed
         self._lingering = False
-        self._deadline = self._loop.time() + limits.connect_seconds
+        self._deadline = self.loop.time() + limits.connect_seconds
         self._tick = min(
             _LINGER, limits.connect_seconds, limits.header_seconds, limits.body_seconds, limits.idle_seconds
         )
@@ -158,7 +159,7 @@ class _Connection(asyncio.Protocol):
         address = transport.get_extra_info("peername")
         self._peer = str(address[0]) if address else ""
         self._open.peers[self._peer] += 1
-        self._timer = self._loop.call_later(self._tick, self._look)
+        self._timer = self.loop.call_later(self._tick, self._look)
         limits, peers = self._limits, self._open.peers[self._peer]
         if len(self._state.connections) > limits.connections or peers > limits.per_address:
             self._deaf = True
@@ -184,7 +185,7 @@ class _Connection(asyncio.Protocol):
             pass  # such a request is answered like any other
         except httptools.HttpParserError:
             self._refuse(400, "Invalid HTTP request received.")
-        if self._in_headers and self._header_bytes > self._limits.header_bytes:
+        if self._in_headers and max(self._header_bytes, self._parsed_bytes) > self._limits.header_bytes:
             self._refuse(431, "The headers are too long.")
 
     def pause_writing(self) -> None:
@@ -199,8 +200,7 @@ class _Connection(asyncio.Protocol):
     # What the parser calls
 
     def on_message_begin(self) -> None:
-        self._url, self._headers, self._header_bytes = b"", [], 0
-        self._parsed_bytes = 0
+        self._url, self._headers, self._header_bytes, self._parsed_bytes = b"", [], 0, 0
         self._in_headers = self._in_message = True
         self._expect()
 
@@ -301,7 +301,7 @@ class _Connection(asyncio.Protocol):
         if exchange is None or exchange.begun or self._full:
             return
         exchange.begun = True
-        task = self._loop.create_task(exchange.run(self._app))
+        task = self.loop.create_task(exchange.run(self._app))
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
 
@@ -317,7 +317,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
         elif not (self._lingering or self._transport.is_closing()):
             self._deaf = self._lingering = True
-            self._deadline = self._loop.time() + _LINGER
+            self._deadline = self.loop.time() + _LINGER
             self._transport.write_eof()
             self._transport.resume_reading()
 
@@ -331,14 +331,14 @@ class _Connection(asyncio.Protocol):
         else:
             seconds = math.inf if self._due else limits.idle_seconds
         if not self._lingering:  # which is the last step
-            self._deadline = self._loop.time() + seconds
+            self._deadline = self.loop.time() + seconds
 
     def _look(self) -> None:
-        left = self._deadline - self._loop.time()
+        left = self._deadline - self.loop.time()
         if left <= 0:
             self._expire()
             left = self._tick
-        self._timer = self._loop.call_later(min(left, self._tick), self._look)
+        self._timer = self.loop.call_later(min(left, self._tick), self._look)
 
     def _expire(self) -> None:
         if self._in_message and not (self._lingering or self._full):
