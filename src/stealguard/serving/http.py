@@ -174,6 +174,7 @@ class _Connection(asyncio.Protocol):
             del self._open.peers[self._peer]
         while self._due:
             self._drop()
+        del self._parser  # which refers to this connection, so that it would wait for the collector
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
