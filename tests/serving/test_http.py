@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import json
 import os
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -231,6 +233,19 @@ def test_connections_beyond_a_cap_are_refused_and_freed_ones_are_taken_again(lim
         first[1].close()
         wait_until(lambda: len(server.server_state.connections) == 1)
         good(server.port, service)
+
+
+def test_a_closed_connection_is_freed_without_the_collector(service: Linear) -> None:
+    with running(Application({("linear", "1"): service}, None)) as server:
+        gc.disable()
+        try:
+            with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+                connection.sendall(GOOD)
+                wait_until(lambda: service.asked == 1)
+                (held,) = map(weakref.ref, server.server_state.connections)
+            wait_until(lambda: held() is None)
+        finally:
+            gc.enable()
 
 
 # Broken requests --------------------------------------------------------------------------------------------
