@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import json
 import os
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -233,6 +235,19 @@ def test_connections_beyond_a_cap_are_refused_and_freed_ones_are_taken_again(lim
         good(server.port, service)
 
 
+def test_a_closed_connection_is_freed_without_the_collector(service: Linear) -> None:
+    with running(Application({("linear", "1"): service}, None)) as server:
+        gc.disable()
+        try:
+            with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+                connection.sendall(GOOD)
+                wait_until(lambda: service.asked == 1)
+                (held,) = map(weakref.ref, server.server_state.connections)
+            wait_until(lambda: held() is None)
+        finally:
+            gc.enable()
+
+
 # Broken requests --------------------------------------------------------------------------------------------
 
 
@@ -297,6 +312,23 @@ def test_nonsense_after_a_good_request_does_not_cost_its_answer(port: int) -> No
 def test_requests_in_one_packet_are_answered_in_their_order(port: int) -> None:
     found = responses(exchange(port, LIVE + GOOD + LIVE + GOOD))
     assert [list(body) for _, body in found] == [["live"], ["model_name", "model_version", "outputs"]] * 2
+
+
+def test_requests_that_come_while_another_is_answered_wait_their_turn(service: Linear) -> None:
+    service.gate = threading.Event()
+    with (
+        running(Application({("linear", "1"): service}, None)) as server,
+        socket.create_connection(("127.0.0.1", server.port), 30) as connection,
+    ):
+        connection.sendall(GOOD)
+        wait_until(lambda: service.asked == 1)
+        connection.sendall(LIVE)
+        connection.sendall(LIVE + GOOD[:100])
+        service.gate.set()
+        connection.sendall(GOOD[100:])
+        connection.sendall(LIVE.replace(b"Host", b"Connection: close\r\nHost"))
+        found = responses(rest_of(connection))
+    assert [next(iter(body)) for _, body in found] == ["model_name", "live", "live", "model_name", "live"]
 
 
 def test_a_request_to_upgrade_is_answered_like_any_other(port: int) -> None:

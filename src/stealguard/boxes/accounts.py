@@ -233,7 +233,7 @@ class Accounts:
         before = self._guard.start() if known is None else known
         answers, state = self._guard(outputs, x, before)
         if len(answers) == len(x):
-            return [Judged(rows, state) for rows in answers.split(list(sizes))], state
+            return [Judged(rows, state) for rows in answers.split_with_sizes(list(sizes))], state
         if len(sizes) == 1:
             return [_refused(answers, x)], state
         found, start, state = list[Judged | Refused](), 0, before

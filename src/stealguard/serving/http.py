@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import socket
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
+import httptools
 import orjson
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.server import ServerState
 
 from stealguard.errors import StealguardError
-from stealguard.serving.app import Application
+from stealguard.serving.app import Application, Message
 from stealguard.serving.limits import Limits
 
+Headers = Sequence[tuple[bytes, bytes]]
+
+_log = logging.getLogger("stealguard.serving")
 _LINGER = 2.0  # seconds for a client to read the last response, while what it still sends is thrown away
 _BACKLOG = 2_048
-
-
-class _Transport:
-    """A connection as uvicorn sees it; the protocol says how it closes."""
-
-    def __init__(self, transport: asyncio.Transport, protocol: _Connection):
-        self._write, self.get_extra_info = transport.write, transport.get_extra_info
-        self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
-        self.close, self.is_closing = protocol.finish, protocol.is_closing
-
-    def write(self, data: bytes) -> None:
-        """Nothing is written to a client that has closed, of which uvicorn is told a moment later."""
-        if not self.is_closing():
-            self._write(data)
 
 
 class _Open:
@@ -51,134 +44,294 @@ class _Open:
         self.bytes = 0
 
 
-class _Connection(HttpToolsProtocol):
+class _Exchange:
+    """A request and its response, as ASGI gives them to the application: one message of its body, one of the answer's.
+
+    Args:
+        connection: that it came on.
+        scope: of ASGI.
+        keep_alive: whether the connection outlives the response.
+        asks: whether the client waits for leave to send the body.
+
+    Attributes:
+        begun: whether the application has it.
+        received: whether it has arrived to its end.
+        size: bytes of its body so far.
+    """
+
+    def __init__(self, connection: _Connection, scope: dict[str, Any], keep_alive: bool, asks: bool):
+        self.scope, self.keep_alive = scope, keep_alive
+        self.begun, self.received, self.size = False, False, 0
+        self._connection, self._asks = connection, asks
+        self._parts = list[bytes]()
+        self._ready, self._over = False, False  # for the application to read; nothing further is received or sent
+        self._woken: asyncio.Future[None] | None = None
+        self._started: Message = {}
+
+    async def run(self, app: Callable[..., Any]) -> None:
+        """Have it answered."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except Exception:
+            _log.exception("A request failed.")
+        finally:
+            if not self._over:
+                self._connection.abort()
+
+    def add(self, part: bytes) -> None:
+        """The next part of the body."""
+        self.size += len(part)
+        self._parts.append(part)
+
+    def end(self) -> None:
+        """The client has gone, or is answered."""
+        self._over = True
+        self.wake()
+
+    def wake(self) -> None:
+        """The application reads what there is of the body."""
+        self._ready = True
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    async def receive(self) -> Message:
+        """The whole body, or as much of it as is too long."""
+        if self._asks and not self._over:
+            self._asks = False
+            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not self._ready:
+            self._woken = self._connection.loop.create_future()
+            await self._woken
+        if self._over:
+            return {"type": "http.disconnect"}
+        body, self._parts, self._ready = b"".join(self._parts), [], self.received
+        return {"type": "http.request", "body": body, "more_body": not self.received}
+
+    async def send(self, message: Message) -> None:
+        """The response's beginning, which is kept until its body comes."""
+        if message["type"] == "http.response.start":
+            self._started = message
+        elif not self._over:
+            self.end()
+            self._connection.respond(self, self._started["status"], self._started["headers"], message["body"])
+
+
+class _Connection(asyncio.Protocol):
     """One connection, with a deadline for whatever comes next.
 
-    One timer looks at the deadline at least as often as the shortest limit, so that moving it costs an assignment.
+    Its requests are answered in their order, one at a time; nothing is read while more than one is due, and none is
+    begun while the client does not take the last response. One timer looks at the deadline at least as often as the
+    shortest limit, so that moving it costs an assignment.
 
     Args:
         limits: of the server.
         open_: what all its connections share.
+        config: of uvicorn, as are the others.
     """
 
-    def __init__(self, limits: Limits, open_: _Open, **uvicorns: Any):
-        super().__init__(**uvicorns)
-        self._limits, self._open, self._peers = limits, open_, open_.peers
-        self._held = 0  # bytes of bodies that are not answered yet
+    def __init__(
+        self, limits: Limits, open_: _Open,
+        *, config: uvicorn.Config, server_state: ServerState, app_state: object = None, _loop: object = None,
+    ):  # fmt: skip
+        self._limits, self._open, self._state, self._app = limits, open_, server_state, config.loaded_app
+        self.loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._due = deque[_Exchange]()  # the first is being answered, and the last may still be arriving
+        self._url = b""
+        self._headers = list[tuple[bytes, bytes]]()
         self._header_bytes = 0  # since the message began, without those that came together with its beginning
+        self._parsed_bytes = 0  # of its first line and headers
         self._in_headers, self._in_message = False, False
+        self._full = False  # the client does not take what is written
         self._deaf = False  # nothing further is parsed
         self._lingering = False
-        self._deadline = math.inf
+        self._deadline = self.loop.time() + limits.connect_seconds
         self._tick = min(
             _LINGER, limits.connect_seconds, limits.header_seconds, limits.body_seconds, limits.idle_seconds
         )
 
+    # What the event loop calls
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._connection = transport
-        super().connection_made(_Transport(transport, self))  # type: ignore[arg-type]
-        self._peer = self.client[0] if self.client else ""
-        self._peers[self._peer] += 1
-        self._expect(self._limits.connect_seconds)
+        self._transport = transport
+        self._state.connections.add(self)  # type: ignore[arg-type]
+        address = transport.get_extra_info("peername")
+        self._peer = str(address[0]) if address else ""
+        self._open.peers[self._peer] += 1
         self._timer = self.loop.call_later(self._tick, self._look)
-        if len(self.connections) > self._limits.connections or self._peers[self._peer] > self._limits.per_address:
+        limits, peers = self._limits, self._open.peers[self._peer]
+        if len(self._state.connections) > limits.connections or peers > limits.per_address:
             self._deaf = True
             self._write_error(503, "Too many connections.")
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
-        self._peers[self._peer] -= 1
-        if not self._peers[self._peer]:
-            del self._peers[self._peer]
-        self._in_message = self._deaf = False
-        self._hold(-self._held)
-        super().connection_lost(exc)
-
-    def is_closing(self) -> bool:
-        """Whether nothing more can be written."""
-        return self._lingering or self._connection.is_closing()
-
-    def finish(self) -> None:
-        """Close, but let the client read what was written: unread input would make the system reset the connection."""
-        if not (self._in_message or self._deaf):
-            self._connection.close()
-        elif not self.is_closing():
-            self._expect(_LINGER)
-            self._lingering = True
-            self._connection.write_eof()
-            self.flow.resume_reading()
+        self._state.connections.discard(self)  # type: ignore[arg-type]
+        self._open.peers[self._peer] -= 1
+        if not self._open.peers[self._peer]:
+            del self._open.peers[self._peer]
+        while self._due:
+            self._drop()
+        del self._parser  # which refers to this connection, so that it would wait for the collector
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf or self._lingering:
+        if self._deaf:
             return
         self._header_bytes += len(data)
-        super().data_received(data)
-        if self._in_headers and self._header_bytes > self._limits.header_bytes:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # such a request is answered like any other
+        except httptools.HttpParserError:
+            self._refuse(400, "Invalid HTTP request received.")
+        if self._in_headers and max(self._header_bytes, self._parsed_bytes) > self._limits.header_bytes:
             self._refuse(431, "The headers are too long.")
 
-    def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls when it cannot parse a request."""
-        self._refuse(400, msg)
+    def pause_writing(self) -> None:
+        self._full = True
+        self._expect()
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._expect()
+        self._begin()
+
+    # What the parser calls
 
     def on_message_begin(self) -> None:
-        self._header_bytes, self._in_headers, self._in_message = 0, True, True
-        self._expect(self._limits.header_seconds)
-        super().on_message_begin()
+        self._url, self._headers, self._header_bytes, self._parsed_bytes = b"", [], 0, 0
+        self._in_headers = self._in_message = True
+        self._expect()
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        self._parsed_bytes += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+        self._parsed_bytes += len(name) + len(value) + 4
 
     def on_headers_complete(self) -> None:
-        self._in_headers = False
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > self._limits.header_bytes:
+        if self._parsed_bytes > self._limits.header_bytes:
             self._refuse(431, "The headers are too long.")
             raise ValueError("The headers are too long.")  # ends the parsing
-        self._expect(self._limits.body_seconds)
-        super().on_headers_complete()
+        self._in_headers = False
+        self._expect()
+        scope = {
+            "type": "http",
+            "method": self._parser.get_method().decode("ascii"),
+            "path": unquote(httptools.parse_url(self._url).path.decode("ascii")),
+            "headers": self._headers,
+        }
+        keep_alive = self._parser.get_http_version() != "1.0" and self._parser.should_keep_alive()
+        asks = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers)
+        self._due.append(_Exchange(self, scope, keep_alive, asks))
+        if len(self._due) > 1:
+            self._transport.pause_reading()
+        else:
+            self._begin()
 
     def on_body(self, body: bytes) -> None:
         """The application is woken when the body is complete or too long, not for each part of it."""
-        if self._deaf or self.cycle.response_complete:
+        if self._deaf or not self._arriving():
             return
-        self._hold(len(body))
+        exchange = self._due[-1]
+        exchange.add(body)
+        self._open.bytes += len(body)
         if self._open.bytes > self._limits.bodies_bytes:
             self._refuse(503, "Too many bytes wait for their answers.")
-            return
-        self.cycle.body += body
-        if len(self.cycle.body) > self._limits.body_bytes:
-            self.cycle.message_event.set()
+        elif exchange.size > self._limits.body_bytes:
+            exchange.wake()
 
     def on_message_complete(self) -> None:
         self._in_message = False
-        self._expect(self._limits.idle_seconds if self.cycle.response_complete else math.inf)
-        super().on_message_complete()
+        if self._arriving():
+            self._due[-1].received = True
+            self._due[-1].wake()
+        self._expect()
 
-    def on_response_complete(self) -> None:
-        self._hold(-self._held)
-        super().on_response_complete()
-        if self._in_message:  # that of the next request
-            self._expect(self._limits.header_seconds)
+    # What exchanges and the server call
+
+    def write(self, data: bytes) -> None:
+        """Nothing is written to a client that has closed."""
+        if not (self._lingering or self._transport.is_closing()):
+            self._transport.write(data)
+
+    def respond(self, exchange: _Exchange, status: int, headers: Headers, body: bytes) -> None:
+        """Write the response of the exchange that is due, and go on with the next."""
+        close = (b"connection", b"close")
+        if close in headers:
+            exchange.keep_alive = False
+        elif not exchange.keep_alive:
+            headers = [*headers, close]
+        head = b"".join([b"%b: %b\r\n" % header for header in (*self._state.default_headers, *headers)])
+        shown = b"" if exchange.scope["method"] == "HEAD" else body
+        self.write(b"%b%b\r\n%b" % (STATUS_LINE[status], head, shown))
+        self._open.bytes -= exchange.size
+        self._due.popleft()
+        self._expect()
+        if not exchange.keep_alive:
+            self._finish()
+        elif self._due:
+            if len(self._due) == 1:
+                self._transport.resume_reading()
+            self._begin()
+
+    def shutdown(self) -> None:
+        """Close after the answers that are due."""
+        if self._due:
+            self._due[-1].keep_alive = False
         else:
-            self._expect(self._limits.idle_seconds if self.cycle.response_complete else math.inf)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._expect(self._limits.body_seconds)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._expect(self._limits.idle_seconds if self.cycle.response_complete else math.inf)
+            self._finish()
 
     def abort(self) -> None:
         """Close at once, whatever was not sent yet."""
-        self._connection.abort()
+        self._transport.abort()
 
-    def _hold(self, size: int) -> None:
-        self._held += size
-        self._open.bytes += size
+    # Steps
 
-    def _expect(self, seconds: float) -> None:
-        """The next step is due within so many seconds."""
-        if not self._lingering:  # which is the last one
+    def _arriving(self) -> bool:
+        """Whether the body of the last exchange that is due is still arriving."""
+        return bool(self._due) and not self._due[-1].received
+
+    def _begin(self) -> None:
+        """With the first exchange that is due."""
+        exchange = self._due[0] if self._due else None
+        if exchange is None or exchange.begun or self._full:
+            return
+        exchange.begun = True
+        task = self.loop.create_task(exchange.run(self._app))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+
+    def _drop(self) -> None:
+        """The last exchange that is due gets no response."""
+        exchange = self._due.pop()
+        self._open.bytes -= exchange.size
+        exchange.end()
+
+    def _finish(self) -> None:
+        """Close, but let the client read what was written: unread input would make the system reset the connection."""
+        if not (self._in_message or self._deaf):
+            self._transport.close()
+        elif not (self._lingering or self._transport.is_closing()):
+            self._deaf = self._lingering = True
+            self._deadline = self.loop.time() + _LINGER
+            self._transport.write_eof()
+            self._transport.resume_reading()
+
+    def _expect(self) -> None:
+        """Set the deadline for what comes next."""
+        limits = self._limits
+        if self._full:
+            seconds = limits.body_seconds
+        elif self._in_message:
+            seconds = limits.header_seconds if self._in_headers else limits.body_seconds
+        else:
+            seconds = math.inf if self._due else limits.idle_seconds
+        if not self._lingering:  # which is the last step
             self._deadline = self.loop.time() + seconds
 
     def _look(self) -> None:
@@ -189,37 +342,28 @@ class _Connection(HttpToolsProtocol):
         self._timer = self.loop.call_later(min(left, self._tick), self._look)
 
     def _expire(self) -> None:
-        if self._in_message and not (self._lingering or self.flow.write_paused):
+        if self._in_message and not (self._lingering or self._full):
             self._refuse(408, "The request took too long to arrive.")
         else:
             self.abort()
 
     def _refuse(self, status: int, text: str) -> None:
         """Answer what the application cannot answer, and close; requests that came before are still answered."""
-        if self._deaf or self.is_closing():
+        if self._deaf:
             return
         self._deaf = True
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete:
-            self._write_error(status, text)
-            self.finish()
-        elif self.pipeline or (cycle.more_body and cycle.response_started):
-            self.abort()
-        elif cycle.more_body:
-            cycle.disconnected = True
-            cycle.message_event.set()
-            self._write_error(status, text)
-            self.finish()
+        if self._arriving():
+            self._drop()
+        if self._due:
+            self._due[-1].keep_alive = False
         else:
-            cycle.keep_alive = False  # an earlier request's answer is due, and is the last
+            self._write_error(status, text)
+            self._finish()
 
     def _write_error(self, status: int, text: str) -> None:
         body = orjson.dumps({"error": text})
-        self._connection.write(
-            STATUS_LINE[status]
-            + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-            + body
-        )
+        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+        self.write(STATUS_LINE[status] + head + body)
 
 
 class Server(uvicorn.Server):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +78,7 @@ class Service:
         self._accounts = Accounts({}, release.model.guard, release.shape, states)
         self._batcher = Batcher[_Question, Answered](
             self._compute, limits.batch_rows, limits.queue_rows, merge=merge,
-            begin=partial(torch.set_flush_denormal, True),  # numbers next to 0 slow a net down by far
+            begin=_begin,
         )  # fmt: skip
 
     @property
@@ -125,7 +124,6 @@ class Service:
         """Take no further requests; those that wait are still answered."""
         self._batcher.close()
 
-    @torch.no_grad()
     def _compute(self, questions: Sequence[_Question]) -> list[Answered | Exception]:
         groups = dict[str, list[int]]()  # the places of questions that count in one memory
         for place, question in enumerate(questions):
@@ -137,8 +135,12 @@ class Service:
         for name, group in groups.items():
             sizes = [len(questions[place].x) for place in group]
             start, end = end, end + sum(sizes)
-            part = {head: output[start:end] for head, output in outputs.items()}
-            for place, answered in zip(group, self._judged(name, part, inputs[start:end], sizes), strict=True):
+            if len(groups) == 1:
+                judged = self._judged(name, outputs, inputs, sizes)
+            else:
+                part = {head: output[start:end] for head, output in outputs.items()}
+                judged = self._judged(name, part, inputs[start:end], sizes)
+            for place, answered in zip(group, judged, strict=True):
                 found[place] = _told(answered, questions[place].restriction)
         return [found[place] for place in range(len(questions))]
 
@@ -155,9 +157,15 @@ class Service:
         return [self._judged(account, dict(zip(outputs, part, strict=True)), rows, [n])[0] for part, rows, n in each]
 
 
+def _begin() -> None:
+    """What holds for the thread that computes."""
+    torch.set_flush_denormal(True)  # numbers next to 0 slow a net down by far
+    torch.set_grad_enabled(False)
+
+
 def _told(judged: Judged | Exception, restriction: Restriction) -> Answered | Exception:
     if isinstance(judged, Exception):
         return judged
     answers, state = judged
-    rows = restriction(answers).to(torch.float32).contiguous().numpy()
+    rows = restriction(answers).numpy().astype(np.float32, copy=False)
     return Answered(rows, float(state[SUSPICION]) if SUSPICION in state else None)
