@@ -1,4 +1,7 @@
-"""What several tests share: one thread, hypothesis without deadlines, one release that is made once."""
+"""What several tests share: one thread, hypothesis without deadlines, one release that is made once.
+
+This file does not import torch before a test needs it: the process that hands out the tests does without.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
-import stealguard as sg
 from browsing import Browser, find_chromium
-from samples import noise, task
 
 if TYPE_CHECKING:
+    import stealguard as sg
     from endpoint import Model
 
 # No test depends on time: a slow machine is not a failure.
@@ -32,8 +33,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: they wo
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests measure no coverage: it doubles the time of Python code, and few lines are theirs alone."""
+    for item in items:
+        if item.get_closest_marker("slow") or item.get_closest_marker("thorough"):
+            item.add_marker("no_cover")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -48,6 +58,8 @@ def _one_timing() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
     """What a test draws without a seed of its own is the same in every run, whatever ran before it."""
+    import torch
+
     torch.default_generator.manual_seed(0)
 
 
@@ -71,6 +83,8 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 @pytest.fixture(scope="session")
 def ini_release(once: Callable[[str, Callable[[Path], object]], Path]) -> sg.Release:
     """A LeNet-5 under InI, on blobs, after one epoch. Tests that write must copy the folder first."""
+    import stealguard as sg
+    from samples import noise, task
 
     def make(out: Path) -> None:
         sg.protect("lenet5", task(), outliers=[noise(600)], defense=sg.InI(), epochs=1, out=out, progress=False)

@@ -90,6 +90,7 @@ def test_schedules_start_at_one_and_never_rise_once_warm(name: str) -> None:
         assert factors[::100] == [1, 0.1, pytest.approx(0.01)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, keep: str) -> None:
     training = replace(QUICK, epochs=4, augment="crop", keep=keep)
@@ -248,6 +249,7 @@ def spoiled(state: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**state, "optimizer": {"state": steps, "param_groups": [{**groups[0], **changed}]}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_a_checkpoint_with_a_part_of_another_type_is_damaged(tmp_path: Path, keep: str) -> None:
     """Each part is tried with several wrong types; the training ends as one that had no checkpoint."""
