@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from coverage import Coverage
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
@@ -33,11 +34,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: they wo
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests measure no coverage: it doubles the time of Python code, and few lines are theirs alone."""
-    for item in items:
-        if item.get_closest_marker("slow") or item.get_closest_marker("thorough"):
-            item.add_marker("no_cover")
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Slow tests measure no coverage: it adds a third to the time of all tests, and few lines are theirs alone."""
+    measured = Coverage.current() if item.get_closest_marker("slow") else None
+    if measured is not None:
+        measured.stop()
+    try:
+        return (yield)
+    finally:
+        if measured is not None:
+            measured.start()
 
 
 @pytest.fixture(scope="session", autouse=True)
