@@ -8,12 +8,15 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 BROWSER := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 
+# Python keeps what it compiles: tests start many processes, and each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-fast test-thorough lint docs bench wheel release clean
 
 demo: $(VENV)/installed
 	$(BIN)/stealguard demo
 
-test: $(VENV)/tests  ## with coverage; browser tests need Chromium, Redis tests redis-server
+test: $(VENV)/tests  ## with the coverage of what is not slow; browser tests need Chromium, Redis tests redis-server
 	$(PYTEST) -m 'not thorough' --cov --cov-fail-under=90
 
 test-fast: $(VENV)/tests  ## what tells most in the least time, without coverage

@@ -1,24 +1,26 @@
-"""What several tests share: one thread, hypothesis without deadlines, one release that is made once."""
+"""What several tests share: one thread, hypothesis without deadlines, one release that is made once.
+
+This file does not import torch before a test needs it: the process that hands out the tests does without.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
+from coverage import Coverage
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
-import stealguard as sg
 from browsing import Browser, find_chromium
-from samples import noise, task
 
 if TYPE_CHECKING:
+    import stealguard as sg
     from endpoint import Model
 
 # No test depends on time: a slow machine is not a failure.
@@ -32,8 +34,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: they wo
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Slow tests measure no coverage: it adds a third to the time of all tests, and few lines are theirs alone."""
+    measured = Coverage.current() if item.get_closest_marker("slow") else None
+    if measured is not None:
+        measured.stop()
+    try:
+        return (yield)
+    finally:
+        if measured is not None:
+            measured.start()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -48,6 +65,8 @@ def _one_timing() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
     """What a test draws without a seed of its own is the same in every run, whatever ran before it."""
+    import torch
+
     torch.default_generator.manual_seed(0)
 
 
@@ -71,6 +90,8 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 @pytest.fixture(scope="session")
 def ini_release(once: Callable[[str, Callable[[Path], object]], Path]) -> sg.Release:
     """A LeNet-5 under InI, on blobs, after one epoch. Tests that write must copy the folder first."""
+    import stealguard as sg
+    from samples import noise, task
 
     def make(out: Path) -> None:
         sg.protect("lenet5", task(), outliers=[noise(600)], defense=sg.InI(), epochs=1, out=out, progress=False)

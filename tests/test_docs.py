@@ -37,11 +37,13 @@ def module(path: str) -> ModuleType:
     return made
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("task", ["mnist", "fashion-mnist"])
 def test_the_leaderboard_is_computed_from_committed_rows(task: str) -> None:
     assert leaderboard.table(task) in (DOCS / "leaderboard.md").read_text()
 
 
+@pytest.mark.no_cover
 def test_no_line_of_the_leaderboard_costs_more_than_a_point_and_the_undefended_net_is_last() -> None:
     found = leaderboard.entries("mnist")
     assert max(entry.loss for entry in found) <= leaderboard.POINT

@@ -64,6 +64,7 @@ def examples() -> list[Any]:
     return [pytest.param(test, marks=[pytest.mark.slow] * test.name.endswith(SLOW)) for test in found]
 
 
+@pytest.mark.no_cover
 @pytest.mark.filterwarnings("ignore::UserWarning")  # nets of two epochs answer poorly, and say so
 @pytest.mark.parametrize("example", examples(), ids=lambda test: test.name.removeprefix("stealguard."))
 def test_the_example_runs(example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ def test_the_table_is_computed_from_committed_rows() -> None:
     assert render(read(HOME / "docs/results/mnist-lenet5.jsonl"), "markdown") in README
 
 
+@pytest.mark.no_cover
 def test_the_table_of_rivals_is_computed_from_committed_rows() -> None:
     rivals = (HOME / "docs/rivals.md").read_text()
     assert render(read(HOME / "docs/results/rivals.jsonl"), "markdown") in rivals

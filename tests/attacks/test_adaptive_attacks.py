@@ -45,6 +45,7 @@ class TestFilter:
         attack = Filter(3000, "residual", share=0.08, doubt=doubt, training=SHORT)
         assert right(steal(attack, Decoyed(masked, doubt))) > plain + 0.3
 
+    @pytest.mark.slow
     def test_an_oracle_may_replace_the_selector(self) -> None:
         assert right(steal(Filter(3000, training=SHORT), Labels(Decoyed()), honest=honest)) > 0.7
 
@@ -107,6 +108,7 @@ class Recording:
 
 
 class TestExplore:
+    @pytest.mark.slow
     @pytest.mark.parametrize("selector", ["minimum", "residual"])
     def test_children_of_honest_queries_are_honest_more_often(self, selector: str, plain: float) -> None:
         box = Recording(Decoyed())

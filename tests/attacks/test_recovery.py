@@ -79,6 +79,7 @@ def test_suspected_perturbations_equal_their_formulas() -> None:
     torch.testing.assert_close((mad(y, 0.5) - y).abs().sum(dim=1), torch.full((20,), 0.5).double())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 @pytest.mark.parametrize("name", ["mixing-0.5", "mixing-0.9", "reverse-sigmoid-0.3"])
 def test_known_perturbations_are_undone(method: Method, name: str) -> None:
@@ -90,6 +91,7 @@ def test_known_perturbations_are_undone(method: Method, name: str) -> None:
     torch.testing.assert_close(restored.sum(dim=1), torch.ones(300))
 
 
+@pytest.mark.slow
 def test_the_restorer_undoes_a_permutation() -> None:
     """A change that needs more than log y': every class has another's name."""
     clean, true = rows(1500, 5), rows(300, 5, seed=1)
@@ -98,6 +100,7 @@ def test_the_restorer_undoes_a_permutation() -> None:
     assert l1(restored, true) < l1(true.roll(1, dims=1), true) / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 @pytest.mark.parametrize("k", [2, 100])
 def test_recovery_works_with_two_classes_and_with_a_hundred(method: Method, k: int) -> None:

@@ -26,6 +26,7 @@ class TestForwardDifferences:
         found = forward_differences(lambda p: 3 * p[:, 0], x, directions=1, step=1e-3)
         torch.testing.assert_close(found, torch.full_like(x, 3.0))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("shape", [(6,), (2, 3, 2)])
     def test_the_mean_of_the_differences_is_the_gradient(self, shape: tuple[int, ...]) -> None:
         """Of the log-likelihood of a softmax box; the error of a mean over m directions falls as sqrt(d / m)."""

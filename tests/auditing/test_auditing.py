@@ -49,6 +49,7 @@ def test_a_row_says_what_happened(folder: Path) -> None:
     assert {row.key for row in Store(folder / "audit.sqlite")} == {soft.key, hard.key}
 
 
+@pytest.mark.slow
 def test_a_second_audit_computes_nothing_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = audit(folder)
     monkeypatch.setattr(auditing._Audit, "row", lambda *a: pytest.fail("computed again"))
@@ -110,6 +111,7 @@ def test_an_in_family_pool_is_what_was_held_out(tmp_path: Path) -> None:
         audit(release, pools=[family], attacks=[Knockoff(81, SHORT.training)])
 
 
+@pytest.mark.slow
 def test_an_attack_that_fails_is_a_row_with_its_reason_and_is_tried_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ def test_a_server_without_an_identity_is_known_by_its_answers(url: str, model: M
     assert audit(sg.Remote(url), tmp_path)[0].key != row.key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["soft", "hard"])
 def test_an_audit_that_was_interrupted_asks_nothing_twice(url: str, model: Model, tmp_path: Path, labels: str) -> None:
     """It breaks in the sixth request of the attack; five times 16 answers are in the ledger."""
@@ -90,6 +91,7 @@ def test_an_audit_that_was_interrupted_asks_nothing_twice(url: str, model: Model
     assert {path.name for path in tmp_path.iterdir()} == {"rows.sqlite"}, "the ledgers are gone"
 
 
+@pytest.mark.slow
 def test_an_audit_that_breaks_in_the_test_inputs_goes_on_there(url: str, model: Model, tmp_path: Path) -> None:
     model.faults.extend(["", "", "internal"])
     with pytest.raises(StealguardError, match="it broke"):
@@ -98,6 +100,7 @@ def test_an_audit_that_breaks_in_the_test_inputs_goes_on_there(url: str, model: 
     assert (row.status, model.answered[""]) == ("ok", len(TEST_X) + 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refuses", [False, True])
 def test_a_row_says_what_was_had_where_the_server_stops(url: str, model: Model, tmp_path: Path, refuses: bool) -> None:
     model.budgets["a"], model.refuses = len(TEST_X) + 90, refuses
@@ -145,6 +148,7 @@ def test_keys_are_several_and_differ(url: str, keys: Any) -> None:
         sg.Remote(url, keys=keys)
 
 
+@pytest.mark.slow
 def test_a_search_for_accounts_ends_with_the_keys(url: str, model: Model, tmp_path: Path) -> None:
     brief = Knockoff(budget=9, training=sg.Training(epochs=1))
     given: dict[str, Any] = {
@@ -165,6 +169,7 @@ def test_suites_try_as_many_accounts_as_there_are_keys(url: str, model: Model) -
     assert {n for block in suite("adaptive", ["a"], twelve) for n in block.accounts} == {1, 10, 12}
 
 
+@pytest.mark.slow
 def test_the_data_tell_what_the_server_does_not(url: str, model: Model, tmp_path: Path) -> None:
     model.metadata = {
         "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, -1]}],
@@ -189,6 +194,7 @@ def test_a_url_is_no_victim_by_itself(url: str, model: Model, tmp_path: Path) ->
         audit(url, tmp_path)
 
 
+@pytest.mark.slow
 def test_raw_units_reach_the_server_as_users_have_them(url: str, model: Model, tmp_path: Path) -> None:
     def raw(x: torch.Tensor) -> torch.Tensor:
         return 100 * x - 20

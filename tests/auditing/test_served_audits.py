@@ -113,12 +113,14 @@ def test_across_http_the_clone_is_the_same_to_the_last_bit(release: sg.Release, 
     assert asked == len(TEST_X) + 2 * 1200, "every row that was asked is counted once"
 
 
+@pytest.mark.slow
 def test_merged_requests_agree_within_noise(release: sg.Release, ledger: Ledger, tmp_path: Path) -> None:
     with serving(release, ledger) as url:
         found = sg.Remote(url, key(ledger), rows=7, parallel=8).connect()(POOL)
     torch.testing.assert_close(found, release.connect()(POOL), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_budget_of_a_key_bounds_the_theft(release: sg.Release, ledger: Ledger, tmp_path: Path) -> None:
     token = key(ledger, budget=len(TEST_X) + 500)
     with serving(release, ledger) as url:
@@ -127,6 +129,7 @@ def test_the_budget_of_a_key_bounds_the_theft(release: sg.Release, ledger: Ledge
     assert list(ledger.keys.usage()["a"].values()) == [len(TEST_X) + 500]
 
 
+@pytest.mark.slow
 def test_a_budget_is_divided_over_keys(release: sg.Release, ledger: Ledger, tmp_path: Path) -> None:
     own, *keys = key(ledger, "own"), key(ledger, "a", budget=100), key(ledger, "b"), key(ledger, "c")
     with serving(release, ledger) as url:
@@ -164,6 +167,7 @@ def test_keys_are_checked_and_never_shown(release: sg.Release, ledger: Ledger) -
             sg.Remote(url, token)
 
 
+@pytest.mark.slow
 def test_a_guard_refuses_across_http_as_it_does_here(ledger: Ledger, tmp_path: Path) -> None:
     """PRADA with delta = 1 refuses every account soon; what is had until then is the same."""
     release = protected(tmp_path / "prada", defense=PRADA(delta=1.0))
@@ -178,6 +182,7 @@ def test_a_guard_refuses_across_http_as_it_does_here(ledger: Ledger, tmp_path: P
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_an_interrupted_audit_goes_on_when_the_server_is_back(
     release: sg.Release, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

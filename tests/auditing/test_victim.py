@@ -79,6 +79,7 @@ def test_a_scikit_learn_forest_is_audited(tmp_path: Path) -> None:
     torch.testing.assert_close(sg.Given(forest).connect()(x), expected)
 
 
+@pytest.mark.slow
 def test_a_torch_module_is_audited_with_clones_of_its_own_architecture(net: nn.Module, tmp_path: Path) -> None:
     rows = audit(net, tmp_path, clone=None)
     check(rows, tmp_path)
@@ -181,6 +182,7 @@ def test_the_data_tell_what_a_function_does_not(tmp_path: Path) -> None:
         audit(model, tmp_path, data=None)
 
 
+@pytest.mark.slow
 def test_a_victim_without_an_identity_is_known_by_its_answers(tmp_path: Path) -> None:
     turned = False
 
@@ -217,6 +219,7 @@ def test_test_inputs_are_not_queried(net: nn.Module, tmp_path: Path, capsys: pyt
         audit(net, tmp_path, pools=[TEST_X])
 
 
+@pytest.mark.slow
 def test_one_value_is_taken_where_several_may_stand(net: nn.Module, tmp_path: Path) -> None:
     rows = audit(net, tmp_path, attacks=SHORT, seeds=3, labels="hard", treatments="sharpen", own=0)
     assert [(row.seed, row.labels, row.treatment) for row in rows] == [(3, "hard", "sharpen")]

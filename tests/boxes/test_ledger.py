@@ -72,6 +72,7 @@ scripts = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size
 )
 
 
+@pytest.mark.slow
 @given(scripts, st.data())
 def test_only_what_a_cut_took_away_is_asked_again(
     paths: Iterator[Path], script: list[Tensor], data: st.DataObject
@@ -91,6 +92,7 @@ def test_only_what_a_cut_took_away_is_asked_again(
     assert torch.equal(third, second)
 
 
+@pytest.mark.slow
 @given(scripts, scripts, st.integers(0, 9))
 def test_other_groups_and_another_order_ask_only_for_what_is_new(
     paths: Iterator[Path], script: list[Tensor], more: list[Tensor], seed: int
@@ -105,6 +107,7 @@ def test_other_groups_and_another_order_ask_only_for_what_is_new(
     assert Counter(box.asked) == Counter(torch.cat(more).flatten().tolist())
 
 
+@pytest.mark.slow
 @given(scripts, st.data())
 def test_damage_loses_the_records_that_it_touches_and_no_other(
     paths: Iterator[Path], script: list[Tensor], data: st.DataObject
@@ -129,6 +132,7 @@ def test_damage_loses_the_records_that_it_touches_and_no_other(
     assert run(path, script)[1] == 0
 
 
+@pytest.mark.slow
 @given(scripts, st.data())
 def test_a_changed_bit_is_not_believed(paths: Iterator[Path], script: list[Tensor], data: st.DataObject) -> None:
     path = next(paths)

@@ -101,6 +101,7 @@ def test_models_of_one_input_at_a_time_are_asked_so(url: str, model: Model) -> N
     assert model.requests == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_model_is_chosen_by_url_by_name_or_as_the_only_one(url: str, model: Model) -> None:
     assert Endpoint(url).url == Endpoint(f"{url}/v2/").url == Endpoint(url, model="m").url == f"{url}/v2/models/m"
     assert Endpoint(f"{url}/v2/models/m/versions/1/infer").url == f"{url}/v2/models/m/versions/1"

@@ -90,6 +90,7 @@ def test_a_file_of_keys_gives_several_accounts(audit: Run, model: Model, tmp_pat
     assert "`nowhere`: No such file" in audit("--i-own-this", "--key-file", "nowhere")[2]
 
 
+@pytest.mark.slow
 def test_requests_have_as_many_rows_as_are_asked_for(audit: Run, model: Model) -> None:
     assert audit("--i-own-this", "--rows", 30, "--parallel", 2, "--output", "probabilities")[0] == 0
     assert max(model.requests) == 30
@@ -101,6 +102,7 @@ def test_options_for_urls_need_one(audit: Run, model: Model) -> None:
     assert (code, "`victim` should be a URL, where options for URLs are given. Found `nowhere`" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_failed_theft_ends_with_status_1_and_goes_on_later(audit: Run, model: Model) -> None:
     model.faults.extend(["", "internal"])
     code, _, err = audit("--i-own-this")

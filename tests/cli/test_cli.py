@@ -172,6 +172,7 @@ def test_audit_with_accounts(stealguard: Run, sets: Path, tmp_path: Path) -> Non
     assert stealguard("audit", tmp_path / "a", "--accounts-to-reach", 800, *attack).returncode == 2
 
 
+@pytest.mark.slow
 def test_guard_refuses_a_defense_with_another_training(stealguard: Run, protect: Run, tmp_path: Path) -> None:
     assert protect(tmp_path / "a").returncode == 0
     done = stealguard("guard", tmp_path / "a", "none", "--out", tmp_path / "b")

@@ -98,6 +98,7 @@ def test_lists_fit_80_columns(kind: str, capsys: pytest.CaptureFixture[str]) -> 
     assert max(map(len, shown(capsys, "list", kind).splitlines())) <= 80
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("rows", ["mnist-lenet5", "rivals", "standard", "robust-owners", "robust"])
 def test_tables_of_rows_fit_80_columns_and_keep_their_numbers(rows: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = HOME / f"docs/results/{rows}.jsonl"

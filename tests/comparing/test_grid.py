@@ -361,6 +361,7 @@ class TestKeys:
         assert contents_of("own:20") == "own:20"
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("path", sorted((HOME / "docs/results/grids").glob("*.yaml")), ids=lambda p: p.stem)
 def test_committed_grids_are_sound(path: Path) -> None:
     from stealguard.releases.presets import PRESETS

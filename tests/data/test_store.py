@@ -221,6 +221,7 @@ def fetching(root: Path, name: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", FETCH, str(root), name], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_both_succeed(root: Path) -> None:
     write_idx(root / "digits" / "raw")
     both = [fetching(root, name) for name in ("a", "b")]

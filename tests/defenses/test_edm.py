@@ -43,6 +43,7 @@ def test_the_losses_by_hand() -> None:
     torch.testing.assert_close(losses["diversity"], 0.3 * coherence([m(z).softmax(1) for m in model.members]))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 200), st.integers(2, 7), st.integers(0, 10**6))
 def test_an_input_has_one_member_in_every_batch(n: int, members: int, seed: int) -> None:

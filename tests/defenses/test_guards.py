@@ -58,6 +58,7 @@ def answers(draw: st.DrawFn) -> Tensor:
     return y[torch.randperm(len(y), generator=generator)]
 
 
+@pytest.mark.no_cover
 @CASES
 @settings(deadline=None, max_examples=60)
 @given(y=answers(), strength=st.sampled_from([None, 0.0, 0.3, 1.5]))

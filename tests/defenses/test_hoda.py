@@ -42,6 +42,7 @@ def trained(stages: int = 6, epochs: int = 8) -> tuple[Defended, dict[int, nn.Mo
     return model, record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stages", "epochs"), [(6, 8), (5, 1), (2, 3)])
 def test_past_nets_are_evenly_spaced_and_what_the_net_was_then(stages: int, epochs: int) -> None:
     model, record = trained(stages, epochs)
@@ -63,6 +64,7 @@ def test_past_nets_share_the_memory_of_the_stages() -> None:
     assert not any(p.requires_grad for p in nets.parameters())
 
 
+@pytest.mark.slow
 def test_hardness_is_the_first_past_net_from_which_the_label_stays() -> None:
     model, record = trained()
     x = noise(300, SHAPE)
@@ -100,6 +102,7 @@ def degrees(model: Defended, x: Tensor) -> Tensor:
     return hardness(outputs["past"], outputs["logits"].argmax(dim=1))
 
 
+@pytest.mark.slow
 def test_the_histogram_counts_task_inputs_at_the_stages_that_are_kept() -> None:
     model, record = trained()
     changed = len(record) - len(record) % int(model.stages.spacing)
@@ -108,6 +111,7 @@ def test_the_histogram_counts_task_inputs_at_the_stages_that_are_kept() -> None:
     assert len(model.stages.histogram) == len(model.heads()["past"].nets) + 1
 
 
+@pytest.mark.slow
 def test_an_honest_account_is_answered_after_training() -> None:
     model, _ = trained()
     assert answered(model, hard(3000, seed=2)[0]) == 3000

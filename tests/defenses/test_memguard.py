@@ -58,6 +58,7 @@ def slow(h: nn.Module, y: Tensor, steps: int) -> Tensor:
     return found
 
 
+@pytest.mark.slow
 def test_the_search_is_that_of_the_paper_row_by_row() -> None:
     y = rows(12)
     expected = torch.stack([slow(Confidence(), row, 60) for row in y])

@@ -145,6 +145,7 @@ def test_all_accounts_share_one_book_that_outlives_the_process() -> None:
     assert not torch.equal(Accounts(model.heads(), model.guard, (4,)).answer("bob", x.flip(0)).flip(0), first)
 
 
+@pytest.mark.slow
 def test_w_computes_the_same_operations_for_every_answer() -> None:
     def operations(y: Tensor) -> list[str]:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:

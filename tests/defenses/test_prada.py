@@ -134,6 +134,7 @@ def test_memory_is_bounded_and_survives_a_restart() -> None:
     assert len(started()[0].answer("b", x)) == 400
 
 
+@pytest.mark.slow
 def test_jacobian_augmentation_is_detected_and_an_honest_account_is_not() -> None:
     (x, y), (test_x, _) = blobs(1500, SHAPE, CLASSES, seed=1), blobs(2000, SHAPE, CLASSES, seed=2)
     torch.manual_seed(0)

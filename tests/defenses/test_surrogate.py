@@ -93,6 +93,7 @@ class ByLastLayer(nn.Module):
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("make", NETS)
 class TestAgainstDoubleBackward:
+    @pytest.mark.no_cover
     def test_each_term(self, make, reading: str) -> None:
         victim, (x, y, z) = make(), batch()
         defended = sg.InI(reading=reading).build(victim, x[:2])
@@ -107,6 +108,7 @@ class TestAgainstDoubleBackward:
             for g, e in zip(got, expected, strict=True):
                 torch.testing.assert_close(g, e, rtol=0, atol=1e-9)
 
+    @pytest.mark.no_cover
     def test_under_pcgrad_in_the_same_order(self, make, reading: str) -> None:
         victim, (x, y, z) = make(), batch()
         defended = sg.InI(reading=reading).build(victim, x[:2])

@@ -57,6 +57,7 @@ def command(arguments: list[str], folder: Path, base: Path, engines: dict[str, A
     faulthandler.enable()
     faulthandler.dump_traceback_later(SECONDS, file=folder.with_name("where").open("w"))
     sys.argv = ["stealguard", *arguments]
+    sys.dont_write_bytecode = True  # what Python keeps of code in the folder is none of the command's files
     engines["local"] = Here
     confine(base)
     return loaded.status_of(main)

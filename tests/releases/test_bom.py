@@ -13,7 +13,7 @@ from stealguard.defenses import RobustInI
 from stealguard.errors import Invalid
 from stealguard.files import sha256
 from stealguard.releases.bom import bom
-from stealguard.releases.export import export
+from stealguard.releases.export import Exported
 
 DATA = {"name": "mnist", "train_sha256": "1" * 64, "test_sha256": "2" * 64}
 OUTLIERS = [{"name": "mnist", "rows": 2000, "held_out": 1000, "sha256": "3" * 64}]
@@ -41,9 +41,8 @@ def test_it_is_valid(release: sg.Release) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_valid_with_exports_and_has_their_hashes(tmp_path: Path) -> None:
-    folder = tmp_path / "r"
-    export(written(folder), rows=20)
+def test_it_is_valid_with_exports_and_has_their_hashes(plain: Exported) -> None:
+    folder = plain.folder
     found = bom(folder)
     assert faults(found) is None
     hashes = {part["name"]: part["hashes"][0]["content"] for part in found["components"] if part["type"] == "file"}

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,6 @@ from stealguard.releases.export import (
 )
 from stealguard.releases.samples import samples
 
-Once = Callable[[str, Callable[[Path], object]], Path]
-
 TIERS = {
     "A": {
         "none", "ini", "reverse-sigmoid", "dcp", "mad", "grad2", "adaptive-misinformation", "nasty-teacher", "misleader"
@@ -50,21 +47,6 @@ TIERS = {
     },
     "C": {"edm"},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def plain(once: Once) -> Exported:
-    """An exported release without a defense, whose inputs have units of their own."""
-    scaling = {"low": [-2.0], "high": [3.0]}
-
-    def make(folder: Path) -> None:
-        export(written(folder, scaling=scaling, names=["a", "b", "c"]), rows=50)
-
-    folder = once("exported-plain", make)
-    release = written(folder.with_name("exported-plain-copy"), scaling=scaling, names=["a", "b", "c"])
-    record = read_report(folder)["onnx"]
-    assert record["identity"] == release.identity
-    return Exported(folder, "onnx", release.identity, record["heads"], record["model"], record["opset"], {})
 
 
 def copy_of(plain: Exported, tmp_path: Path) -> sg.Release:

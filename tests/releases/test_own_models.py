@@ -81,6 +81,7 @@ def test_a_trained_net_of_normalized_photographs_is_released_as_it_was_trained(p
     torch.testing.assert_close(body[0].weight, trained[0].weight)
 
 
+@pytest.mark.slow
 def test_an_audit_of_such_a_release_needs_no_further_words(photos: Path, tmp_path: Path) -> None:
     made = protect(tmp_path / "a", net(), f"folder:{photos}", mean=0.5, std=0.25, size=24, fit="stretch")
     pool = photographs(tmp_path / "pool", 20, "xy")
@@ -179,6 +180,7 @@ def protected_recipe() -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_table_is_protected_in_its_own_units_and_audited_by_name(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     lines = ["age,job,income"]

@@ -59,6 +59,7 @@ def test_an_already_trained_model_is_a_start(tmp_path: Path) -> None:
     assert kept.recipe["start"] == str(plain.folder)
 
 
+@pytest.mark.slow
 def test_a_plain_start_becomes_the_users_net_in_a_defense_of_several_parts(tmp_path: Path) -> None:
     plain = protect(tmp_path / "plain", defense="none")
     crawl = sg.Training(batch=32, lr=1e-12)
@@ -71,6 +72,7 @@ def test_a_plain_start_becomes_the_users_net_in_a_defense_of_several_parts(tmp_p
         torch.testing.assert_close(value, kept.model.state_dict()[name])
 
 
+@pytest.mark.slow
 def test_the_start_is_not_changed(tmp_path: Path) -> None:
     plain = protect(tmp_path / "plain", defense="none")
     before = {k: v.clone() for k, v in plain.model.state_dict().items()}
@@ -78,6 +80,7 @@ def test_the_start_is_not_changed(tmp_path: Path) -> None:
     assert all(torch.equal(v, before[k]) for k, v in plain.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_test_set_is_not_read(tmp_path: Path) -> None:
     x, y, test_x, test_y = task(200)
     one = protect(tmp_path / "a", data=(x, y, test_x, test_y))

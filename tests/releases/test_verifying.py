@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 import stealguard as sg
-from exported import written
 from stealguard.errors import Invalid, ReleaseError
-from stealguard.releases.export import export
+from stealguard.releases.export import Exported
 from stealguard.releases.verifying import verified
 
 
@@ -41,9 +41,8 @@ def test_a_changed_file_is_found(folder: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_exports_are_checked_as_well(tmp_path: Path) -> None:
-    folder = tmp_path / "r"
-    export(written(folder), rows=20)
+def test_exports_are_checked_as_well(plain: Exported, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(plain.folder, tmp_path / "r"))
     assert verified(folder).files[2:] == ("export.json", "heads.onnx", "model.onnx")
     with (folder / "model.onnx").open("ab") as f:
         f.write(b"x")

@@ -198,6 +198,7 @@ def test_ten_thousand_rows_make_a_page_of_less_than_three_megabytes(tmp_path: Pa
     assert (tmp_path / "page.html").stat().st_size < 3_000_000
 
 
+@pytest.mark.slow
 def test_ten_thousand_failures_do_not_make_a_page_of_reasons(tmp_path: Path) -> None:
     row = failed_row(reason="the process was killed, perhaps for want of memory" * 3)
     rows = [replace(row, key=str(number), seed=number, pool=f"pool{number % 900}") for number in range(5_000)]

@@ -52,6 +52,7 @@ def old_store(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_published_file_is_read_and_says_what_it_said(path: Path) -> None:
     rows, flat = read(path), records(path)

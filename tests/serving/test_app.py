@@ -149,6 +149,7 @@ def raw_status(port: int, method: str, target: str, header: str = "") -> int:
     return int(exchange(port, sent.encode()).split(b" ", 2)[1])
 
 
+@pytest.mark.slow
 def test_no_route_and_no_alias_answers_without_a_key(world: World, served: tuple[World, int]) -> None:
     paths = {route.path for route in world.application.routes}
     assert {"/v2", INFER, "/openapi.json", "/v2/models/linear/versions/2/infer"} <= paths
@@ -577,6 +578,7 @@ def test_further_routes_need_a_key_unless_they_are_public(world: World) -> None:
         error(httpx.get(f"{url}/account", headers=world.headers(world.ledger.add("bob", models=("other",)))), 404)
 
 
+@pytest.mark.slow
 def test_sixty_four_clients_at_once_spend_a_budget_exactly(world: World, client: httpx.Client) -> None:
     headers = world.headers(world.ledger.add("bob", budget=100))
     statuses = list[int]()

@@ -376,6 +376,7 @@ def mutated(rng: random.Random) -> bytes:
     return bytes(text)
 
 
+@pytest.mark.slow
 def test_mutated_requests_get_a_response_in_json_or_none(service: Linear) -> None:
     limits = Limits(header_bytes=4_000, connect_seconds=0.2, header_seconds=0.2, body_seconds=0.2, idle_seconds=0.2)
     count = 20_000 if os.environ.get("STEALGUARD_ALL") else 300

@@ -88,6 +88,7 @@ CALLS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(CALLS, st.integers(0, 500), st.integers(0, 64))
 def test_every_sequence_of_calls_counts_as_a_plain_sum(
     calls: list[tuple[str, str, int]], budget: int, most: int

@@ -406,6 +406,7 @@ def test_any_bytes_are_read_or_refused(sent: bytes, length: int | None) -> None:
     reads_or_refuses(sent, length)
 
 
+@pytest.mark.slow
 @given(
     st.fixed_dictionaries(
         {},
@@ -416,6 +417,7 @@ def test_any_values_are_read_or_refused(request: dict[str, Any]) -> None:
     reads_or_refuses(python_json(request), None)
 
 
+@pytest.mark.slow
 @given(
     st.fixed_dictionaries(
         {},
@@ -429,6 +431,7 @@ def test_any_tensor_is_read_or_refused(changed: dict[str, Any], data: bytes) -> 
     reads_or_refuses(text + data, len(text))
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 5).flatmap(
         lambda n: st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=6 * n, max_size=6 * n)

@@ -35,6 +35,7 @@ def served(address: str, use: Callable[[RedisLedger], Awaitable[object]], **kept
     with_ledger(lambda: RedisLedger(address, **kept), use)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     st.integers(0, 5000) | st.just(2**52), st.lists(st.tuples(st.integers(0, 300), WANTS), min_size=1, max_size=3),

@@ -7,9 +7,10 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +90,7 @@ def test_schedules_start_at_one_and_never_rise_once_warm(name: str) -> None:
         assert factors[::100] == [1, 0.1, pytest.approx(0.01)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path, keep: str) -> None:
     training = replace(QUICK, epochs=4, augment="crop", keep=keep)
@@ -127,6 +129,7 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 from itertools import count
 from pathlib import Path
+from typing import Any
 import torch
 from test_training import long_run
 from stealguard.training.losses import task_loss
@@ -214,6 +217,62 @@ def test_a_checkpoint_of_another_form_is_damaged(tmp_path: Path) -> None:
             history = fit(model := small(), *data(), QUICK, seed=0, checkpoint=path, resume=True, progress=False)
         assert len(history) == 2
         assert not torch.equal(weights(model), before)
+
+
+ILL_TYPED = {
+    "identity": ["0123", 3, None, []],
+    "history": [{}, {0: 1.0}, "text", None, 2, (1, 2), [1], [{}], [{"epoch": "1"}], [{"epoch": 1, "lr": "fast"}],
+                [{"epoch": 2}], [{"epoch": 1}, {"epoch": 2}]],
+    "best": [{}, [], "text", None, {"accuracy": "high", "weights": {}}, {"accuracy": 0.5, "weights": [1]},
+             {"accuracy": 0.5, "weights": {"bias": 1}}, {"accuracy": 0.5}],
+    "weights": [{}, [], "text", None, 1.0, torch.zeros(3)],
+    "optimizer": [{}, [], "text", None, {"state": [], "param_groups": []}, {"state": {}, "param_groups": {}}],
+}  # fmt: skip
+
+
+def spoiled(state: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A checkpoint with one part of another type or shape."""
+    for part, values in ILL_TYPED.items():
+        for value in values:
+            yield {**state, part: value}
+    weights = dict(state["weights"])
+    name, value = next(iter(weights.items()))
+    for other in (value.long(), value[:1], value.tolist(), None):
+        yield {**state, "weights": {**weights, name: other}}
+    best = {"accuracy": 0.5, "weights": {**weights, name: value[:1]}}
+    yield {**state, "best": best}
+    steps, groups = state["optimizer"]["state"], state["optimizer"]["param_groups"]
+    for other in ([1.0], value[:1], value.tolist(), None, "text"):
+        yield {**state, "optimizer": {"state": {**steps, 0: {"momentum_buffer": other}}, "param_groups": groups}}
+    yield {**state, "optimizer": {"state": {**steps, 0: [value]}, "param_groups": groups}}
+    for changed in ({"momentum": "0.9"}, {"momentum": None}, {"weight_decay": [0]}, {"params": "01"}, {"params": [0]}):
+        yield {**state, "optimizer": {"state": steps, "param_groups": [{**groups[0], **changed}]}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_checkpoint_with_a_part_of_another_type_is_damaged(tmp_path: Path, keep: str) -> None:
+    """Each part is tried with several wrong types; the training ends as one that had no checkpoint."""
+    path, whole, training = tmp_path / "c.pt", small(), replace(QUICK, epochs=1, keep=keep)
+    again = {"seed": 0, "validation": data(16), "checkpoint": path, "progress": False}
+    told = fit(whole, *data(48), training, **again)
+    state = torch.load(path, weights_only=True)
+    for broken in spoiled(state):
+        torch.save(broken, path)
+        with pytest.warns(UserWarning, match="is damaged"):
+            history = fit(model := small(), *data(48), training, resume=True, **again)
+        assert torch.equal(weights(whole), weights(model))
+        assert [epoch["task"] for epoch in history] == [epoch["task"] for epoch in told]
+
+
+@pytest.mark.parametrize("momentum", [0, 0.9])
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_sound_checkpoint_is_taken_up(tmp_path: Path, keep: str, momentum: float) -> None:
+    path, whole, training = tmp_path / "c.pt", small(), replace(QUICK, keep=keep, momentum=momentum)
+    again = {"seed": 0, "validation": data(50), "checkpoint": path, "progress": False}
+    told = fit(whole, *data(), training, **again)
+    assert fit(model := small(), *data(), training, resume=True, **again) == told  # seconds and all
+    assert torch.equal(weights(whole), weights(model))
 
 
 def test_ctrl_c_without_a_checkpoint_says_nothing_of_resuming() -> None:

@@ -342,6 +342,7 @@ class _Run:
                 differing = _differences(state.pop("identity"), self.identity)
                 if not differing:
                     self._take(state)
+                    self._check(state["weights"])
             except Exception as e:  # a damaged file fails in many ways
                 self._take(before)
                 message = f"`{path}` is damaged ({type(e).__name__}): it is kept as `{set_aside(path).name}`"
@@ -360,6 +361,46 @@ class _Run:
         self.model.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history, self.best = state["history"], state["best"]
+
+    def _check(self, weights: object) -> None:
+        """Raise `TypeError` unless these weights and all that was taken up have the form that `_state` gives them."""
+        own, optimizer = self.model.state_dict(), self.optimizer
+        best = own if self.history and self.training.keep == "best" else {}
+        usual = [(name, value) for name, value in optimizer.defaults.items() if name != "lr"]
+        sound = [
+            _alike(weights, own),
+            *(group.get(name) == value for group in optimizer.param_groups for name, value in usual),
+            *(_alike({"momentum_buffer": p, **held}, {"momentum_buffer": p}) for p, held in optimizer.state.items()),
+            isinstance(self.history, list) and len(self.history) <= self.training.epochs,
+            *(_is_record(record, epoch) for epoch, record in enumerate(self.history, start=1)),
+            _is_number(self.best["accuracy"]),
+            _alike(self.best["weights"], best),
+        ]
+        if not all(sound):
+            raise TypeError
+
+
+def _alike(found: object, own: Mapping[str, Any]) -> bool:
+    """Whether `found` has the names of `own`, and where that holds tensors, tensors of their shapes and dtypes."""
+    return (
+        isinstance(found, Mapping)
+        and found.keys() == own.keys()
+        and all(
+            isinstance(found[name], Tensor) and (found[name].shape, found[name].dtype) == (held.shape, held.dtype)
+            for name, held in own.items()
+            if isinstance(held, Tensor)
+        )
+    )
+
+
+def _is_record(found: Any, epoch: int) -> bool:
+    """Whether `found` is what `fit` records of an epoch: named numbers, its own among them."""
+    numbers = isinstance(found, dict) and all(isinstance(name, str) and _is_number(found[name]) for name in found)
+    return numbers and found.get("epoch") == epoch
+
+
+def _is_number(found: object) -> bool:
+    return isinstance(found, int | float) and not isinstance(found, bool)
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
