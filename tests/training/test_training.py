@@ -273,6 +273,10 @@ def test_a_sound_checkpoint_is_taken_up(tmp_path: Path, keep: str, momentum: flo
     told = fit(whole, *data(), training, **again)
     assert fit(model := small(), *data(), training, resume=True, **again) == told  # seconds and all
     assert torch.equal(weights(whole), weights(model))
+    state = torch.load(path, weights_only=True)
+    state["optimizer"]["param_groups"][0] |= {"fused": True, "lr": torch.tensor(0.01)}  # as on a GPU
+    torch.save(state, path)
+    assert fit(small(), *data(), training, resume=True, **again) == told
 
 
 def test_ctrl_c_without_a_checkpoint_says_nothing_of_resuming() -> None:

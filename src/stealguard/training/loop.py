@@ -360,6 +360,8 @@ class _Run:
     def _take(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # the checkpoint may be of another device
+            group["fused"] = self.optimizer.defaults["fused"]
         self.history, self.best = state["history"], state["best"]
 
     def _check(self, weights: object) -> None:

@@ -66,6 +66,7 @@ class Recorded:
         self._graph = torch.cuda.CUDAGraph()
         with PINNING, torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             step(self._batch, self._rate, self._losses.update)
+        step.optimizer.param_groups[0]["lr"] = 0.0  # a checkpoint keeps it, and nothing reads it
 
     def __call__(self, batch: Batch, rate: float, told: Told) -> None:
         for held, given in zip(self._batch, batch, strict=True):
