@@ -204,8 +204,9 @@ class Suspicion(Plain):
     does not pay: no more than an eighth of an account's queries can be outliers for long. A query that lifts suspicion
     above the limit reveals an attacker. Then, with `refuse`, the request is refused as a whole; the account can have
     as many answers as there are queries before that one, which are examined like all others, and no more. A request for
-    more than these is refused unseen: what is examined costs answers, or it would tell for nothing which inputs are
-    outliers. With `decoys`, that query and all later ones are answered with decoys.
+    more than these is refused unseen, and a second query that reveals an attacker leaves no answers: an account that
+    could be refused again and again would tell, for nothing, which inputs are outliers. With `decoys`, that query and
+    all later ones are answered with decoys.
 
     The state is `suspicion`, `trust`, `seen` (the directions of the last queries, (KEPT, D)), and `left`, the answers
     that the account can still have, or UNLIMITED.
@@ -297,5 +298,6 @@ class Suspicion(Plain):
         if not self._refuse:
             return answers, after
         if n < asked:  # what came before the revealing query is not held against the account twice
+            n = n if left == UNLIMITED else 0
             return answers[:n], {**state, "left": torch.tensor(n)}
         return answers, after if left == UNLIMITED else {**after, "left": torch.tensor(left - n)}
