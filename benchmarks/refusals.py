@@ -46,7 +46,9 @@ from stealguard.types import BlackBox
 BUDGET = 20_000
 REPEATS = 20  # of a candidate: suspicion of 20 is spent by evidence of 1 each
 TESTED = 12  # candidates of a request
-FIRST, LATER, ROUNDS = 0.4, 0.06, 4  # shares of the accounts that test at random, and in each round by the gate
+FIRST, ALL = 0.5, 0.7  # shares of the accounts that test at most at random, and at most altogether
+FEW, ENOUGH = 4, 500  # inliers after which the gate orders candidates, and after which no more are wanted
+ROUND = 0.06  # share of the accounts that test before the gate is trained anew
 WARM = 25  # covers before an account's answers count: its trust is low
 CANDIDATES = 300  # of a round of exploration
 AT_ONCE = 40  # candidates of a request of exploration
@@ -218,20 +220,21 @@ def steal(release: sg.Release, images: Tensor, most: int, each: int, seed: int) 
     """A clone by `most` accounts and BUDGET queries, and what was spent."""
     rest, accounts = images[torch.randperm(len(images))], Accounts(release, most)
     known = Known(rest[:0], torch.empty(0, dtype=torch.long), rest[:0])
-    rest = rest[reveal(accounts, known, rest, round(FIRST * most)) :]
-    told: dict[str, Any] = {"inliers_first": len(known.inliers)}
-    for number in range(ROUNDS):
-        if len(known.inliers):
-            labels = known.labels.where(known.labels >= 0, torch.arange(len(known.labels)) % 10)
-            order = likely(gate(known.inliers, labels, known.outliers, images, derive(seed, number)), rest, 600)
-        else:
-            order = torch.arange(len(rest))
-        n = reveal(accounts, known, rest[order], max(1, round(LATER * most)))
+    each_round, told = max(1, round(ROUND * most)), dict[str, Any]()
+    while len(known.inliers) < FEW and accounts.opened < FIRST * most:
+        rest = rest[reveal(accounts, known, rest, max(1, each_round // 6)) :]
+    told["accounts_random"] = accounts.opened
+    for number in range(50):
+        if not len(known.inliers) or len(known.inliers) >= ENOUGH or accounts.opened >= ALL * most:
+            break
+        labels = known.labels.where(known.labels >= 0, torch.arange(len(known.labels)) % 10)
+        net = gate(known.inliers, labels, known.outliers, images, derive(seed, number))
+        order = likely(net, rest, 6 * each_round + 10)  # hardly more than are tested
+        n = reveal(accounts, known, rest[order], each_round)
         there = torch.ones(len(rest), dtype=torch.bool)
         there[order[:n]] = False
         rest = rest[there]
-        if len(known.inliers):
-            name(accounts, known)
+        name(accounts, known)
     named = known.labels >= 0
     told |= {"inliers": len(known.inliers), "accounts_tests": accounts.opened, "queries_tests": accounts.queries}
     x, labels = known.inliers[named], known.labels[named]
@@ -247,7 +250,7 @@ def steal(release: sg.Release, images: Tensor, most: int, each: int, seed: int) 
             children(parents, drawn(near, 4000)), children(parents, parents[torch.randperm(4000)]),
             moved(drawn(near, 2000), 1.5),
         ])  # fmt: skip
-        best = made[likely(net, made, 4 * CANDIDATES)]
+        best = made[likely(net, made, 2 * CANDIDATES)]
         candidates = torch.cat([near[: CANDIDATES // 3], best[: 2 * CANDIDATES // 3]])
         found, classes = explore(accounts, covers, candidates[torch.randperm(len(candidates))], each)
         x, labels = torch.cat([x, found]), torch.cat([labels, classes])
