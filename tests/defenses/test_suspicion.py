@@ -192,6 +192,17 @@ def test_an_account_is_refused_for_what_it_asks_only_once_before_nothing_is_left
         assert len(guarding(*queries(TASK), after)[0]) == 0
 
 
+def test_trust_counts_no_more_after_a_refusal() -> None:
+    """Else a new account could test inputs at the end of its first request, and go on as if it had not."""
+    guarding = guard(limit=24.0)
+    trusted = [*[TASK] * 20, *[UNSURE] * 5]
+    answers, _ = guarding(*queries(*trusted), guarding.start())
+    assert answers.argmax(dim=1).tolist()[20:] == [1] * 5
+    _, state = guarding(*queries(*trusted, *[OUTLIER] * 4), guarding.start())
+    answers, _ = guarding(*queries(*trusted), state)
+    assert answers.argmax(dim=1).tolist() == [1] * 20 + [2] * 5
+
+
 def test_suspects_may_get_decoys_instead() -> None:
     guarding = guard(limit=24.0, suspects="decoys")
     answers, state = guarding(*queries(*[OUTLIER] * 4, *[TASK] * 100), guarding.start())
