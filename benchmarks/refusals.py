@@ -7,8 +7,7 @@ weights, seeds or task data. Its steps:
 
 1. *Tests.* A new account is asked a request of candidates, each `REPEATS` times in a row. Suspicion reveals the first
    candidate that is an outlier; how many answers are left tells which. Nothing is answered, and each account tells of
-   one outlier, and for nothing of all inliers before it. Candidates are random at first. Once an inlier is known, its
-   repeats come first, so that the account is left with as many answers after its refusal.
+   one outlier, and for nothing of all inliers before it. Candidates are random at first.
 2. *A gate.* A classifier of the inliers found (by class, once that is known) against the whole pool orders the rest of
    it, so that three in four of the candidates that are tested from then on are inliers.
 3. *Cover.* More than `KEPT` known inliers, asked in turn with little changes, are no repeats: an account that asks them
@@ -47,8 +46,7 @@ from stealguard.types import BlackBox
 BUDGET = 20_000
 REPEATS = 20  # of a candidate: suspicion of 20 is spent by evidence of 1 each
 TESTED = 12  # candidates of a request
-WANTED = 100  # answers that an account can still have after a test, at least
-FIRST, ALL = 0.5, 0.95  # shares of the accounts that test at most at random, and at most altogether
+FIRST, ALL = 0.5, 0.7  # shares of the accounts that test at most at random, and at most altogether
 FEW, ENOUGH = 4, 500  # inliers after which the gate orders candidates, and after which no more are wanted
 ROUND = 0.06  # share of the accounts that test before the gate is trained anew
 WARM = 25  # covers before an account's answers count: its trust is low
@@ -90,39 +88,30 @@ class Accounts:
         most: how many there are.
         opened: how many have been used.
         queries: inputs answered.
-        spare: accounts that were refused in a test, and the answers that they can still have.
-        box: the account at hand, and `left`, the answers that it can still have.
     """
 
     server: Server
     most: int
     opened: int = 0
     queries: int = 0
-    spare: list[tuple[BlackBox, int]] = field(default_factory=list, repr=False)
     box: BlackBox | None = field(default=None, repr=False)
-    left: int = BUDGET
 
     @property
     def over(self) -> bool:
-        none_left = self.box is None and not self.spare and self.opened >= self.most
-        return self.queries >= BUDGET or none_left
+        return self.queries >= BUDGET or (self.box is None and self.opened >= self.most)
 
     def new(self) -> BlackBox:
         self.opened += 1
-        return self.server.connect(f"account {self.opened}")
+        self.box = self.server.connect(f"account {self.opened}")
+        return self.box
 
     def ask(self, x: Tensor) -> Tensor:
-        """The answers to `x` by the account at hand, up to its refusal or its last answer."""
-        if self.box is None:
-            self.box, self.left = self.spare.pop() if self.spare else (self.new(), BUDGET)
-        box, x = self.box, x[: self.left]
+        """The answers to `x` by the account at hand, up to its refusal."""
+        box = self.box or self.new()
         try:
             answers = box(x)
-            self.left -= len(x)
         except Refused as refusal:
-            answers, self.left = box(x[: refusal.left]) if refusal.left else torch.empty(0, 10), 0
-        if not self.left:
-            self.box = None
+            answers, self.box = box(x[: refusal.left]) if refusal.left else torch.empty(0, 10), None
         self.queries += len(answers)
         return answers
 
@@ -147,25 +136,17 @@ class Known:
 
 
 def reveal(accounts: Accounts, known: Known, candidates: Tensor, n: int) -> int:
-    """Test candidates in their order with `n` new accounts; returns how many were tested.
-
-    Repeats of one inlier come first, as many as answers are wanted of the account after its refusal, which forgets the
-    request.
-    """
+    """Test candidates in their order with `n` new accounts; returns how many were tested."""
     done = 0
     for _ in range(min(n, accounts.most - accounts.opened)):
         rows = candidates[done : done + TESTED]
         if not len(rows):
             break
-        first = known.inliers[:1].repeat_interleave(max(WANTED, BUDGET // accounts.most), dim=0)
-        box, passed = accounts.new(), len(rows)
         try:
-            box(torch.cat([first, rows.repeat_interleave(REPEATS, dim=0)]))
-            accounts.queries += len(first) + len(rows) * REPEATS
+            accounts.new()(rows.repeat_interleave(REPEATS, dim=0))
+            accounts.queries, passed = accounts.queries + len(rows) * REPEATS, len(rows)
         except Refused as refusal:
-            passed = max(0, refusal.left - len(first)) // REPEATS
-            if refusal.left > WARM:
-                accounts.spare.append((box, refusal.left))
+            passed = refusal.left // REPEATS
         known.add(rows[:passed], rows[passed : passed + 1])
         done += min(passed + 1, len(rows))
     accounts.box = None
