@@ -165,7 +165,7 @@ def test_the_answers_that_are_left_are_examined_as_well() -> None:
     answers, state = guarding(*queries(*[TASK] * 100, *[OUTLIER] * 4), guarding.start())
     assert len(answers) == 103
     answers, state = guarding(*queries(*[OUTLIER] * 50), state)
-    assert len(answers) == 3
+    assert len(answers) == 0
 
 
 @pytest.mark.parametrize("probe", [TASK, OUTLIER])
@@ -177,6 +177,30 @@ def test_a_request_for_more_than_is_left_tells_nothing_of_its_inputs(probe: floa
     answers, after = guarding(*queries(*asked), state)
     assert len(answers) == 103 < len(asked)
     assert same(after, state)
+
+
+def test_an_account_is_refused_for_what_it_asks_only_once_before_nothing_is_left() -> None:
+    """Else requests that end with revealing queries would tell whether the one before these is an outlier: by the
+    number of answers that are left, for one of these a request, and for no answer."""
+    guarding = guard(limit=24.0)
+    asked = [*[TASK] * 100, *[OUTLIER] * 4]
+    answers, state = guarding(*queries(*asked), guarding.start())
+    assert len(answers) == 103
+    for probe in (TASK, OUTLIER):
+        answers, after = guarding(*queries(*asked[:97], OUTLIER, OUTLIER, probe, OUTLIER, OUTLIER), state)
+        assert len(answers) == after["left"].item() == 0
+        assert len(guarding(*queries(TASK), after)[0]) == 0
+
+
+def test_trust_counts_no_more_after_a_refusal() -> None:
+    """Else a new account could test inputs at the end of its first request, and go on as if it had not."""
+    guarding = guard(limit=24.0)
+    trusted = [*[TASK] * 20, *[UNSURE] * 5]
+    answers, _ = guarding(*queries(*trusted), guarding.start())
+    assert answers.argmax(dim=1).tolist()[20:] == [1] * 5
+    _, state = guarding(*queries(*trusted, *[OUTLIER] * 4), guarding.start())
+    answers, _ = guarding(*queries(*trusted), state)
+    assert answers.argmax(dim=1).tolist() == [1] * 20 + [2] * 5
 
 
 def test_suspects_may_get_decoys_instead() -> None:

@@ -204,8 +204,10 @@ class Suspicion(Plain):
     does not pay: no more than an eighth of an account's queries can be outliers for long. A query that lifts suspicion
     above the limit reveals an attacker. Then, with `refuse`, the request is refused as a whole; the account can have
     as many answers as there are queries before that one, which are examined like all others, and no more. A request for
-    more than these is refused unseen: what is examined costs answers, or it would tell for nothing which inputs are
-    outliers. With `decoys`, that query and all later ones are answered with decoys.
+    more than these is refused unseen, and a second query that reveals an attacker leaves no answers: an account that
+    could be refused again and again would tell, for nothing, which inputs are outliers. Trust counts no more after a
+    refusal, or tests of inputs would cost nothing to an account that goes on with what is left. With `decoys`, that
+    query and all later ones are answered with decoys.
 
     The state is `suspicion`, `trust`, `seen` (the directions of the last queries, (KEPT, D)), and `left`, the answers
     that the account can still have, or UNLIMITED.
@@ -255,6 +257,7 @@ class Suspicion(Plain):
         known, seen = self._gate.measured.numbers, state["seen"].numpy(force=True)
         points = np.concatenate((seen, signals[:, 3:]))
         suspicion, trust, strictness = float(state[SUSPICION]), float(state["trust"]), self._gate.strictness
+        fall = self._fall if int(state["left"]) == UNLIMITED else 0.0
         before, passed = (suspicion, trust), list[bool]()
         for o, near in zip(signals[:, 0].tolist(), _likeness(points).tolist(), strict=True):
             place = (o - LOW) * SCALE
@@ -265,7 +268,7 @@ class Suspicion(Plain):
                 suspicion += e if e > -RECOVERY else -RECOVERY
             if suspicion > self.limit:
                 break
-            passed.append(o > strictness - self._fall * trust)
+            passed.append(o > strictness - fall * trust)
             suspicion, trust = suspicion if suspicion > 0 else 0.0, min(FULL, trust - e) if trust > e else 0.0
         n = len(passed)
         last = points[n : n + KEPT].astype(seen.dtype, copy=n > KEPT)  # no long request is kept for its end's sake
@@ -297,5 +300,6 @@ class Suspicion(Plain):
         if not self._refuse:
             return answers, after
         if n < asked:  # what came before the revealing query is not held against the account twice
+            n = n if left == UNLIMITED else 0
             return answers[:n], {**state, "left": torch.tensor(n)}
         return answers, after if left == UNLIMITED else {**after, "left": torch.tensor(left - n)}
