@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,7 +52,6 @@ FEW, ENOUGH = 4, 500  # inliers after which the gate orders candidates, and afte
 ROUND = 0.06  # share of the accounts that test before the gate is trained anew
 WARM = 25  # covers before an account's answers count: its trust is low
 CANDIDATES = 300  # of a round of exploration
-AT_ONCE = 40  # candidates of a request of exploration
 
 
 def moved(x: Tensor, much: float) -> Tensor:
@@ -106,12 +106,12 @@ class Accounts:
         return self.box
 
     def ask(self, x: Tensor) -> Tensor:
-        """The answers to `x` by the account at hand, up to its refusal."""
-        box = self.box or self.new()
+        """The answers to `x` by the account at hand; none where it is refused, since trust counts no more then."""
         try:
-            answers = box(x)
-        except Refused as refusal:
-            answers, self.box = box(x[: refusal.left]) if refusal.left else torch.empty(0, 10), None
+            answers = (self.box or self.new())(x)
+        except Refused:
+            self.box = None
+            return torch.empty(0, 10)
         self.queries += len(answers)
         return answers
 
@@ -188,31 +188,34 @@ class Covers:
         return moved(self._inliers[rows], 0.25) if n else self._inliers[:0]
 
 
+def in_turn(accounts: Accounts, covers: Covers, candidates: Tensor, each: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ask the candidates one by one, each behind `each` covers: those that are answered, and their classes.
+
+    A request that is refused loses its candidate alone.
+    """
+    for candidate in candidates[:, None]:
+        if accounts.over:
+            return
+        if accounts.box is None:
+            accounts.ask(covers(WARM))
+        answers = accounts.ask(torch.cat([covers(each), candidate]))
+        if len(answers):
+            yield candidate, answers[-1:].argmax(dim=1)
+
+
 def name(accounts: Accounts, known: Known) -> None:
     """Ask the inliers whose class is not known, among others that bring trust."""
-    covers, start = Covers(known.inliers), 0
-    rows = (known.labels < 0).nonzero().squeeze(1)
-    while start < len(rows) and not accounts.over:
-        warm = WARM if accounts.box is None else 0
-        part = rows[start : start + AT_ONCE]
-        answers = accounts.ask(torch.cat([covers(warm), known.inliers[part]]))
-        found = answers[warm:].argmax(dim=1)
-        known.labels[part[: len(found)]] = found
-        start += max(1, len(found))
+    for row in (known.labels < 0).nonzero():
+        for _, label in in_turn(accounts, Covers(known.inliers), known.inliers[row], 1):
+            known.labels[row] = label
 
 
 def explore(accounts: Accounts, covers: Covers, candidates: Tensor, each: int) -> tuple[Tensor, Tensor]:
-    """Ask the candidates with `each` covers before each: those answered, and their classes."""
-    x, labels, start = [candidates[:0]], [torch.empty(0, dtype=torch.long)], 0
-    while start < len(candidates) and not accounts.over:
-        warm = WARM if accounts.box is None else 0
-        part = candidates[start : start + AT_ONCE]
-        mixed = torch.cat([covers(each * len(part)).unflatten(0, (len(part), each)), part[:, None]], dim=1)
-        answers = accounts.ask(torch.cat([covers(warm), mixed.flatten(0, 1)]))
-        found = answers[warm:][each :: each + 1].argmax(dim=1)
-        x.append(part[: len(found)])
-        labels.append(found)
-        start += len(found) + (accounts.box is None)
+    """The candidates that are answered, and their classes."""
+    x, labels = [candidates[:0]], [torch.empty(0, dtype=torch.long)]
+    for candidate, label in in_turn(accounts, covers, candidates, each):
+        x.append(candidate)
+        labels.append(label)
     return torch.cat(x), torch.cat(labels)
 
 
