@@ -9,67 +9,96 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.lines import markdown
 
+from stealguard.report.naming import number
+from stealguard.report.statistics import Spread
 from stealguard.results import Row, read
 
 HEAD = ["defense", "benign", "plain, soft", "plain, hard", "best of those who know", "by", "accounts", "answers"]
 
 
-def table(path: Path) -> str:
-    """A line for each defense, in the order of the rows; accuracies in %."""
-    found: dict[str, list[Row]] = defaultdict(list)
+class Way(NamedTuple):
+    """How an attacker goes about it."""
+
+    attack: str
+    settings: str  # JSON
+    treatment: str
+    labels: str
+    accounts: int
+
+    @classmethod
+    def of(cls, row: Row) -> Way:
+        return cls(row.attack, row.attack_settings, row.treatment, row.labels, row.accounts)
+
+    @property
+    def plain(self) -> bool:
+        return (self.attack, self.treatment, self.accounts) == ("knockoff", "", 1)
+
+
+Ways = dict[Way, list[Row]]
+
+
+def ways_of(path: Path) -> dict[str, Ways]:
+    """The rows of each defense by the way of the attack, one a victim, in the order of the rows."""
+    found: dict[str, Ways] = defaultdict(lambda: defaultdict(list))
     for row in read(path):
-        found[row.victim.name].append(row)
-    lines = [HEAD, ["---", *["--:"] * 4, "---", "--:", "--:"], *(_line(name, rows) for name, rows in found.items())]
-    return markdown(lines)
+        found[row.victim.name][Way.of(row)].append(row)
+    return found
+
+
+def table(path: Path) -> str:
+    """A line for each defense, in the order of the rows: means in %, with half a 95 % interval over victims."""
+    lines = [HEAD, ["---", *["--:"] * 4, "---", "--:", "--:"]]
+    return markdown([*lines, *(_line(name, ways) for name, ways in ways_of(path).items())])
 
 
 def by_accounts(path: Path) -> str:
-    """A line for each defense that judges accounts and each number of them; accuracies in %."""
-    found: dict[tuple[str, int], dict[tuple[str, str], Row]] = defaultdict(dict)
-    known = read(path)
-    judging = {row.victim.name for row in known if row.accounts > 1}
-    for row in known:
-        if row.victim.name in judging and not row.treatment:
-            found[row.victim.name, row.accounts][row.attack, row.labels] = row
-    ways = [("knockoff", "soft"), ("knockoff", "hard"), ("cover", "soft")]
-    head = ["defense", "benign", "accounts", *(", ".join(way) for way in ways)]
-    lines = [head, ["---", *["--:"] * 5]]
-    for (name, accounts), rows in found.items():
-        benign = _percent(next(iter(rows.values())).victim.metrics["benign_accuracy"])
-        lines.append([name, benign, f"{accounts:,}", *(_gotten(rows[way]) if way in rows else "-" for way in ways)])
+    """A line for each defense that judges accounts and each number of them, in the same form."""
+    shown = [("knockoff", "soft"), ("knockoff", "hard"), ("cover", "soft")]
+    lines = [["defense", "benign", "accounts", *(", ".join(one) for one in shown)], ["---", *["--:"] * 5]]
+    for name, ways in ways_of(path).items():
+        numbers = sorted({way.accounts for way in ways})
+        for accounts in numbers if len(numbers) > 1 else ():
+            found = {
+                (way.attack, way.labels): rows
+                for way, rows in ways.items()
+                if way.accounts == accounts and not way.treatment
+            }
+            cells = [number(usable(found[one])) if one in found else "-" for one in shown]
+            lines.append([name, number(benign_of(ways)), f"{accounts:,}", *cells])
     return markdown(lines)
 
 
-def _line(name: str, rows: list[Row]) -> list[str]:
-    plain = {row.labels: row for row in rows if _plain(row)}
-    knowing = [row for row in rows if not _plain(row)]
-    start = [name, _percent(rows[0].victim.metrics["benign_accuracy"]), *(_gotten(plain[m]) for m in ("soft", "hard"))]
+def _line(name: str, ways: Ways) -> list[str]:
+    plain = {way.labels: rows for way, rows in ways.items() if way.plain}
+    knowing = {way: rows for way, rows in ways.items() if not way.plain}
+    start = [name, number(benign_of(ways)), *(number(usable(plain[mode])) for mode in ("soft", "hard"))]
     if not knowing:
         return [*start, "-", "-", "-", "-"]
-    best = max(knowing, key=_usable)
+    best = max(knowing, key=lambda way: usable(knowing[way]).mean)
     how = ", ".join(filter(None, [best.attack, best.treatment, best.labels]))
-    return [*start, _gotten(best), how, f"{best.accounts:,}", f"{best.queries:,}"]
+    answers = sum(row.queries for row in knowing[best]) / len(knowing[best])
+    return [*start, number(usable(knowing[best])), how, f"{best.accounts:,}", f"{answers:,.0f}"]
 
 
-def _plain(row: Row) -> bool:
-    return (row.attack, row.treatment, row.accounts) == ("knockoff", "", 1)
+def usable(rows: Iterable[Row]) -> Spread:
+    """The clones' accuracy, or that after renaming with twenty labeled samples where its mean is higher."""
+    metrics = [row.metrics for row in rows]
+    spreads = [Spread.of([m[name] for m in metrics]) for name in ("clone_accuracy", "renamed_accuracy_20")]
+    return max((spread for spread in spreads if spread), key=lambda spread: spread.mean)
 
 
-def _usable(row: Row) -> float:
-    """The clone's accuracy, or that after renaming with twenty labeled samples where it is higher."""
-    return max(row.metrics["clone_accuracy"], row.metrics["renamed_accuracy_20"])
-
-
-def _gotten(row: Row) -> str:
-    return _percent(_usable(row))
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+def benign_of(ways: Ways) -> Spread:
+    """Benign accuracy of the victims, each counted once."""
+    found = {row.victim.key: row.victim.metrics["benign_accuracy"] for rows in ways.values() for row in rows}
+    spread = Spread.of(list(found.values()))
+    assert spread is not None, "every way has a row"
+    return spread
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import lines
+from benchmarks.counters import benign_of, usable, ways_of
 
 from stealguard.defenses import DEFENSES
 from stealguard.report import summary
@@ -51,8 +52,18 @@ def entries(task: str) -> list[Entry]:
     """The lines of a task, the lowest worst clone first; the undefended net stands last."""
     groups = [group for group in summary(read(RESULTS / "rivals.jsonl")) if group.task.data == task]
     found = [entry for group in groups for entry in _of_group(group, baselines(groups).get(group.name))]
-    found += _of_adaptive() if task == "mnist" else []
-    return sorted(found, key=lambda entry: (entry.defense == "none", entry.worst.mean))
+    found += [*_of_adaptive(), *_of_known()] if task == "mnist" else []
+    lines: dict[tuple[str, str], Entry] = {}
+    for entry in found:
+        place = entry.defense, entry.accounts
+        lines[place] = entry if place not in lines else worse(entry, lines[place])
+    return sorted(lines.values(), key=lambda entry: (entry.defense == "none", entry.worst.mean))
+
+
+def worse(one: Entry, other: Entry) -> Entry:
+    """Of two lines of a defense the one with the better clone; what one of them has tried is tried."""
+    found = max(one, other, key=lambda entry: entry.worst.mean)
+    return found._replace(missing=[name for name in one.missing if name in other.missing])
 
 
 def _of_group(group: Group, baseline: Group | None) -> list[Entry]:
@@ -95,6 +106,26 @@ def _of_adaptive() -> list[Entry]:
     for accounts, by in sorted(cells.items()):
         how, worst = max(((how, _usable(values)) for how, values in by.items()), key=lambda pair: pair[1].mean)
         found.append(Entry("ini-robust", f"{accounts:,}", benign, loss, worst, how, budget, missing))
+    return found
+
+
+def _of_known() -> list[Entry]:
+    """Lines of attackers who know the defense, one a number of accounts where it judges them."""
+    known = ways_of(RESULTS / "rivals-adaptive.jsonl")
+    plain = benign_of(known["none"])
+    found = []
+    for name, ways in known.items():
+        benign = benign_of(ways)
+        counters = DEFENSES[name].countered_by
+        tried = {way.attack for way in ways} | {f"treatment:{way.treatment}" for way in ways} | {"labels", "accounts"}
+        missing = [counter for counter in counters if counter not in tried]
+        for accounts in sorted({way.accounts for way in ways}) if plain.mean - benign.mean <= POINT else ():
+            of_number = {way: usable(rows) for way, rows in ways.items() if way.accounts == accounts}
+            way, worst = max(of_number.items(), key=lambda pair: pair[1].mean)
+            how = ", ".join(filter(None, [way.attack, way.labels, way.treatment]))
+            shown = f"{accounts:,}" if "accounts" in counters else "any"
+            budget = ways[way][0].budget
+            found.append(Entry(name, shown, benign, plain.mean - benign.mean, worst, how, budget, missing))
     return found
 
 

@@ -22,7 +22,8 @@ from stealguard.results.migrations import FORMAT, upgraded
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
 # Files of other measurements, not of thefts, and of rows of the present format.
 OTHER = {
-    *("adaptive", "adaptive-honest", "border", "classes", "labelling", "milder", "related", "shifted", "step-cost"),
+    *("adaptive", "adaptive-honest", "border", "classes", "labelling", "milder", "refusals", "related", "shifted"),
+    "step-cost",
     *("tables", "tables-mixed", "rivals-adaptive"),
 }
 FILES = sorted(path for path in PUBLISHED.glob("*.jsonl") if path.stem not in OTHER)
