@@ -7,6 +7,7 @@ Plain is KnockoffNets with one account and without a treatment. A way is a name 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
@@ -26,14 +27,15 @@ class Way(NamedTuple):
     """How an attacker goes about it."""
 
     attack: str
-    settings: str  # JSON
+    selector: str  # how it tells which answers are honest; "" where it does not
     treatment: str
     labels: str
     accounts: int
 
     @classmethod
     def of(cls, row: Row) -> Way:
-        return cls(row.attack, row.attack_settings, row.treatment, row.labels, row.accounts)
+        selector = json.loads(row.attack_settings).get("selector", "")
+        return cls(row.attack, selector, row.treatment, row.labels, row.accounts)
 
     @property
     def plain(self) -> bool:
@@ -44,11 +46,15 @@ Ways = dict[Way, list[Row]]
 
 
 def ways_of(path: Path) -> dict[str, Ways]:
-    """The rows of each defense by the way of the attack, one a victim, in the order of the rows."""
-    found: dict[str, Ways] = defaultdict(lambda: defaultdict(list))
+    """The rows of each defense by the way of the attack, one a victim; of ways that were tried on every victim."""
+    found: dict[str, dict[Way, dict[int, Row]]] = defaultdict(lambda: defaultdict(dict))
     for row in read(path):
-        found[row.victim.name][Way.of(row)].append(row)
-    return found
+        found[row.victim.name][Way.of(row)].setdefault(row.victim.seed, row)
+    tried = {name: max(map(len, ways.values())) for name, ways in found.items()}
+    return {
+        name: {way: list(rows.values()) for way, rows in ways.items() if len(rows) == tried[name]}
+        for name, ways in found.items()
+    }
 
 
 def table(path: Path) -> str:

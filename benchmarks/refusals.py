@@ -280,10 +280,12 @@ def main() -> None:
     for path in given.releases:
         for most in given.accounts:
             started, seed = time.process_time(), derive(given.seed, path.name, given.pool, most)
+            release = sg.load(path)
+            told = {name: release.recipe.get("honest", {}).get(name) for name in ("served", "alone")}
             with seeded(seed):
-                clone, told = steal(sg.load(path), pool(given.pool), most, given.covers, seed)
+                clone, spent = steal(release, pool(given.pool), most, given.covers, seed)
             line = {"measurement": "refusals", "victim": path.name, "pool_name": given.pool, "accounts": most,
-                    "covers": given.covers, "seed": given.seed, **judged(clone), **told,
+                    "covers": given.covers, "seed": given.seed, **judged(clone), **told, **spent,
                     "cpu_seconds": time.process_time() - started, "provenance": provenance()}  # fmt: skip
             with given.out.open("a", encoding="utf-8") as file:
                 print(json.dumps(line), file=file)
