@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ pytestmark = pytest.mark.slow
 
 def say(folder: Path, number: int) -> None:
     same_bits = torch.are_deterministic_algorithms_enabled()
-    (folder / str(os.getpid())).write_text(f"{number} {torch.get_num_threads()} {helping()} {same_bits}")
+    held = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    (folder / str(os.getpid())).write_text(f"{number} {torch.get_num_threads()} {helping()} {same_bits} {held}")
     time.sleep(600)
 
 
@@ -44,7 +46,8 @@ def test_the_work_is_called_in_other_processes_which_end_with_the_block(tmp_path
         until(lambda: sum(bool(path.read_text()) for path in tmp_path.iterdir()) == 2)
     assert torch.get_num_threads() == 6
     torch.set_num_threads(before)
-    assert {path.read_text() for path in tmp_path.iterdir()} == {"7 2 {'a key': None} True"}
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"7 2 {'a key': None} True True"}
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     assert helping() is None
     for path in tmp_path.iterdir():
         with pytest.raises(ProcessLookupError):

@@ -12,7 +12,7 @@ import torch
 
 from stealguard.devices import repeatable
 from stealguard.errors import Invalid, one_line
-from stealguard.processes import end_with_parent
+from stealguard.processes import end_with_parent, interrupts_held
 from stealguard.results import Row
 
 Work = Callable[..., object]
@@ -50,8 +50,9 @@ def beside(number: int, work: Work, given: Mapping[str, Any], before: Before) ->
     told = (work, dict(given), before, threads, torch.are_deterministic_algorithms_enabled())
     processes = [context.Process(target=_called, args=told) for _ in range(number)]
     try:
-        for process in processes:
-            _started(process)
+        with interrupts_held():  # they ignore interrupts only once they have imported torch
+            for process in processes:
+                _started(process)
         torch.set_num_threads(threads)
         yield
     finally:
