@@ -47,7 +47,7 @@ class _Open:
 
 
 class _Exchange:
-    """A request and its response, as ASGI gives them to the application: one message of its body, one of the answer's.
+    """A request and its response, as ASGI gives them to the application, the response's body in one message.
 
     Args:
         connection: that it came on.
@@ -82,7 +82,7 @@ class _Exchange:
                 self._connection.abort()
 
     def add(self, part: bytes) -> None:
-        """The next part of the body."""
+        """Take the next part of the body."""
         self.size += len(part)
         if len(part) >= _SMALL:
             self._parts.append(part)
@@ -92,12 +92,12 @@ class _Exchange:
             self._parts.append(bytearray(part))
 
     def end(self) -> None:
-        """The client has gone, or is answered."""
+        """Tell the application that the client has gone, or has its response."""
         self._over = True
         self.wake()
 
     def wake(self) -> None:
-        """The application reads what there is of the body."""
+        """Let the application read what there is of the body."""
         self._ready = True
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
@@ -128,8 +128,8 @@ class _Connection(asyncio.Protocol):
     """One connection, with a deadline for whatever comes next.
 
     Its requests are answered in their order, one at a time; nothing is read while more than one is due, and none is
-    begun while the client does not take the last response. Those that came together and are too many are not answered.
-    One timer looks at the deadline at least as often as the shortest limit, so that moving it costs an assignment.
+    begun while the client does not take the last response. Of requests that came together at most 100 are answered. One
+    timer looks at the deadline at least as often as the shortest limit, so that moving it costs an assignment.
 
     Args:
         limits: of the server.
@@ -242,8 +242,9 @@ class _Connection(asyncio.Protocol):
             "path": unquote(httptools.parse_url(self._url).path.decode("ascii")),
             "headers": self._headers,
         }
-        framing = [header for header in self._headers if header[0] in (b"content-length", b"transfer-encoding")]
-        self._framing = framing if self._parser.should_upgrade() else ()
+        self._framing = ()
+        if self._parser.should_upgrade():
+            self._framing = [h for h in self._headers if h[0] in (b"content-length", b"transfer-encoding")]
         old = self._parser.get_http_version() == "1.0"
         keep_alive = not old and self._parser.should_keep_alive()
         asks = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers)
@@ -303,7 +304,7 @@ class _Connection(asyncio.Protocol):
         self._expect()
 
     def release(self, size: int) -> None:
-        """That many bytes of bodies are no longer held."""
+        """Count that many bytes of bodies no longer."""
         self._open.bytes -= size
 
     def shutdown(self) -> None:
@@ -341,7 +342,7 @@ class _Connection(asyncio.Protocol):
         return bool(self._due) and not self._due[-1].received
 
     def _begin(self) -> None:
-        """With the first exchange that is due."""
+        """Begin with the first exchange that is due, unless its response could not be written."""
         exchange = self._due[0] if self._due else None
         if exchange is None or exchange.begun or self._full:
             return
@@ -351,7 +352,7 @@ class _Connection(asyncio.Protocol):
         task.add_done_callback(self._state.tasks.discard)
 
     def _drop(self) -> None:
-        """The last exchange that is due gets no response."""
+        """Forget the last exchange that is due, without a response."""
         exchange = self._due.pop()
         if not exchange.begun:  # else the application still has its body
             self.release(exchange.size)
