@@ -325,13 +325,13 @@ class _Connection(asyncio.Protocol):
 
         The parser stops after its headers, and would take its body for the next request: another one reads the body.
         """
-        rest = memoryview(data)
+        rest: bytes | memoryview = data
         while rest:
             try:
                 self._parser.feed_data(rest)
                 return
             except httptools.HttpParserUpgrade as e:
-                rest = rest[e.args[0] :]
+                rest = memoryview(rest)[e.args[0] :]
                 framing, self._framing = self._framing, ()
                 if framing:
                     self._parser = _parser(self)
