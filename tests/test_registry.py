@@ -49,6 +49,11 @@ def test_a_class_of_ones_own_is_found_by_its_module_and_named_so() -> None:
     assert create(DEFENSES, *describe(DEFENSES, made), "defense") == made
 
 
+def test_a_class_of_a_script_has_one_name_in_all_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_methods.Halves, "__module__", "__mp_main__")  # as multiprocessing calls the script
+    assert DEFENSES.name_of(own_methods.Halves) == "__main__:Halves"
+
+
 def test_built_in_methods_can_be_named_by_module_too() -> None:
     assert ATTACKS.find("stealguard.attacks:Knockoff", "attack") is Knockoff
     assert ATTACKS.name_of(Knockoff) == "knockoff"

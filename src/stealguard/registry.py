@@ -68,7 +68,8 @@ class Registry(dict[str, type[T]]):
         for name, known in self.items():
             if known is kind:
                 return name
-        own = f"{kind.__module__}:{kind.__qualname__}"
+        module = kind.__module__.replace("__mp_main__", "__main__")  # in a process that multiprocessing has spawned
+        own = f"{module}:{kind.__qualname__}"
         offered = (name for name, point in self._installed().items() if point.value == own)
         return next(offered, own)
 

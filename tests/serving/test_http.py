@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tracemalloc
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ BODY = json.dumps(
 INFER = b"POST /v2/models/linear/infer HTTP/1.1\r\nHost: a\r\n"
 GOOD = INFER + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+LAST = LIVE.replace(b"Host", b"Connection: close\r\nHost")
 SHORT = Limits(
     body_bytes=100_000, header_bytes=4_000, connections=20, per_address=10,
     connect_seconds=0.3, header_seconds=0.3, body_seconds=0.3, idle_seconds=0.3, drain_seconds=30,
@@ -337,6 +339,113 @@ def test_a_request_to_upgrade_is_answered_like_any_other(port: int) -> None:
         assert responses(exchange(port, sent))[0][0] == 200
 
 
+def test_what_follows_a_request_to_upgrade_is_answered(port: int) -> None:
+    upgrade = GOOD.replace(b"Host", b"Connection: Upgrade\r\nUpgrade: h2c\r\nHost")
+    assert [status for status, _ in responses(exchange(port, upgrade + LIVE + upgrade + LIVE))] == [200] * 4
+    in_chunks = chunked().replace(b"Host", b"Connection: Upgrade\r\nUpgrade: h2c\r\nHost")
+    empty = upgrade[: upgrade.index(b"Content-Length")] + b"Content-Length: 0\r\n\r\n"
+    assert [status for status, _ in responses(exchange(port, in_chunks + empty + LIVE))] == [200, 400, 200]
+
+
+def test_the_body_of_a_request_to_upgrade_is_no_request(port: int) -> None:
+    head = INFER + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(LIVE)
+    assert [status for status, _ in responses(exchange(port, head + LIVE))] == [400]
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        connection.sendall(head.replace(b"POST", b"GET").replace(b"Content", b"Expect: 100-continue\r\nContent"))
+        connection.sendall(LIVE + LIVE)
+        assert only(rest_of(connection))[0] == 405
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_a_request_to_upgrade_is_answered_however_it_is_cut(port: int, size: int) -> None:
+    sent = GOOD.replace(b"Host", b"Connection: Upgrade\r\nUpgrade: h2c\r\nHost") + LAST
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(sent), size):
+            connection.sendall(sent[start : start + size])
+        assert [status for status, _ in responses(rest_of(connection))] == [200, 200]
+
+
+def chunked(*trailers: bytes) -> bytes:
+    """The good request in chunks, with trailers."""
+    head = INFER + b"Transfer-Encoding: chunked\r\n\r\n"
+    return head + b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY) + b"".join(trailers) + b"\r\n"
+
+
+def test_a_trailer_is_no_header(port: int) -> None:
+    sent = chunked(b"Inference-Header-Content-Length: 9\r\n", b"Content-Encoding: gzip\r\n")
+    assert [status for status, _ in responses(exchange(port, sent + LIVE))] == [200, 200]
+
+
+@pytest.mark.parametrize("trailers", [b"a:b\r\n" * 1_000_000, b"a:" + b"b" * 5_000_000], ids=["many", "long"])
+def test_trailers_have_the_limit_of_headers(port: int, trailers: bytes) -> None:
+    assert only(flood(port, chunked(trailers))) == (431, "The headers are too long.")
+
+
+def test_of_requests_that_come_together_a_number_is_answered(port: int) -> None:
+    found = responses(flood(port, GOOD + LIVE * 5_000))
+    assert [status for status, _ in found] == [200] * 100
+
+
+def test_a_request_that_the_server_does_not_read_yet_is_not_late(service: Linear) -> None:
+    with running(Application({("linear", "1"): service}, None, SHORT)) as server:
+        answer = service.answer
+
+        async def slow(*args: Any) -> Any:
+            await asyncio.sleep(4 * SHORT.body_seconds)
+            return await answer(*args)
+
+        service.answer = slow  # type: ignore[method-assign]
+        with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+            connection.sendall(GOOD + GOOD[:-5])
+            connection.sendall(GOOD[-5:])
+            assert [status for status, _ in responses(rest_of(connection))] == [200, 200]
+
+
+def test_nothing_is_done_for_a_request_after_one_that_is_refused(service: Linear) -> None:
+    ended: list[int] = []
+    application = Application(
+        {("linear", "1"): service}, None, Limits(bodies_bytes=1_000),
+        observers=[lambda lines: ended.extend(line.status for line in lines)],
+    )  # fmt: skip
+    with running(application) as server:
+        sent = INFER + b"Content-Length: 2000\r\n\r\n" + b" " * 2_000 + b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n"
+        assert only(exchange(server.port, sent))[0] == 503
+    assert ended == [499]
+
+
+def test_nothing_is_asked_after_the_last_response() -> None:
+    """An old client, whose connection ends with the first response, which it takes slowly."""
+    service = Linear(rows=200_000)
+    x = np.zeros((100_000, 1, 4, 4), np.float32)
+    tensor = {"name": "input", "datatype": "FP32", "shape": list(x.shape), "parameters": {"binary_data_size": x.nbytes}}
+    text = json.dumps({"inputs": [tensor]}).encode()
+    lengths = b"Inference-Header-Content-Length: %d\r\nContent-Length: %d\r\n\r\n" % (len(text), len(text) + x.nbytes)
+    sent = INFER.replace(b"1.1", b"1.0") + lengths + text + x.tobytes() + GOOD
+    with running(Application({("linear", "1"): service}, None, Limits(body_bytes=10_000_000))) as server:
+        ((status, body),) = responses(exchange(server.port, sent))
+    assert (status, len(body["outputs"][0]["data"])) == (200, 300_000)
+    assert service.asked == 1
+
+
+def test_a_body_in_small_chunks_takes_little_more_memory_than_its_bytes(service: Linear) -> None:
+    with (
+        running(Application({("linear", "1"): service}, None, SHORT)) as server,
+        socket.create_connection(("127.0.0.1", server.port), 30) as connection,
+    ):
+        tracemalloc.start()
+        connection.sendall(INFER + b"Transfer-Encoding: chunked\r\n\r\n" + b"2\r\n  \r\n" * 45_000)
+        assert only(rest_of(connection))[0] == 408
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 1_200_000  # what is sent takes half of it
+
+
+def test_an_old_client_is_given_no_leave_to_send(port: int) -> None:
+    sent = GOOD.replace(b"1.1\r\n", b"1.0\r\nExpect: 100-continue\r\n")
+    assert [status for status, _ in responses(exchange(port, sent))] == [200]
+
+
 def test_a_client_that_waits_for_leave_to_send_gets_it(port: int) -> None:
     head = INFER + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY)
     with socket.create_connection(("127.0.0.1", port), 30) as connection:
@@ -514,3 +623,18 @@ def test_bodies_that_wait_have_a_limit_together(service: Linear) -> None:
             )
             good(server.port, service)
         wait_until(lambda: only(exchange(server.port, head + b" " * 90_000))[0] == 400)
+
+
+def test_a_body_counts_until_its_request_has_ended_although_its_client_has_gone(service: Linear) -> None:
+    service.gate = threading.Event()
+    limits = Limits(body_bytes=100_000, bodies_bytes=100_000)
+    with running(Application({("linear", "1"): service}, None, limits)) as server:
+        padded = INFER + b"Content-Length: %d\r\n\r\n" % (len(BODY) + 60_000) + BODY + b" " * 60_000
+        with socket.create_connection(("127.0.0.1", server.port), 30) as gone:
+            gone.sendall(padded)
+            wait_until(lambda: service.asked == 1)
+        wait_until(lambda: not server.server_state.connections)
+        assert only(exchange(server.port, padded))[0] == 503
+        service.gate.set()
+        wait_until(lambda: not server.server_state.tasks)
+        assert [status for status, _ in responses(exchange(server.port, padded + LAST))] == [200, 200]

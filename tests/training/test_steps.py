@@ -82,6 +82,9 @@ def test_only_steps_of_known_parts_are_recorded() -> None:
     assert not recordable(step(nn.Sequential(Own(), nn.ReLU()).cuda()))
     assert not recordable(step(mlp().cuda(), "upgrad"))
     assert not recordable(step(mlp().double().cuda()))
+    hooked = mlp().cuda()
+    next(hooked.children()).register_forward_hook(lambda module, x, y: y)
+    assert not recordable(step(hooked))
 
 
 def trained(net: nn.Module, combine: str, *, steady: bool) -> Mapping[str, Tensor]:

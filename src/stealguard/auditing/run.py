@@ -100,7 +100,8 @@ def audit(
         store: the SQLite file for the rows; if None, `audit.sqlite` in the release's folder, or in `runs/audit-NAME`.
         device: where victim and clones run; where the victim is if None.
         workers: processes that steal at the same time, each with its share of torch's threads. They are spawned, so a
-            script that asks for more than one needs `if __name__ == "__main__":`. One for a `Remote`.
+            script that asks for more than one is a file and needs `if __name__ == "__main__":`; what it changes of
+            torch's switches below that line does not hold in them, but for deterministic algorithms. 1 for a `Remote`.
         progress: show bars.
 
     Raises:
@@ -144,16 +145,17 @@ def audit(
     path = Path(store or _home(victim) / STORE)
     kept, work = Store(path), _Audit(victim, task, path.with_name(f"{path.name}.answers"), where)
     plan = {work.key(theft): theft for theft in planned}
-    before = {key: _when(kept, key) for key in plan}
+    helped = helping()
+    before = {key: kept.get(key) for key in plan} if helped is None else helped
 
     def over(key: str) -> bool:
-        return _done(kept, key) or _when(kept, key) != before[key]
+        return _done(kept, key) or kept.get(key) != before.get(key)
 
     with (
-        beside(min(workers, sum(not _done(kept, key) for key in plan)) - 1, audit, given),
+        beside(min(workers, sum(not _done(kept, key) for key in plan)) - 1, audit, given, before),
         bar(f"audit {victim.name}", len(plan), show=progress) as tick,
     ):
-        for wait in (False,) if helping() else (False, True):
+        for wait in (False, True) if helped is None else (False,):
             for key, theft in plan.items():
                 if over(key):
                     continue
@@ -164,7 +166,7 @@ def audit(
                         kept.put(work.row(key, theft))
                     if mine and _done(kept, key):  # else the next try need not pay for the same answers
                         work.forget(key)
-    if not helping():
+    if helped is None:
         done = [key for key in plan if _done(kept, key)]
         work.close(done, complete=len(done) == len(plan))
     return Rows(found for found in map(kept.get, map(work.key, planned)) if found is not None)
@@ -173,12 +175,6 @@ def audit(
 def _done(kept: Store, key: str) -> bool:
     known = kept.get(key)
     return known is not None and known.status != "failed"
-
-
-def _when(kept: Store, key: str) -> str | None:
-    """When the theft was last tried."""
-    row = kept.get(key)
-    return None if row is None else row.when
 
 
 def _many(value: Any) -> list[Any]:

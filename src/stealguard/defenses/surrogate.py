@@ -284,9 +284,8 @@ class _Direct(_Products):
 
     def _twice(self, u: Sequence[Tensor]) -> Tensor:
         """J u as the derivative of <J^T c, u> by c, which does as the module says where it stops gradients."""
-        recurrent = any(
-            isinstance(part, nn.RNNBase) for part in self._module.modules()
-        )  # cuDNN has no second derivative
+        # The recurrent nets of cuDNN can be differentiated only once.
+        recurrent = any(isinstance(part, nn.RNNBase) for part in self._module.modules())
         with torch.enable_grad(), switched(cudnn, "enabled", cudnn.enabled and not recurrent):
             c = torch.zeros_like(self.logits, requires_grad=True)
             logits = self._run(*self._weights)

@@ -29,6 +29,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 _log = logging.getLogger("stealguard.serving")
 _LINGER = 2.0  # seconds for a client to read the last response, while what it still sends is thrown away
 _BACKLOG = 2_048
+_DUE = 100  # requests of a connection that wait for their responses, at most
+_SMALL = 512  # bytes below which parts of a body are joined as they arrive, since each part takes memory of its own
 
 
 class _Open:
@@ -36,7 +38,7 @@ class _Open:
 
     Attributes:
         peers: how many connections each address has.
-        bytes: of the bodies that are not answered yet.
+        bytes: of the bodies that have arrived for requests that the application has not ended yet.
     """
 
     def __init__(self) -> None:
@@ -45,7 +47,7 @@ class _Open:
 
 
 class _Exchange:
-    """A request and its response, as ASGI gives them to the application: one message of its body, one of the answer's.
+    """A request and its response, as ASGI gives them to the application, the response's body in one message.
 
     Args:
         connection: that it came on.
@@ -63,7 +65,7 @@ class _Exchange:
         self.scope, self.keep_alive = scope, keep_alive
         self.begun, self.received, self.size = False, False, 0
         self._connection, self._asks = connection, asks
-        self._parts = list[bytes]()
+        self._parts = list[bytes | bytearray]()
         self._ready, self._over = False, False  # for the application to read; nothing further is received or sent
         self._woken: asyncio.Future[None] | None = None
         self._started: Message = {}
@@ -75,21 +77,27 @@ class _Exchange:
         except Exception:
             _log.exception("A request failed.")
         finally:
+            self._connection.release(self.size)
             if not self._over:
                 self._connection.abort()
 
     def add(self, part: bytes) -> None:
-        """The next part of the body."""
+        """Take the next part of the body."""
         self.size += len(part)
-        self._parts.append(part)
+        if len(part) >= _SMALL:
+            self._parts.append(part)
+        elif self._parts and isinstance(last := self._parts[-1], bytearray):
+            last += part
+        else:
+            self._parts.append(bytearray(part))
 
     def end(self) -> None:
-        """The client has gone, or is answered."""
+        """Tell the application that the client has gone, or has its response."""
         self._over = True
         self.wake()
 
     def wake(self) -> None:
-        """The application reads what there is of the body."""
+        """Let the application read what there is of the body."""
         self._ready = True
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
@@ -120,8 +128,8 @@ class _Connection(asyncio.Protocol):
     """One connection, with a deadline for whatever comes next.
 
     Its requests are answered in their order, one at a time; nothing is read while more than one is due, and none is
-    begun while the client does not take the last response. One timer looks at the deadline at least as often as the
-    shortest limit, so that moving it costs an assignment.
+    begun while the client does not take the last response. Of requests that came together at most 100 are answered. One
+    timer looks at the deadline at least as often as the shortest limit, so that moving it costs an assignment.
 
     Args:
         limits: of the server.
@@ -135,14 +143,14 @@ class _Connection(asyncio.Protocol):
     ):  # fmt: skip
         self._limits, self._open, self._state, self._app = limits, open_, server_state, config.loaded_app
         self.loop = asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser = _parser(self)
         self._due = deque[_Exchange]()  # the first is being answered, and the last may still be arriving
         self._url = b""
         self._headers = list[tuple[bytes, bytes]]()
-        self._header_bytes = 0  # since the message began, without those that came together with its beginning
-        self._parsed_bytes = 0  # of its first line and headers
+        self._header_bytes = 0  # since the message or the last part of its body, without those that came with it
+        self._parsed_bytes = 0  # of its first line and headers, or of its trailers
         self._in_headers, self._in_message = False, False
+        self._framing: Headers = ()  # the headers that tell how long the body of a request to upgrade is
         self._full = False  # the client does not take what is written
         self._deaf = False  # nothing further is parsed
         self._lingering = False
@@ -181,12 +189,10 @@ class _Connection(asyncio.Protocol):
             return
         self._header_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # such a request is answered like any other
+            self._parse(data)
         except httptools.HttpParserError:
             self._refuse(400, "Invalid HTTP request received.")
-        if self._in_headers and max(self._header_bytes, self._parsed_bytes) > self._limits.header_bytes:
+        if self._in_message and max(self._header_bytes, self._parsed_bytes) > self._limits.header_bytes:
             self._refuse(431, "The headers are too long.")
 
     def pause_writing(self) -> None:
@@ -201,6 +207,10 @@ class _Connection(asyncio.Protocol):
     # What the parser calls
 
     def on_message_begin(self) -> None:
+        if self._deaf:
+            raise ValueError("Nothing further is parsed.")
+        if self._in_message:  # with the body of a request to upgrade
+            return
         self._url, self._headers, self._header_bytes, self._parsed_bytes = b"", [], 0, 0
         self._in_headers = self._in_message = True
         self._expect()
@@ -210,24 +220,36 @@ class _Connection(asyncio.Protocol):
         self._parsed_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        """Trailers, which follow a body, are counted and dropped: they must not pass for headers."""
         self._parsed_bytes += len(name) + len(value) + 4
+        if self._in_headers:
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        if not self._in_headers:  # but before the body of a request to upgrade
+            return
         if self._parsed_bytes > self._limits.header_bytes:
             self._refuse(431, "The headers are too long.")
             raise ValueError("The headers are too long.")  # ends the parsing
         self._in_headers = False
-        self._expect()
+        self._header_bytes = self._parsed_bytes = 0
+        if len(self._due) == _DUE:
+            self._refuse(503, "Too many requests wait for their answers.")
+            raise ValueError("Too many requests wait for their answers.")
         scope = {
             "type": "http",
             "method": self._parser.get_method().decode("ascii"),
             "path": unquote(httptools.parse_url(self._url).path.decode("ascii")),
             "headers": self._headers,
         }
-        keep_alive = self._parser.get_http_version() != "1.0" and self._parser.should_keep_alive()
+        self._framing = ()
+        if self._parser.should_upgrade():
+            self._framing = [h for h in self._headers if h[0] in (b"content-length", b"transfer-encoding")]
+        old = self._parser.get_http_version() == "1.0"
+        keep_alive = not old and self._parser.should_keep_alive()
         asks = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers)
-        self._due.append(_Exchange(self, scope, keep_alive, asks))
+        self._due.append(_Exchange(self, scope, keep_alive, asks and not old))
+        self._expect()
         if len(self._due) > 1:
             self._transport.pause_reading()
         else:
@@ -235,6 +257,7 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """The application is woken when the body is complete or too long, not for each part of it."""
+        self._header_bytes = 0
         if self._deaf or not self._arriving():
             return
         exchange = self._due[-1]
@@ -246,6 +269,8 @@ class _Connection(asyncio.Protocol):
             exchange.wake()
 
     def on_message_complete(self) -> None:
+        if self._framing:  # the body is still to come
+            return
         self._in_message = False
         if self._arriving():
             self._due[-1].received = True
@@ -266,18 +291,21 @@ class _Connection(asyncio.Protocol):
             exchange.keep_alive = False
         elif not exchange.keep_alive:
             headers = [*headers, close]
-        head = b"".join([b"%b: %b\r\n" % header for header in (*self._state.default_headers, *headers)])
+        head = _lines((*self._state.default_headers, *headers))
         shown = b"" if exchange.scope["method"] == "HEAD" else body
         self.write(b"%b%b\r\n%b" % (STATUS_LINE[status], head, shown))
-        self._open.bytes -= exchange.size
         self._due.popleft()
-        self._expect()
         if not exchange.keep_alive:
             self._finish()
         elif self._due:
             if len(self._due) == 1:
                 self._transport.resume_reading()
             self._begin()
+        self._expect()
+
+    def release(self, size: int) -> None:
+        """Count that many bytes of bodies no longer."""
+        self._open.bytes -= size
 
     def shutdown(self) -> None:
         """Close after the answers that are due."""
@@ -292,12 +320,29 @@ class _Connection(asyncio.Protocol):
 
     # Steps
 
+    def _parse(self, data: bytes) -> None:
+        """A request to upgrade is answered like any other.
+
+        The parser stops after its headers, and would take its body for the next request: another one reads the body.
+        """
+        rest: bytes | memoryview = data
+        while rest:
+            try:
+                self._parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as e:
+                rest = memoryview(rest)[e.args[0] :]
+                framing, self._framing = self._framing, ()
+                if framing:
+                    self._parser = _parser(self)
+                    self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % _lines(framing))
+
     def _arriving(self) -> bool:
         """Whether the body of the last exchange that is due is still arriving."""
         return bool(self._due) and not self._due[-1].received
 
     def _begin(self) -> None:
-        """With the first exchange that is due."""
+        """Begin with the first exchange that is due, unless its response could not be written."""
         exchange = self._due[0] if self._due else None
         if exchange is None or exchange.begun or self._full:
             return
@@ -307,13 +352,19 @@ class _Connection(asyncio.Protocol):
         task.add_done_callback(self._state.tasks.discard)
 
     def _drop(self) -> None:
-        """The last exchange that is due gets no response."""
+        """Forget the last exchange that is due, without a response."""
         exchange = self._due.pop()
-        self._open.bytes -= exchange.size
+        if not exchange.begun:  # else the application still has its body
+            self.release(exchange.size)
         exchange.end()
 
     def _finish(self) -> None:
-        """Close, but let the client read what was written: unread input would make the system reset the connection."""
+        """Close, but let the client read what was written: unread input would make the system reset the connection.
+
+        Requests that came after the last response get none.
+        """
+        while self._due:
+            self._drop()
         if not (self._in_message or self._deaf):
             self._transport.close()
         elif not (self._lingering or self._transport.is_closing()):
@@ -327,6 +378,8 @@ class _Connection(asyncio.Protocol):
         limits = self._limits
         if self._full:
             seconds = limits.body_seconds
+        elif len(self._due) > 1:  # nothing is read
+            seconds = math.inf
         elif self._in_message:
             seconds = limits.header_seconds if self._in_headers else limits.body_seconds
         else:
@@ -364,6 +417,16 @@ class _Connection(asyncio.Protocol):
         body = orjson.dumps({"error": text})
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
         self.write(STATUS_LINE[status] + head + body)
+
+
+def _parser(connection: _Connection) -> httptools.HttpRequestParser:
+    parser = httptools.HttpRequestParser(connection)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
+
+
+def _lines(headers: Headers) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 class Server(uvicorn.Server):
