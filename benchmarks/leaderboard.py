@@ -60,6 +60,16 @@ def entries(task: str) -> list[Entry]:
     return sorted(lines.values(), key=lambda entry: (entry.defense == "none", entry.worst.mean))
 
 
+def growing(lines: Iterable[Entry]) -> list[Entry]:
+    """Lines of one defense by rising numbers of accounts: who has more can do what is done with fewer."""
+    found: list[Entry] = []
+    for line in lines:
+        before = found[-1] if found else line
+        more = before.worst.mean > line.worst.mean
+        found.append(line._replace(worst=before.worst, by=before.by, queries=before.queries) if more else line)
+    return found
+
+
 def worse(one: Entry, other: Entry) -> Entry:
     """Of two lines of a defense the one with the better clone; what one of them has tried is tried."""
     found = max(one, other, key=lambda entry: entry.worst.mean)
@@ -98,6 +108,10 @@ def _of_adaptive() -> list[Entry]:
         if (row["measurement"], row.get("guard"), row["variant"]) == ("theft", "memory", ""):
             how = f"{row['attack']}, {row['pool_name']}, {row['labels']}"
             cells[row["accounts"]][how].append((row["clone_accuracy"], row["renamed_accuracy_20"]))
+    for row in lines.read(RESULTS / "refusals.jsonl"):
+        if not row["variant"]:
+            how = f"refusals, {row['pool_name']}, hard"
+            cells[row["accounts"]][how].append((row["clone_accuracy"], row["renamed_accuracy_20"]))
     budget = rows[0]["scale"]["budget"]
     loss = alone.mean - benign.mean if alone and benign else 0.0
     tried = {how.split(",")[0].split()[0] for by in cells.values() for how in by} | {"labels", "accounts"}
@@ -106,7 +120,7 @@ def _of_adaptive() -> list[Entry]:
     for accounts, by in sorted(cells.items()):
         how, worst = max(((how, _usable(values)) for how, values in by.items()), key=lambda pair: pair[1].mean)
         found.append(Entry("ini-robust", f"{accounts:,}", benign, loss, worst, how, budget, missing))
-    return found
+    return growing(found)
 
 
 def _of_known() -> list[Entry]:
@@ -119,13 +133,15 @@ def _of_known() -> list[Entry]:
         counters = DEFENSES[name].countered_by
         tried = {way.attack for way in ways} | {f"treatment:{way.treatment}" for way in ways} | {"labels", "accounts"}
         missing = [counter for counter in counters if counter not in tried]
+        rising = []
         for accounts in sorted({way.accounts for way in ways}) if plain.mean - benign.mean <= POINT else ():
             of_number = {way: usable(rows) for way, rows in ways.items() if way.accounts == accounts}
             way, worst = max(of_number.items(), key=lambda pair: pair[1].mean)
             how = ", ".join(filter(None, [way.attack, way.labels, way.treatment]))
             shown = f"{accounts:,}" if "accounts" in counters else "any"
             budget = ways[way][0].budget
-            found.append(Entry(name, shown, benign, plain.mean - benign.mean, worst, how, budget, missing))
+            rising.append(Entry(name, shown, benign, plain.mean - benign.mean, worst, how, budget, missing))
+        found += growing(rising)
     return found
 
 

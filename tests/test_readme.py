@@ -104,6 +104,12 @@ def test_the_table_of_related_queries_is_means_of_committed_rows() -> None:
     assert table in NOTEBOOK
 
 
+@pytest.mark.parametrize("variant", ["", "floor=0"])
+def test_the_tables_of_refusals_are_computed_from_committed_rows(variant: str) -> None:
+    by, of = ["pool_name", "accounts", "victim"], ["clone_accuracy", "renamed_accuracy_20"]
+    assert means.table(HOME / "docs/results/refusals.jsonl", by, of, {"variant": variant}) in NOTEBOOK
+
+
 def test_whatever_it_points_to_is_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r"`(src/[^`]+)`", README):
         assert target.startswith("http") or (HOME / target).exists(), target
