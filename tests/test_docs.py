@@ -48,14 +48,24 @@ def test_no_line_of_the_leaderboard_costs_more_than_a_point_and_the_undefended_n
     found = leaderboard.entries("mnist")
     assert max(entry.loss for entry in found) <= leaderboard.POINT
     assert [entry.defense for entry in found].index("none") == len(found) - 1
-    assert {entry.accounts for entry in found if entry.defense == "ini-robust"} == {"1", "100", "1,000", "20,000"}
+    assert {entry.accounts for entry in found if entry.defense == "ini-robust"} == {"1", "10", "100", "1,000", "20,000"}
 
 
 def test_a_line_without_its_own_counters_is_not_called_adaptive() -> None:
-    missing = {entry.defense: set(entry.missing) for entry in leaderboard.entries("mnist")}
-    assert "accounts" in missing["hoda"]
-    assert missing["ini"] == {"explore"}
-    assert missing["top-k"] == set()
+    missing = {
+        task: {entry.defense: set(entry.missing) for entry in leaderboard.entries(task)}
+        for task in ("mnist", "fashion-mnist")
+    }
+    assert "accounts" in missing["fashion-mnist"]["hoda milder"]
+    assert missing["mnist"]["ini isolation alone"] == {"explore"}
+    assert missing["mnist"]["ini"] == missing["mnist"]["top-k"] == set()
+
+
+def test_more_accounts_never_leave_less_to_the_attacker() -> None:
+    for defense in ("ini-robust", "hoda", "d-add"):
+        of_defense = [entry for entry in leaderboard.entries("mnist") if entry.defense == defense]
+        rising = sorted(of_defense, key=lambda entry: int(entry.accounts.replace(",", "")))
+        assert [entry.worst.mean for entry in rising] == sorted(entry.worst.mean for entry in rising)
 
 
 def test_the_figures_of_concepts_are_drawn_from_committed_rows() -> None:
