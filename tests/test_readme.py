@@ -63,6 +63,10 @@ def test_the_table_of_training_steps_is_computed_from_committed_rows() -> None:
     assert step_cost.table(rows) in (HOME / "docs/speed.md").read_text()
 
 
+def test_the_table_of_the_fast_preset_is_computed_from_committed_rows() -> None:
+    assert render(read(HOME / "docs/results/ini-fast.jsonl"), "markdown") in (HOME / "docs/speed.md").read_text()
+
+
 def test_the_fast_preset_takes_the_step_that_was_timed() -> None:
     weights = {"gamma": InI.gamma, "delta": InI.delta, "epsilon": InI.epsilon}
     assert changed(PRESETS["ini-fast"].defense, weights, "ini-fast") == step_cost.VARIANTS["ini-fast"]
