@@ -32,7 +32,7 @@ class Step:
 
     Args:
         model: what is trained, in place.
-        optimizer: of its parameters.
+        optimizer: of the parameters that are trained, in one group.
         objective, combine: as `fit` takes them.
         bf16: whether the forward passes run under autocast to bfloat16.
     """
@@ -45,11 +45,12 @@ class Step:
 
     def __call__(self, batch: Batch, rate: float | Tensor, told: Told) -> None:
         """Train on the batch with the learning rate `rate`. What `told` raises stops the step before the update."""
-        self.optimizer.param_groups[0]["lr"] = rate
+        (group,) = self.optimizer.param_groups
+        group["lr"] = rate
         with torch.autocast(device_of(self.model).type, dtype=torch.bfloat16, enabled=self.bf16):
             losses = self.objective(self.model, batch)
         told({name: loss.detach() for name, loss in losses.items()})
-        self.combine(list(losses.values()), [p for p in self.model.parameters() if p.requires_grad])
+        self.combine(list(losses.values()), [p for p in group["params"] if p.requires_grad])
         self.optimizer.step()
 
 
