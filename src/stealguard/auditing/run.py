@@ -144,7 +144,8 @@ def audit(
         _tell(victim, task, planned)
     path = Path(store or _home(victim) / STORE)
     kept, work = Store(path), _Audit(victim, task, path.with_name(f"{path.name}.answers"), where)
-    plan = {work.key(theft): theft for theft in planned}
+    keys = [work.key(theft) for theft in planned]
+    plan = dict(zip(keys, planned, strict=True))
     helped = helping()
     before = {key: kept.get(key) for key in plan} if helped is None else helped
 
@@ -169,7 +170,7 @@ def audit(
     if helped is None:
         done = [key for key in plan if _done(kept, key)]
         work.close(done, complete=len(done) == len(plan))
-    return Rows(found for found in map(kept.get, map(work.key, planned)) if found is not None)
+    return Rows(found for found in map(kept.get, keys) if found is not None)
 
 
 def _done(kept: Store, key: str) -> bool:

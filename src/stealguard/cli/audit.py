@@ -163,14 +163,13 @@ def audit(
         "treatments": treatments or [""], "own": own or [0], "seeds": seeds or [0], "clone": clone, "data": task,
         "net": net, "defense": defense, "resize": resize, "store": store, "device": device,
     }  # fmt: skip
-    alone = accounts is None or accounts_to_reach is None
-    require(accounts_to_reach is None or workers == 1, "workers", "1 where a number is searched for", workers)
-    require(alone, "accounts", "left out where their number is searched for", accounts)
     with repeatable(deterministic):
-        if accounts_to_reach is not None:
-            found = _searched(target, accounts_to_reach, given)
-        else:
+        if accounts_to_reach is None:
             found = run(target, accounts=accounts or [1], workers=workers, **given)
+        else:
+            require(workers == 1, "workers", "1 where a number is searched for", workers)
+            require(accounts is None, "accounts", "left out where their number is searched for", accounts)
+            found = _searched(target, accounts_to_reach, given)
     print_rows(found, as_json=json_)
     exit_if_failed(found)
 
