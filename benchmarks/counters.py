@@ -94,8 +94,12 @@ def _line(name: str, ways: Ways) -> list[str]:
 
 def usable(rows: Iterable[Row]) -> Spread:
     """The clones' accuracy, or that after renaming with twenty labeled samples where its mean is higher."""
-    metrics = [row.metrics for row in rows]
-    spreads = [Spread.of([m[name] for m in metrics]) for name in ("clone_accuracy", "renamed_accuracy_20")]
+    return higher((row.metrics["clone_accuracy"], row.metrics["renamed_accuracy_20"]) for row in rows)
+
+
+def higher(pairs: Iterable[tuple[float, float]]) -> Spread:
+    """Of the two columns the one with the higher mean."""
+    spreads = [Spread.of(column) for column in zip(*pairs, strict=True)]
     return max((spread for spread in spreads if spread), key=lambda spread: spread.mean)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import lines
-from benchmarks.counters import benign_of, usable, ways_of
+from benchmarks.counters import benign_of, higher, usable, ways_of
 
 from stealguard.defenses import DEFENSES
 from stealguard.report import summary
@@ -53,17 +53,17 @@ def entries(task: str) -> list[Entry]:
     groups = [group for group in summary(read(RESULTS / "rivals.jsonl")) if group.task.data == task]
     found = [entry for group in groups for entry in _of_group(group, baselines(groups).get(group.name))]
     found += [*_of_adaptive(), *_of_known()] if task == "mnist" else []
-    lines: dict[tuple[str, str], Entry] = {}
+    best: dict[tuple[str, str], Entry] = {}
     for entry in found:
         place = entry.defense, entry.accounts
-        lines[place] = entry if place not in lines else worse(entry, lines[place])
-    return sorted(lines.values(), key=lambda entry: (entry.defense == "none", entry.worst.mean))
+        best[place] = worse(entry, best.get(place, entry))
+    return sorted(best.values(), key=lambda entry: (entry.defense == "none", entry.worst.mean))
 
 
-def growing(lines: Iterable[Entry]) -> list[Entry]:
+def growing(rising: Iterable[Entry]) -> list[Entry]:
     """Lines of one defense by rising numbers of accounts: who has more can do what is done with fewer."""
     found: list[Entry] = []
-    for line in lines:
+    for line in rising:
         before = found[-1] if found else line
         more = before.worst.mean > line.worst.mean
         found.append(line._replace(worst=before.worst, by=before.by, queries=before.queries) if more else line)
@@ -118,7 +118,7 @@ def _of_adaptive() -> list[Entry]:
     missing = [name for name in DEFENSES["ini-robust"].countered_by if name not in tried]
     found = []
     for accounts, by in sorted(cells.items()):
-        how, worst = max(((how, _usable(values)) for how, values in by.items()), key=lambda pair: pair[1].mean)
+        how, worst = max(((how, higher(values)) for how, values in by.items()), key=lambda pair: pair[1].mean)
         found.append(Entry("ini-robust", f"{accounts:,}", benign, loss, worst, how, budget, missing))
     return growing(found)
 
@@ -143,12 +143,6 @@ def _of_known() -> list[Entry]:
             rising.append(Entry(name, shown, benign, plain.mean - benign.mean, worst, how, budget, missing))
         found += growing(rising)
     return found
-
-
-def _usable(values: Iterable[tuple[float, float]]) -> Spread:
-    """The clone's accuracy, or that after renaming where its mean is higher."""
-    spreads = [Spread.of(column) for column in zip(*values, strict=True)]
-    return max((spread for spread in spreads if spread), key=lambda spread: spread.mean)
 
 
 def table(task: str) -> str:

@@ -62,8 +62,9 @@ def test_a_line_without_its_own_counters_is_not_called_adaptive() -> None:
 
 
 def test_more_accounts_never_leave_less_to_the_attacker() -> None:
+    found = leaderboard.entries("mnist")
     for defense in ("ini-robust", "hoda", "d-add"):
-        of_defense = [entry for entry in leaderboard.entries("mnist") if entry.defense == defense]
+        of_defense = [entry for entry in found if entry.defense == defense]
         rising = sorted(of_defense, key=lambda entry: int(entry.accounts.replace(",", "")))
         assert [entry.worst.mean for entry in rising] == sorted(entry.worst.mean for entry in rising)
 
