@@ -39,6 +39,7 @@ from stealguard.releases.protection import losses_of
 from stealguard.results import STORE, read
 from stealguard.results.provenance import hardware
 from stealguard.training.combine import COMBINES
+from stealguard.training.descent import Descent
 from stealguard.training.losses import task_loss
 from stealguard.training.steps import Recorded, Step
 from stealguard.types import Batch
@@ -93,10 +94,9 @@ def _seconds(size: Size, precision: str, way: str) -> tuple[float, float]:
     if way == "compiled":
         net.compile(backend=size.compiler)
     functorch.donated_buffer = False  # PCGrad goes backward once for each loss
-    fused = True if size.device == "cuda" else None
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=fused)
+    descent = Descent(net.parameters(), momentum=0.9, weight_decay=0.0)
     plain, ini = (
-        Step(model, optimizer, objective, COMBINES[combine], bf16=precision == "bf16")
+        Step(model, descent, objective, COMBINES[combine], bf16=precision == "bf16")
         for model, objective, combine in ((net, task_loss, "total"), (defended, losses_of, "pcgrad"))
     )
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from coverage import Coverage
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
@@ -32,19 +31,6 @@ settings.load_profile("ci" if os.environ.get("CI") or os.environ.get("STEALGUARD
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: they would ignore Ctrl-C as well
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Slow tests measure no coverage: it adds a third to the time of all tests, and few lines are theirs alone."""
-    measured = Coverage.current() if item.get_closest_marker("slow") else None
-    if measured is not None:
-        measured.stop()
-    try:
-        return (yield)
-    finally:
-        if measured is not None:
-            measured.start()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -83,7 +83,7 @@ def test_two_deterministic_trainings_end_in_the_same_bits() -> None:
 
 KINDS: dict[str, Defense] = {**{name: kind() for name, kind in DEFENSES.items()}, "memguard": MemGuard(steps=3)}
 
-SAMPLE = "none", "ini-robust"
+SAMPLE = ("ini-robust",)
 
 
 @pytest.mark.slow

@@ -70,6 +70,7 @@ def test_imports_run_one_way(path: Path) -> None:
         assert LEVEL[other] < LEVEL[package_name], f"{package_name} must not import {other}"
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 def test_no_packages_import_each_other_in_a_circle() -> None:
     graph = defaultdict[str, set[str]](set)

@@ -117,6 +117,7 @@ def steal(attack: ActiveThief, pool: Tensor, budget: int = 0) -> tuple[Metered, 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 class TestStrategies:
+    @pytest.mark.slow
     @pytest.mark.parametrize("budget", [1, 2, 13, 60, 100])
     def test_every_input_is_asked_at_most_once_and_the_budget_spent(self, strategy: Any, budget: int) -> None:
         attack = ActiveThief(budget=budget, strategy=strategy, rounds=4, training=Training(epochs=1, batch=16))

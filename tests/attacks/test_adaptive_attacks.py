@@ -40,6 +40,7 @@ class TestFilter:
         assert plain < 0.5
         assert right(steal(Filter(3000, training=SHORT))) > plain + 0.3
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("masked", "doubt"), [(True, 0.1), (False, 0.0)])
     def test_the_residual_needs_no_floor(self, plain: float, masked: bool, doubt: float) -> None:
         attack = Filter(3000, "residual", share=0.08, doubt=doubt, training=SHORT)
@@ -125,6 +126,7 @@ class TestExplore:
         asked = torch.cat(box.seen)
         assert honest(asked[-250:]).double().mean() > 2 * honest(asked[:1000]).double().mean()
 
+    @pytest.mark.slow
     def test_an_oracle_may_replace_the_selector(self) -> None:
         assert right(steal(Explore(2000, training=SHORT), Labels(Decoyed()), honest=honest)) > 0.7
 

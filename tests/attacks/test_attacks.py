@@ -116,6 +116,7 @@ class TestContract:
         assert usual.spent == usual.asked
         assert 0 < usual.asked <= 50
 
+    @pytest.mark.slow
     def test_it_ends_when_the_budget_of_the_box_is_smaller(
         self, name: str, shape: tuple[int, ...], classes: int
     ) -> None:
@@ -149,6 +150,7 @@ class TestContract:
             return
         assert not torch.equal(weights(clone), weights(clone_for(shape, classes)))
 
+    @pytest.mark.slow
     def test_a_pool_read_by_row_gives_the_same_clone_as_a_tensor(
         self, name: str, shape: tuple[int, ...], classes: int
     ) -> None:
@@ -217,6 +219,7 @@ class TestBoxesThatFail:
 
 
 class TestKnockoff:
+    @pytest.mark.slow
     def test_a_linear_victim_is_learned(self) -> None:
         victim, pool = Stub((16,), 3), noise(4000, (16,))
         attack = Knockoff(budget=4000, training=Training(epochs=30, lr=0.5))

@@ -34,6 +34,7 @@ def audit(release: Any, **changes: Any) -> list[Row]:
     return sg.audit(release, **(given | {"clone": linear()} | changes))
 
 
+@pytest.mark.slow
 def test_a_row_says_what_happened(folder: Path) -> None:
     soft, hard = audit(folder, clone=None)
     release = sg.load(folder)
@@ -331,6 +332,7 @@ class TestOwnedSamples:
 
 
 class TestTreatments:
+    @pytest.mark.slow
     def test_treatments_are_part_of_the_row(self, folder: Path) -> None:
         plain, sharp, both = audit(folder, labels=["soft"], treatments=["", "sharpen", "z-score+confident"])
         assert [row.treatment for row in (plain, sharp, both)] == ["", "sharpen", "z-score+confident"]
@@ -344,6 +346,7 @@ class TestTreatments:
         assert row.reason == "Smoothing turns and shifts images, and these inputs are not images."
 
 
+@pytest.mark.slow
 def test_a_suite_brings_its_own_settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stealguard.auditing import suites
 

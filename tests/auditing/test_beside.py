@@ -38,6 +38,7 @@ def fail() -> None:
     raise RuntimeError("no room")
 
 
+@pytest.mark.thorough
 def test_the_work_is_called_in_other_processes_which_end_with_the_block(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(6)
@@ -54,6 +55,7 @@ def test_the_work_is_called_in_other_processes_which_end_with_the_block(tmp_path
             os.kill(int(path.name), 0)
 
 
+@pytest.mark.thorough
 def test_a_worker_that_fails_says_so_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     told = ""
     with beside(1, fail, {}, {}):
@@ -105,7 +107,7 @@ class Failing(Knockoff):
         raise ValueError("on purpose")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_a_theft_that_fails_is_tried_once_in_each_audit(
     tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def test_queries_near_the_task_begin_with_the_samples_themselves() -> None:
         assert torch.equal(near(x, 3, seed=0), x)
 
 
+@pytest.mark.slow
 def test_the_no_theft_accuracy_is_what_the_samples_alone_give() -> None:
     torch.manual_seed(0)
     line = no_theft_accuracy(mlp(), owned(TRAIN, 60, seed=0), TEST, seed=0)
@@ -53,6 +54,7 @@ def test_the_no_theft_accuracy_is_what_the_samples_alone_give() -> None:
     assert one < line
 
 
+@pytest.mark.slow
 def test_fine_tuning_helps_a_clone_that_knows_nothing() -> None:
     torch.manual_seed(0)
     clone = mlp()

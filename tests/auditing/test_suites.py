@@ -27,7 +27,9 @@ from stealguard.settings import create, describe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.thorough) if name == "full" else name for name in SUITES]
+)
 def test_every_block_can_be_carried_out(name: str, tmp_path: Path) -> None:
     """On a task and a pool that are large enough, every theft of the suite can be planned."""
     data = task(1000, (16,), 3)

@@ -100,6 +100,7 @@ def test_an_onnx_file_is_audited(net: nn.Module, tmp_path: Path) -> None:
     torch.testing.assert_close(victim_of(path).connect()(X[:7]), net(X[:7]).softmax(dim=1).detach())
 
 
+@pytest.mark.slow
 def test_a_release_is_audited(tmp_path: Path) -> None:
     release = sg.protect(
         mlp(), DATA, defense="none", training=sg.Training(epochs=10, batch=32), out=tmp_path / "a", progress=False
@@ -229,6 +230,7 @@ def test_one_value_is_taken_where_several_may_stand(net: nn.Module, tmp_path: Pa
         audit(net, tmp_path, attacks=[3])
 
 
+@pytest.mark.slow
 def test_an_exception_in_one_attack_does_not_end_the_others(net: nn.Module, tmp_path: Path) -> None:
     class Broken(Knockoff):
         def __call__(self, *arguments: Any, **named: Any) -> nn.Module:

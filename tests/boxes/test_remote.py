@@ -34,6 +34,7 @@ def box(url: str, key: str = "", **options: Any) -> RemoteBox:
     return Endpoint(f"{url}/v2/models/m", key, **options).box(key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
 @pytest.mark.parametrize("logits", [True, False])
@@ -350,6 +351,7 @@ def test_accounts_are_told_apart_and_a_budget_is_divided_over_them(url: str, mod
     assert model.answered == {"a": 10, "b": 25}
 
 
+@pytest.mark.slow
 def test_the_key_is_never_shown(url: str, model: Model) -> None:
     model.keys = frozenset({"right"})
     with pytest.raises(StealguardError, match=r"needs a key \(status 401") as caught:

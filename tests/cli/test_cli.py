@@ -180,6 +180,7 @@ def test_guard_refuses_a_defense_with_another_training(stealguard: Run, protect:
     assert "`defense` should be of the release's training" in done.stderr
 
 
+@pytest.mark.slow
 def test_protect_tells_the_folder_and_the_accuracy(protect: Run, tmp_path: Path) -> None:
     done = protect(tmp_path / "a")
     assert "% on validation; " in done.stdout

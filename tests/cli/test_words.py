@@ -88,6 +88,7 @@ def test_help_texts_list_every_name() -> None:
     assert set(LISTINGS) <= words("list")
 
 
+@pytest.mark.slow
 def test_every_command_that_prints_data_prints_json() -> None:
     assert set(commands()) == PRINTS_JSON | PRINTS_NO_DATA
     assert {command for command in commands() if "--json" in help_of(command)} == PRINTS_JSON
@@ -113,12 +114,14 @@ def test_report_prints_json_in_two_words(capsys: pytest.CaptureFixture[str]) -> 
     assert shown(capsys, "report", path, "--json") == shown(capsys, "report", path, "--format", "json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_shell_completes_commands_and_options(shell: str) -> None:
     script = app.generate_completion(prog_name="stealguard", shell=shell)
     assert all(word in script for word in ("protect", "audit", "accounts-to-reach", "history"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_installed_in_the_home_folder(
     shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -265,6 +265,7 @@ class TestKeys:
     def keys(self, **changes: Any) -> set[str]:
         return {cell.key for cell in plan(read(small(**changes)))}
 
+    @pytest.mark.thorough
     @pytest.mark.slow
     def test_keys_are_the_same_in_every_process(self) -> None:
         code = "from test_grid import TestKeys; print(*sorted(TestKeys().keys()))"

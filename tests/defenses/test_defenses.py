@@ -163,6 +163,7 @@ def test_a_guard_remembers_for_nobody_for_each_account_or_for_all(name: str) -> 
     assert same(other, first if model.guard.scope == "shared" else blank)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFENSES)
 def test_training_that_was_interrupted_ends_in_the_same_bits(name: str, tmp_path: Path) -> None:
     """What a defense counts in training is a part of the module, and so of the checkpoint."""
@@ -201,6 +202,7 @@ ANSWERING = {  # other values of each setting that training does not read
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFENSES)
 def test_training_does_not_read_the_settings_of_answers(name: str) -> None:
     kind, (x, y), z = DEFENSES[name], blobs(64, (16,), 3), noise(64, (16,))
@@ -254,6 +256,7 @@ class TestInI:
     def test_the_authors_order(self) -> None:
         assert list(self.terms(sg.InI())) == ["task", "induction", "isolation", "magnitude"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("field", "term"), [("gamma", "induction"), ("delta", "isolation"), ("epsilon", "magnitude")]
     )

@@ -58,6 +58,7 @@ def answers(draw: st.DrawFn) -> Tensor:
     return y[torch.randperm(len(y), generator=generator)]
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @CASES
 @settings(deadline=None, max_examples=60)

@@ -65,6 +65,7 @@ def test_the_search_is_that_of_the_paper_row_by_row() -> None:
     torch.testing.assert_close(undecided(Confidence(), y, 60), expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_classifier_is_crossed_and_the_top_class_kept() -> None:
     y = rows(300)
     moved = undecided(Confidence(), y, 300)
@@ -95,6 +96,7 @@ def with_settings(model: Defended, settings: MemGuard) -> Defended:
     return other
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_classifier_cannot_tell_answers_apart_and_the_budget_holds() -> None:
     model, x = trained(), noise(400, (16,))[:150]

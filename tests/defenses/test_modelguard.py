@@ -21,6 +21,7 @@ def rows(n: int, classes: int, scale: float, seed: int = 0) -> Tensor:
     return (scale * torch.randn(n, classes, generator=draw, dtype=torch.float64)).softmax(dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eps", [0.05, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("classes", [2, 3, 10, 30])
 def test_w_solves_the_linear_program(classes: int, eps: float) -> None:

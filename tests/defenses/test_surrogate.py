@@ -93,6 +93,7 @@ class ByLastLayer(nn.Module):
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("make", NETS)
 class TestAgainstDoubleBackward:
+    @pytest.mark.slow
     @pytest.mark.no_cover
     def test_each_term(self, make, reading: str) -> None:
         victim, (x, y, z) = make(), batch()
@@ -108,6 +109,7 @@ class TestAgainstDoubleBackward:
             for g, e in zip(got, expected, strict=True):
                 torch.testing.assert_close(g, e, rtol=0, atol=1e-9)
 
+    @pytest.mark.slow
     @pytest.mark.no_cover
     def test_under_pcgrad_in_the_same_order(self, make, reading: str) -> None:
         victim, (x, y, z) = make(), batch()
@@ -123,6 +125,7 @@ class TestAgainstDoubleBackward:
             torch.testing.assert_close(p.grad, e, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", NETS)
 def test_jacobian_vector_products_agree_with_torchs(make) -> None:
     net, x = make().eval(), batch().x
@@ -161,6 +164,7 @@ class TestLastLayer:
             for g, w in zip(got, wanted, strict=True):
                 torch.testing.assert_close(g, w, rtol=0, atol=1e-9)
 
+    @pytest.mark.slow
     def test_products_are_those_of_all_weights_restricted_to_the_last_layer(self, make, reading: str) -> None:
         net, x = make().eval(), batch().x
         at, whole = LastLayer(net, x), Linearization(net, x)

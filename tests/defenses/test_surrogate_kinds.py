@@ -270,6 +270,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @pytest.mark.parametrize("name", KINDS)
 def test_any_kind_of_net_agrees_with_double_backward(name: str) -> None:

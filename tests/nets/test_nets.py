@@ -36,6 +36,7 @@ def test_the_number_of_weights_of_the_papers(name: str) -> None:
     assert sum(p.numel() for p in net.parameters()) == WEIGHTS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("channels", "size", "classes"), [(1, 28, 2), (3, 32, 7), (4, 47, 3), (3, 64, 200), (1, 65, 2), (3, 224, 1000)]

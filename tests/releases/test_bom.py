@@ -32,6 +32,7 @@ def faults(found: object) -> object:
     return JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(found))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_it_is_valid(release: sg.Release) -> None:
     assert faults(bom(release.folder, {"clone accuracy": 0.2})) is None

@@ -133,6 +133,7 @@ def test_a_third_of_each_outlier_set_is_never_trained_on() -> None:
     assert divide(Stored(x), "some set")[1][:].equal(unseen[:]), "an audit must find the same third again"
 
 
+@pytest.mark.slow
 def test_outliers_of_another_shape_can_be_resized(tmp_path: Path) -> None:
     color = noise(60, (3, 40, 36))
     with pytest.raises(

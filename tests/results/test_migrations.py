@@ -114,6 +114,7 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
         assert db.execute("SELECT count(*) FROM rows").fetchone() == (len(rows),)
 
 
+@pytest.mark.slow
 def test_two_processes_that_open_an_old_store_at_once_lose_nothing(tmp_path: Path) -> None:
     rows = records(PUBLISHED / "robust.jsonl")
     path = old_store(tmp_path / "audit.sqlite", rows)

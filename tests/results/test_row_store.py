@@ -238,6 +238,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="limits as on POSIX")
 def test_a_disk_that_is_full_is_one_clear_line_and_the_old_rows_stay(store: Store, tmp_path: Path) -> None:
     many = Store(tmp_path / "many.sqlite")

@@ -14,6 +14,7 @@ from stealguard.defenses import DEFENSES, InI
 from stealguard.nets import build
 from stealguard.releases.protection import losses_of
 from stealguard.training.combine import COMBINES, total
+from stealguard.training.descent import Descent
 from stealguard.training.losses import task_loss
 from stealguard.training.steps import FIRST, Recorded, Step, Steps, recordable
 from stealguard.types import Batch
@@ -22,9 +23,8 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 def step(net: nn.Module, combine: str = "total") -> Step:
-    fused = True if next(net.parameters()).is_cuda else None
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=fused)
-    return Step(net, optimizer, losses_of if hasattr(net, "losses") else task_loss, COMBINES[combine])
+    descent = Descent(net.parameters(), momentum=0.9, weight_decay=5e-4)
+    return Step(net, descent, losses_of if hasattr(net, "losses") else task_loss, COMBINES[combine])
 
 
 def batches(number: int, shape: tuple[int, ...], device: str = "cpu") -> list[Batch]:
@@ -45,8 +45,8 @@ def losses_of_step(one: Step | Steps | Recorded, batch: Batch, rate: float) -> d
 def test_a_step_moves_the_weights_by_the_rate_times_the_gradient() -> None:
     net, (batch,) = mlp(), batches(1, (16,))
     before = copy.deepcopy(net)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
-    losses = losses_of_step(Step(net, optimizer, task_loss, total), batch, 0.25)
+    descent = Descent(net.parameters(), momentum=0.0, weight_decay=0.0)
+    losses = losses_of_step(Step(net, descent, task_loss, total), batch, 0.25)
     expected = task_loss(before, batch)["task"]
     assert losses["task"] == expected.detach()
     assert not losses["task"].requires_grad

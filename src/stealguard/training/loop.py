@@ -26,6 +26,7 @@ from stealguard.progress import Tick, bar
 from stealguard.seeds import derive, seeded
 from stealguard.training.augment import AUGMENTATIONS, Augmentation
 from stealguard.training.combine import total
+from stealguard.training.descent import Descent
 from stealguard.training.losses import task_loss
 from stealguard.training.ranks import ALONE, Ranks, present
 from stealguard.training.sampler import Sampler
@@ -159,7 +160,7 @@ def fit(
         if resume and checkpoint is not None:
             run.restore(checkpoint, ranks)
     sampler = Sampler(len(x), training.batch, outliers=0 if outliers is None else len(outliers), seed=seed)
-    step = Step(model, run.optimizer, objective, combine, bf16=training.precision == "bf16")
+    step = Step(model, run.descent, objective, combine, bf16=training.precision == "bf16")
     same = objective is task_loss if steady is None else steady
     steps = Steps(step, steady=same, expected=(training.epochs - len(run.history)) * sampler.steps)
     with (
@@ -303,11 +304,7 @@ class _Run:
         self.model, self.training = model, training
         trained = [p for p in model.parameters() if p.requires_grad]
         require(bool(trained), "model", "a module with weights that can be trained", "none")
-        self.optimizer = torch.optim.SGD(
-            trained,
-            lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay,
-            fused=True if device_of(model).type == "cuda" else None,
-        )  # fmt: skip
+        self.descent = Descent(trained, training.momentum, training.weight_decay)
         self.identity: dict[str, Any] = {}
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"accuracy": -1.0, "weights": {}}
@@ -354,25 +351,21 @@ class _Run:
     def _state(self) -> dict[str, Any]:
         return {
             "history": self.history, "best": self.best,
-            "weights": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "weights": self.model.state_dict(), "momenta": self.descent.momenta,
         }  # fmt: skip
 
     def _take(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # the checkpoint may be of another device
-            group["fused"] = self.optimizer.defaults["fused"]
+        self.descent.momenta = dict(state["momenta"])
         self.history, self.best = state["history"], state["best"]
 
     def _check(self, weights: object) -> None:
         """Raise `TypeError` unless these weights and all that was taken up have the form that `_state` gives them."""
-        own, optimizer = self.model.state_dict(), self.optimizer
+        own, momenta = self.model.state_dict(), self.descent.momenta
         best = own if self.history and self.training.keep == "best" else {}
-        usual = [(name, value) for name, value in optimizer.defaults.items() if name != "lr"]
         sound = [
             _alike(weights, own),
-            *(group.get(name) == value for group in optimizer.param_groups for name, value in usual),
-            *(_alike({"momentum_buffer": p, **held}, {"momentum_buffer": p}) for p, held in optimizer.state.items()),
+            _alike(momenta, {n: p for n, p in enumerate(self.descent.parameters) if n in momenta}),
             isinstance(self.history, list) and len(self.history) <= self.training.epochs,
             *(_is_record(record, epoch) for epoch, record in enumerate(self.history, start=1)),
             _is_number(self.best["accuracy"]),
@@ -382,7 +375,7 @@ class _Run:
             raise TypeError
 
 
-def _alike(found: object, own: Mapping[str, Any]) -> bool:
+def _alike(found: object, own: Mapping[Any, Any]) -> bool:
     """Whether `found` has the names of `own`, and where that holds tensors, tensors of their shapes and dtypes."""
     return (
         isinstance(found, Mapping)

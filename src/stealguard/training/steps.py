@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stealguard.devices import PINNING, device_of
 from stealguard.training.combine import COMBINES
+from stealguard.training.descent import Descent
 from stealguard.training.ranks import ALONE, present
 from stealguard.types import Batch, Combine, Objective
 
@@ -32,26 +33,24 @@ class Step:
 
     Args:
         model: what is trained, in place.
-        optimizer: of the parameters that are trained, in one group.
+        descent: of the parameters that are trained.
         objective, combine: as `fit` takes them.
         bf16: whether the forward passes run under autocast to bfloat16.
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    descent: Descent
     objective: Objective
     combine: Combine
     bf16: bool = False
 
     def __call__(self, batch: Batch, rate: float | Tensor, told: Told) -> None:
         """Train on the batch with the learning rate `rate`. What `told` raises stops the step before the update."""
-        (group,) = self.optimizer.param_groups
-        group["lr"] = rate
         with torch.autocast(device_of(self.model).type, dtype=torch.bfloat16, enabled=self.bf16):
             losses = self.objective(self.model, batch)
         told({name: loss.detach() for name, loss in losses.items()})
-        self.combine(list(losses.values()), [p for p in group["params"] if p.requires_grad])
-        self.optimizer.step()
+        self.combine(list(losses.values()), [p for p in self.descent.parameters if p.requires_grad])
+        self.descent.step(rate)
 
 
 class Recorded:
@@ -67,7 +66,6 @@ class Recorded:
         self._graph = torch.cuda.CUDAGraph()
         with PINNING, torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             step(self._batch, self._rate, self._losses.update)
-        step.optimizer.param_groups[0]["lr"] = 0.0  # a checkpoint keeps it, and nothing reads it
 
     def __call__(self, batch: Batch, rate: float, told: Told) -> None:
         for held, given in zip(self._batch, batch, strict=True):
@@ -112,9 +110,9 @@ class Steps:
 def recordable(step: Step) -> bool:
     """Whether a recorded step does what the step as written does, as far as the kind of its parts tells.
 
-    >>> from stealguard.training import combine, losses, steps
+    >>> from stealguard.training import combine, descent, losses, steps
     >>> net = nn.Linear(2, 2)  # not on a GPU
-    >>> step = steps.Step(net, torch.optim.SGD(net.parameters()), losses.task_loss, combine.total)
+    >>> step = steps.Step(net, descent.Descent(net.parameters(), 0.9, 0.0), losses.task_loss, combine.total)
     >>> steps.recordable(step)
     False
     """
