@@ -22,8 +22,9 @@ test: $(VENV)/tests  ## browser tests need Chromium, Redis tests redis-server
 test-fast: $(VENV)/tests  ## what tells most in the least time
 	$(PYTEST) -m 'not slow and not thorough and not browser and not network'
 
+# Many of these wait for processes that they start, hence one more at a time than there are processor cores in the smallest machine.
 test-thorough: $(VENV)/tests  ## what `make test` leaves out or takes a sample of
-	$(PYTEST) -m thorough
+	$(PYTEST) -n 3 -m thorough
 
 coverage: $(VENV)/tests  ## of lines and branches by the tests of `make test`, which take a third longer then
 	$(PYTEST) -m 'not thorough' --cov --cov-fail-under=90

@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ import torch
 import yaml
 from benchmarks import leaderboard
 
-from browsing import Browser, find_chromium
+from browsing import Browser
 from stealguard import nets
 from stealguard.attacks import ATTACKS
 from stealguard.attacks.base import Attack
@@ -122,16 +123,19 @@ def test_issue_forms_are_yaml_with_fields(form: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """The site, as `make docs` builds it."""
     pytest.importorskip("mkdocs")
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+
+    def make(folder: Path) -> None:
+        command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)]
+        done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return once("site", make)
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 def test_the_site_is_built_strictly_and_its_pages_load_nothing_from_elsewhere(site: Path) -> None:
     pages = {str(path.relative_to(site)): path.read_text() for path in site.rglob("*.html")}
@@ -156,24 +160,16 @@ def test_the_site_names_every_method_with_its_settings(site: Path) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("page", ["index", "leaderboard", "concepts/accounts", "reference/api/stealguard"])
-def test_pages_of_the_site_are_quiet_and_fit(site: Path, tmp_path: Path, page: str, width: int, scheme: str) -> None:
-    browser = Browser(find_chromium(), tmp_path)
-    try:
-        browser.open(site / f"{page}.html", width, scheme)
-        assert browser.complaints == []
-        assert [url for url in browser.requests if not url.startswith("file:")] == []
-        assert browser.run("document.documentElement.scrollWidth") <= width
-    finally:
-        browser.close()
+def test_pages_of_the_site_are_quiet_and_fit(site: Path, browser: Browser, page: str, width: int, scheme: str) -> None:
+    browser.open(site / f"{page}.html", width, scheme)
+    assert browser.complaints == []
+    assert [url for url in browser.requests if not url.startswith("file:")] == []
+    assert browser.run("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.thorough
 @pytest.mark.browser
-def test_search_works_on_pages_that_are_opened_from_files(site: Path, tmp_path: Path) -> None:
-    browser = Browser(find_chromium(), tmp_path)
-    try:
-        browser.open(f"{(site / 'index.html').as_uri()}?q=strictness")
-        found = "document.querySelectorAll('.md-search-result__item').length"
-        until(lambda: browser.run(found) > 0)
-    finally:
-        browser.close()
+def test_search_works_on_pages_that_are_opened_from_files(site: Path, browser: Browser) -> None:
+    browser.open(f"{(site / 'index.html').as_uri()}?q=strictness")
+    found = "document.querySelectorAll('.md-search-result__item').length"
+    until(lambda: browser.run(found) > 0)

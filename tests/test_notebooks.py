@@ -25,6 +25,7 @@ def run(notebook: object, folder: Path) -> list[dict[str, object]]:
     return [output for cell in client.execute().cells for output in cell.get("outputs", [])]
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 @pytest.mark.network
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

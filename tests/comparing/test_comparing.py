@@ -136,6 +136,7 @@ def test_a_second_run_does_nothing_again_and_a_changed_line_does_only_its_own(
     assert {row.key for row in rows} == Store(out / "audit.sqlite").keys()
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 def test_a_run_that_was_killed_leaves_no_process_and_continues_to_the_same_rows(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
@@ -153,6 +154,7 @@ def test_a_run_that_was_killed_leaves_no_process_and_continues_to_the_same_rows(
     assert all(count(out, "begins")[key] == 1 for key in ended), "what had ended was not begun again"
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 def test_a_killed_process_stops_no_other_cell_and_its_own_is_done_again(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
@@ -227,6 +229,7 @@ def test_damaged_files_are_set_aside_and_what_they_held_is_done_again(
     assert count(out, "begins") == begun, "and only once"
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 def test_a_full_disk_fails_cells_and_spoils_nothing(sets: Path, tmp_path: Path) -> None:
     grid, out = tiny(sets, defenses=["none"], labels=["soft"]), tmp_path / "out"
@@ -243,6 +246,7 @@ def test_a_full_disk_fails_cells_and_spoils_nothing(sets: Path, tmp_path: Path) 
     assert rows[0] == first
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 def test_two_runs_at_once_share_the_work(sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path) -> None:
     grid, expected = tiny(sets, seeds=[0]), results(row for row in whole[1] if row.seed == 0)
@@ -254,6 +258,7 @@ def test_two_runs_at_once_share_the_work(sets: Path, whole: tuple[Path, list[Row
     assert len(Store(tmp_path / "out" / "audit.sqlite")) == 4, "each theft once, whichever run did it"
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 def test_slurm_jobs_give_the_same_rows(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -382,6 +387,7 @@ print(json.dumps({"killed": told["killed"], "status": [row.status for row in row
 """
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells nodes' processes apart by /proc")
 def test_a_ray_cluster_that_loses_a_node_does_every_cell_and_none_twice(sets: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def test_fashion_mnist(root: Path) -> None:
     assert [row.state for row in data.verify()] == ["verified"]
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 @pytest.mark.skipif(
     not (shutil.which("apt-get") and shutil.which("dpkg-deb")), reason="needs Debian's apt-get, dpkg-deb"

@@ -81,6 +81,7 @@ def test_replicas_do_not_share_a_file() -> None:
         deployment(Config(ledger="ledger.sqlite"))
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the replicas' processes by /proc")
 def test_budgets_are_exact_over_two_replicas_of_which_one_is_killed(redis_address: str, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def apart(a: list[float], b: list[float]) -> float:
     return float((torch.tensor(a, dtype=torch.float64) - torch.tensor(b, dtype=torch.float64)).abs().max())
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 def test_two_processes_have_the_gradients_of_one_on_the_joint_batch(told: list[dict[str, Any]]) -> None:
     """For every trained defense, with and without synchronized batch normalization, and every way to combine."""
@@ -171,6 +172,7 @@ def answers(release: sg.Release) -> torch.Tensor:
     return release.box(blobs(50, (16,), 3, seed=7)[0])
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 def test_protect_under_torchrun_writes_one_release(tmp_path: Path) -> None:
     several, alone = (arguments(tmp_path, out, 2) for out in ("several", "alone"))
@@ -196,6 +198,7 @@ main({arguments!r})
 """
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 @pytest.mark.parametrize("lost", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_process_ends_the_others_and_one_alone_goes_on(tmp_path: Path, lost: signal.Signals) -> None:
