@@ -36,6 +36,7 @@ def output_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def run(name: str) -> str:
+        monkeypatch.delitem(sys.modules, name, raising=False)  # another test's module of that name
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
         return capsys.readouterr().out
 
