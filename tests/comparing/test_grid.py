@@ -312,6 +312,7 @@ class TestKeys:
         source = (Path(__file__).parent.parent / "own_methods.py").read_text()
         for name in ("own_net", "own_defense", "own_attack", "own_clone"):
             (tmp_path / f"{name}.py").write_text(source)
+            monkeypatch.delitem(sys.modules, name, raising=False)  # an example has the same name
         monkeypatch.syspath_prepend(tmp_path)
 
         def keys() -> tuple[set[str], set[str]]:
