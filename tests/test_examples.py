@@ -80,6 +80,7 @@ def test_own_defenses_change_answers_and_training(output_of: Outputs) -> None:
     assert exposed[1] < undefended[1] - 0.1
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 def test_own_black_boxes_are_audited_and_each_gets_a_report(tmp_path: Path) -> None:
     printed = printed_as_a_script("own_black_box", tmp_path)

@@ -18,6 +18,7 @@ def told(*options: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 def test_a_tiny_run_gives_every_row() -> None:
     rows = told("--tiny")

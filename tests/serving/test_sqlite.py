@@ -219,6 +219,7 @@ def test_keys_are_looked_up_again_when_the_file_cannot_tell_what_changed(path: P
     served(path, use)
 
 
+@pytest.mark.long
 @pytest.mark.thorough
 def test_ten_thousand_accounts_take_less_than_50_mb(path: Path) -> None:
     program = Path(__file__).parent / "ten_thousand.py"
