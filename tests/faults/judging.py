@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from typing import Any
 
 # What a command says besides the line that tells an error.
@@ -26,6 +27,8 @@ def fault(ended: dict[str, Any]) -> str:
         return "hangs"
     if "Traceback" in errors or "error of stealguard itself" in errors:
         return "traceback"
+    if status == -signal.SIGABRT and any("os:abort" in argument for argument in ended["arguments"]):
+        return ""  # the command line names this function, which is run
     if status not in (0, 1, 2):
         return f"status {status}"
     lines = errors.splitlines()

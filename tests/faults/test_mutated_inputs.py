@@ -115,6 +115,8 @@ def test_every_option_of_every_command_is_spoiled() -> None:
         ({"status": None}, "hangs"),
         ({"status": 1, "errors": "Traceback (most recent call last):\n"}, "traceback"),
         ({"status": -11}, "status -11"),
+        ({"status": -6}, "status -6"),
+        ({"status": -6, "arguments": ["guard", "r", "rounding", "--net=os:abort"]}, ""),
         ({"status": 1}, "status 1 without a word"),
         ({"status": 2, "errors": "error: a\nerror: b\n"}, "2 lines"),
         ({"status": 2, "errors": "error: a\n", "added": ["out/recipe.json"]}, "leaves out/recipe.json"),
@@ -124,4 +126,4 @@ def test_every_option_of_every_command_is_spoiled() -> None:
     ],
 )
 def test_what_is_wrong_about_an_end_is_seen(end: dict[str, Any], said: str) -> None:
-    assert fault({"errors": "", "added": [], "changed": [], "removed": [], **end}) == said
+    assert fault({"arguments": [], "errors": "", "added": [], "changed": [], "removed": [], **end}) == said
