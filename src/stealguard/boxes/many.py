@@ -1,4 +1,4 @@
-"""Many accounts of one victim, as the one box of an attacker, who divides the budget over them or opens each at will."""
+"""Many accounts of one victim, as the one box of an attacker who divides the budget over them or opens each at will."""
 
 from __future__ import annotations
 
