@@ -74,8 +74,8 @@ class Refusals(OpeningAttack):
         require(self.covers >= 0, "covers", "at least 0", self.covers)
 
     def steal(self, box: Opening, pool: QueryPool, clone: nn.Module, *, seed: int) -> nn.Module:
-        known = Knowledge(self, box, pool, clone, seed)
         with seeded(derive(seed, "queries")):
+            known = Knowledge(self, box, pool, clone, seed)
             known.test_at_random()
             known.test_likely()
             known.explore()
@@ -165,7 +165,9 @@ class Knowledge:
     def _test(self, rows: Tensor, accounts: int) -> int:
         """Test inputs of the pool in the order of `rows`, with so many new accounts; how many inputs were tested."""
         done, repeats, self._trusted = 0, self._attack.repeats, False
-        for _ in range(min(accounts, self._box.accounts_left)):
+        for _ in range(accounts):
+            if not self._box.accounts_left:
+                break
             self._box.open()
             x = self._pool[rows[done : done + min(TESTED, self._box.left // repeats)]]
             if not len(x):
