@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from samples import noise
 from stealguard.attacks import Refusals
-from stealguard.attacks.refusals import TESTED, UNREFUSED, Knowledge, WithOutliers, likely
+from stealguard.attacks.refusals import TESTED, UNREFUSED, WARM, Knowledge, WithOutliers, likely
 from stealguard.attacks.treatments import Top
 from stealguard.boxes import Accounts, AccountsInTurn, Labels, Metered
 from stealguard.data.inputs import Stored
@@ -150,10 +150,10 @@ class TestWhatIsFound:
     def test_a_request_is_a_candidate_behind_known_inliers_once_an_account_has_trust(self) -> None:
         server = Server()
         quick(covers=4)(box_of(server), pool(), clone_for(), seed=0)
+        lengths = [len(x) for _, x, _ in server.requests[:-1]]
+        assert set(lengths) == {TESTED * 20, WARM, 2, 5}, "one cover names an inlier, four pay for what explores"
         tests = [x for _, x, _ in server.requests if len(x) == TESTED * 20]
         assert all(torch.equal(x, x[::20].repeat_interleave(20, dim=0)) for x in tests)
-        lengths = [len(x) for _, x, _ in server.requests if len(x) < TESTED]
-        assert set(lengths[:-1]) == {2, 5}, "one cover names an inlier, four pay for a query that explores"
 
 
 class TestWhatIsSpent:
@@ -198,7 +198,7 @@ class TestWhatIsSpent:
     @pytest.mark.parametrize(("budget", "spent"), [(5000, UNREFUSED * TESTED * 20), (50, 40), (19, 0)])
     def test_it_ends_when_nothing_is_refused(self, budget: int, spent: int) -> None:
         box = AccountsInTurn(lambda number: lambda x: torch.full((len(x), K), 1 / K), 30, budget)
-        with pytest.raises(NotApplicable, match="no account was refused"):
+        with pytest.raises(NotApplicable, match="no request was refused"):
             quick(budget)(box, pool(), clone_for(), seed=0)
         assert box.spent == spent
 

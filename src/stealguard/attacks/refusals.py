@@ -23,6 +23,7 @@ from stealguard.types import Opening
 TESTED = 12  # candidates of a request: rarely are so many at random inliers
 UNREFUSED = 5  # such requests, without one that was refused, after which it is taken that nothing is refused
 FIRST, ALL = 0.5, 0.7  # shares of the accounts that test at most at random, and at most altogether
+SPENT = 0.25  # share of the budget that tests spend at most, in requests that are not refused, or one such request
 FEW, ENOUGH = 4, 500  # inliers after which the gate orders candidates, and after which no more are wanted
 ROUND = 0.06  # share of the accounts that test before the gate is trained anew
 WARM = 25  # covers before an account's answers count: its trust is low
@@ -106,6 +107,7 @@ class Knowledge:
         self._attack, self._box, self._pool, self._seed = attack, box, pool, seed
         self._net, self._gates, self._classes = copied(net), count(), logits(net, pool[:2]).shape[1]
         self._most, self._trusted = box.accounts_left, False
+        self._for_tests = max(int(SPENT * attack.budget), TESTED * attack.repeats)  # answers that tests may take
         self._rest = torch.randperm(len(pool))  # rows of the pool that were not tested or asked
         self.inliers = self.outliers = self.explored = pool[:0]
         self.labels = self.classes = torch.empty(0, dtype=torch.long)
@@ -122,7 +124,7 @@ class Knowledge:
             if known or unrefused or not self._test(self._rest, 1):
                 break
         if not len(self.outliers):
-            raise NotApplicable("This attack reads refusals, and no account was refused.")
+            raise NotApplicable("This attack reads refusals, and no request was refused.")
 
     def test_likely(self) -> None:
         """Test the inputs that gates find likely, as long as there are accounts for it."""
@@ -166,14 +168,15 @@ class Knowledge:
         """Test inputs of the pool in the order of `rows`, with so many new accounts; how many inputs were tested."""
         done, repeats, self._trusted = 0, self._attack.repeats, False
         for _ in range(accounts):
-            if not self._box.accounts_left:
+            if not self._box.accounts_left or self._for_tests < repeats:
                 break
             self._box.open()
-            x = self._pool[rows[done : done + min(TESTED, self._box.left // repeats)]]
+            n = min(TESTED, self._box.left // repeats, self._for_tests // repeats)
+            x = self._pool[rows[done : done + n]]
             if not len(x):
                 break
             try:
-                self._box(x.repeat_interleave(repeats, dim=0))
+                self._for_tests -= len(self._box(x.repeat_interleave(repeats, dim=0)))
                 passed = len(x)
             except Refused as refusal:
                 passed = refusal.left // repeats
