@@ -230,7 +230,7 @@ class Knowledge:
 
         A request that is refused loses its candidate alone.
         """
-        for number, candidate in enumerate(candidates.split(1)):
+        for number, candidate in enumerate(candidates[:, None]):
             if not self._ready(covers):
                 return
             answers = self._ask(torch.cat([covers(each), candidate]))
@@ -238,12 +238,20 @@ class Knowledge:
                 yield number, int(answers[-1].argmax())
 
     def _ready(self, covers: Covers) -> bool:
-        """Whether an account with trust can be asked; where there is none, another one is opened."""
-        while not self._trusted and self._box.accounts_left:
-            self._box.open()
-            self._trusted = True
+        """Whether an account can be asked; where there is none with trust, covers are asked from a new one.
+
+        Where these are refused, as happens while few inliers are known, one more is opened and asked none.
+        """
+        if not self._trusted and self._open():
             self._ask(covers(WARM))
-        return self._trusted and self._box.left > 0
+        return (self._trusted or self._open()) and self._box.left > 0
+
+    def _open(self) -> bool:
+        """Open an account, which is trusted until it refuses; whether there was one."""
+        self._trusted = self._box.accounts_left > 0
+        if self._trusted:
+            self._box.open()
+        return self._trusted
 
     def _ask(self, x: Tensor) -> Tensor:
         """The answers to `x`, or to its end where less is left; none where the account is refused.
