@@ -30,7 +30,7 @@ WARM = 25  # covers before an account's answers count: its trust is low
 INSIDE, KNOWN, OUTSIDE = 4000, 1000, 5000  # changed inliers that a gate learns; unchanged ones, outliers; of the pool
 NEAR = 600  # inputs of the pool that explored queries are made with
 MADE, CANDIDATES = 4000, 300  # queries that are made for a round of exploration, of each kind, and that are asked
-LEARNED, COPIES = 15_000, 30  # changed inputs that the clone learns, at most: altogether, and of each on average
+LEARNED, COPIES = 15_000, 100  # changed inputs that the clone learns, at most: altogether, and of each on average
 SLIGHT, USUAL, STRONG, STRONGEST = 0.25, 1.0, 1.5, 2.5  # how much inputs are changed, as in `moved`
 
 
