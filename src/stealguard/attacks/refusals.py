@@ -168,7 +168,7 @@ class Knowledge:
         """Test inputs of the pool in the order of `rows`, with so many new accounts; how many inputs were tested."""
         done, repeats, self._trusted = 0, self._attack.repeats, False
         for _ in range(accounts):
-            if not self._box.accounts_left or self._for_tests < repeats:
+            if not self._box.accounts_left or self._for_tests < repeats or done == len(rows):
                 break
             self._box.open()
             n = min(TESTED, self._box.left // repeats, self._for_tests // repeats)
