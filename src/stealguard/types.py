@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -51,6 +51,24 @@ class Asked(BlackBox, Protocol):
 
     @property
     def left(self) -> int: ...
+
+
+@runtime_checkable
+class Opening(Asked, Protocol):
+    """A box of several accounts, of which an attack opens one after the other, when it likes.
+
+    The account that was opened last is asked, and `left` is how many more inputs that one will answer. An account that
+    refuses raises `Refused`, whose `left` is the account's as well. The first question opens the first account.
+    """
+
+    @property
+    def accounts_left(self) -> int:
+        """How many further accounts can be opened: none once the budget is spent."""
+        ...
+
+    def open(self) -> None:
+        """Open the next account; those before it are asked no more."""
+        ...
 
 
 class Guard(Protocol):

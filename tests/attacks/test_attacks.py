@@ -1,4 +1,7 @@
-"""The rules that every registered attack must keep, on stub boxes; and KnockoffNets' closed form."""
+"""The rules that every registered attack must keep, on stub boxes; and KnockoffNets' closed form.
+
+Attacks that open accounts have no meaning with a box of one account: their own tests hold them to the same rules.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from torch.nn import functional as F
 
 from samples import noise
 from stealguard.attacks import ATTACKS, Knockoff
-from stealguard.attacks.base import Attack
+from stealguard.attacks.base import Attack, OpeningAttack
 from stealguard.attacks.jacobian import JacobianAttack
 from stealguard.attacks.treatments import Treatment
 from stealguard.boxes import Labels, Metered
@@ -176,7 +179,7 @@ class Watched(Stored):
         return super().rows(index)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", [name for name, kind in ATTACKS.items() if not issubclass(kind, OpeningAttack)])
 def test_no_attack_reads_the_whole_pool_at_once(name: str) -> None:
     pool = Watched(noise(6000, (1, 4, 4)))
     quick(name, 50)(Metered(Stub((1, 4, 4), 3), 50), pool, clone_for((1, 4, 4), 3), seed=0)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 import stealguard as sg
 from samples import mlp, task
-from stealguard.attacks import Knockoff
+from stealguard.attacks import Knockoff, Refusals
 from stealguard.auditing import accounts_to_reach
 from stealguard.auditing.accounts import reached, search
 from stealguard.defenses.base import Defense, Plain
 from stealguard.errors import Invalid, NotApplicable, StealguardError
-from stealguard.results import Row
+from stealguard.results import LABELS, Row
 from stealguard.types import Guard, Scope, State
 
 ATTACK = Knockoff(budget=120, training=sg.Training(epochs=30, batch=16, lr=0.1))
@@ -118,6 +118,25 @@ def test_a_number_of_accounts_is_positive(victim: sg.Release, tmp_path: Path, ac
         audit(victim, tmp_path / "rows.sqlite", accounts=accounts)
 
 
+def test_an_attack_that_opens_accounts_gets_them_and_its_row_counts_what_was_answered(
+    victim: sg.Release, tmp_path: Path
+) -> None:
+    short = sg.Training(epochs=1)
+    attack = Refusals(budget=120, repeats=3, gate=short, training=short)
+    refusing = protected(Trusting(refuses=True, most=30), tmp_path / "b")
+    for labels in LABELS:
+        one, ten = audit(refusing, tmp_path / "rows.sqlite", attacks=[attack], labels=labels, accounts=[1, 10])
+        assert (one.status, one.queries) == ("skip", 0)
+        assert "needs several" in one.reason
+        assert (ten.status, ten.attack, ten.accounts) == ("ok", "refusals", 10)
+        assert 25 < ten.queries <= 120, "covers, and what they pay for"
+    (never,) = audit(victim, tmp_path / "rows.sqlite", attacks=[attack], accounts=10)
+    assert (never.status, never.queries) == ("skip", 36), "one request of twelve candidates, three times each"
+    assert "no request was refused" in never.reason
+    (treated,) = audit(refusing, tmp_path / "rows.sqlite", attacks=[attack], treatments="debias", accounts=10)
+    assert (treated.status, treated.queries) == ("skip", 0)
+
+
 class TestSearch:
     def steal(self, enough: int, tried: list[int], like: Row, budget: int = 20_000) -> Callable[[int], list[Row]]:
         """Thefts that reach 90 % from so many accounts on, and 20 % before."""
@@ -149,6 +168,15 @@ class TestSearch:
         broken = replace(row, status="failed", reason="silence")
         with pytest.raises(StealguardError, match="No attack could be finished: silence"):
             list(search(lambda accounts: [broken], 0.8))
+
+    def test_an_attack_without_a_meaning_for_one_account_is_tried_with_two(self, row: Row) -> None:
+        tried: list[int] = []
+        skipped, steal = replace(row, status="skip", reason="one account"), self.steal(3, tried, row)
+        for _ in search(lambda accounts: [skipped] if accounts == 1 else steal(accounts), 0.8):
+            pass
+        assert tried == [2, 4, 3]
+        with pytest.raises(StealguardError, match="No attack could be finished: one account"):
+            list(search(lambda accounts: [skipped], 0.8))
 
     def test_what_renaming_gives_counts(self, row: Row) -> None:
         metrics = {**row.metrics, "clone_accuracy": 0.1, "renamed_accuracy_20": 0.7}

@@ -20,9 +20,10 @@ from stealguard.auditing.victim import Given
 from stealguard.data import SETS
 from stealguard.data import task as task_of
 from stealguard.data.roles import unseen
-from stealguard.defenses import DEFENSES
+from stealguard.defenses import DEFENSES, RobustInI
 from stealguard.errors import Invalid
 from stealguard.nets import build
+from stealguard.results import LABELS
 from stealguard.settings import create, describe
 
 
@@ -45,8 +46,9 @@ def test_every_block_can_be_carried_out(name: str, tmp_path: Path) -> None:
 
 
 def test_the_standard_suite_has_every_attack() -> None:
-    tried = {describe(ATTACKS, attack)[0] for block in suite("standard", ["letters"]) for attack in block.attacks}
-    assert tried == set(ATTACKS)
+    unknown = Halves()  # a defense that declares nothing, and may read accounts
+    blocks = suite("standard", ["letters"], unknown)
+    assert {describe(ATTACKS, attack)[0] for block in blocks for attack in block.attacks} == set(ATTACKS)
 
 
 def tried(blocks: Iterable[Block]) -> set[str]:
@@ -95,12 +97,27 @@ class TestAdaptiveAttacks:
         assert all(block.accounts == (1, 10) for block in adaptive_blocks(["filter", "accounts"], [], accounts=(1, 10)))
         assert all(block.accounts == (1,) for block in adaptive_blocks(["filter"], [], accounts=(1, 10)))
 
+    def test_an_attack_that_opens_accounts_is_made_with_several_alone(self) -> None:
+        known = ["knockoff", "refusals", "accounts"]
+        tried = {describe(ATTACKS, block.attacks[0])[0]: block for block in adaptive_blocks(known, [], 500, (1, 10))}
+        assert {name: tuple(block.accounts) for name, block in tried.items()} == {
+            "knockoff": (1, 10),
+            "refusals": (10,),
+        }
+        assert tried["refusals"].labels == LABELS
+        assert [describe(ATTACKS, block.attacks[0])[0] for block in adaptive_blocks(known, [], 500, (1,))] == [
+            "knockoff"
+        ]
+
     def test_a_release_is_attacked_by_what_counters_its_own_defense(self, tmp_path: Path) -> None:
         data, pools = task(300, (16,), 3), ["pool"]
 
         def of(defense: sg.defenses.Defense, name: str = "adaptive") -> list[Block]:
             out = tmp_path / type(defense).__name__
-            release = sg.protect(mlp(), data, defense=defense, epochs=1, out=out, progress=False, overwrite=True)
+            outliers = noise(300, (16,)) if defense.needs_outliers else None
+            release = sg.protect(
+                mlp(), data, defense=defense, outliers=outliers, epochs=1, out=out, progress=False, overwrite=True
+            )
             return suite(name, pools, release)
 
         plain = {"knockoff soft", "knockoff hard"}
@@ -109,9 +126,12 @@ class TestAdaptiveAttacks:
         assert "filter soft" not in tried(of(sg.defenses.ReverseSigmoid(), "standard"))
         assert "filter soft" in tried(of(Halves())), "a defense of a user's own that declares nothing"
         assert {tuple(block.accounts) for block in of(sg.defenses.PRADA())} == {(1,), ACCOUNTS}
+        pools = [noise(20, (16,))]
+        assert "refusals hard" in tried(of(RobustInI()))
 
     def test_a_defense_that_declares_nothing_may_read_accounts(self) -> None:
-        assert {tuple(block.accounts) for block in suite("adaptive", ["pool"], Halves())} == {(1,), ACCOUNTS}
+        blocks = suite("adaptive", ["pool"], Halves())
+        assert {tuple(block.accounts) for block in blocks} == {(1,), ACCOUNTS, ACCOUNTS[1:]}
         assert {tuple(block.accounts) for block in suite("adaptive", ["pool"], sg.defenses.TopK())} == {(1,)}
 
     def test_another_victim_is_attacked_in_every_way(self) -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stealguard.boxes import Accounts, AnswerLedger, ManyAccounts, Metered, ask
+from stealguard.boxes import Accounts, AccountsInTurn, AnswerLedger, ManyAccounts, Metered, ask
 from stealguard.defenses.base import Plain
 from stealguard.errors import BudgetExhausted, Invalid, Refused
-from stealguard.types import Scope, State
+from stealguard.types import Opening, Scope, State
 
 
 class Asked(Plain):
@@ -135,3 +135,71 @@ def test_a_ledger_repeats_what_accounts_answered_before_the_last_refusal(tmp_pat
 def test_numbers_out_of_range_are_named(changes: dict[str, int], name: str) -> None:
     with pytest.raises(Invalid, match=f"`{name}` should be at least 1. Found 0"):
         many(accounts(), **{"n": 1, "budget": 1, **changes})
+
+
+class TestAccountsInTurn:
+    def box(self, known: Accounts, n: int = 3, budget: int = 10) -> AccountsInTurn:
+        return AccountsInTurn(lambda number: known.connect(f"attacker {number}"), n, budget, "toy")
+
+    def test_each_account_is_opened_when_the_attacker_likes(self) -> None:
+        known = accounts()
+        box = self.box(known)
+        assert isinstance(box, Opening)
+        assert (box.opened, box.accounts_left, box.left) == (0, 3, 10)
+        assert numbers(box(torch.rand(2, 1))) == [1, 2]
+        assert (box.opened, box.accounts_left, box.left) == (1, 2, 8)
+        box.open()
+        assert numbers(box(torch.rand(3, 1))) == [1, 2, 3]
+        assert (box.opened, box.accounts_left, box.left, box.spent) == (2, 1, 5, 5)
+        assert asked(known, 3) == [2, 3, 0]
+
+    def test_to_open_the_first_account_takes_none_from_the_others(self) -> None:
+        known = accounts()
+        box = self.box(known)
+        box.open()
+        box(torch.rand(1, 1))
+        assert (box.opened, asked(known, 2)) == (1, [1, 0])
+
+    def test_a_refusal_is_of_one_account_and_counts_nothing(self) -> None:
+        box = self.box(accounts(most=4))
+        with pytest.raises(Refused) as caught:
+            box(torch.rand(6, 1))
+        assert caught.value.left == box.left == 4
+        assert box.refusal
+        assert box.spent == 0
+        assert numbers(box(torch.rand(4, 1))) == [1, 2, 3, 4]
+        assert box.left == 0
+        box.open()
+        assert (box.left, box.refusal, box.spent) == (6, "", 4)
+
+    def test_the_budget_holds_over_all_accounts(self) -> None:
+        box = self.box(accounts(), 5, 7)
+        box(torch.rand(5, 1))
+        box.open()
+        with pytest.raises(BudgetExhausted, match="3 queries asked with 2 of 2 left"):
+            box(torch.rand(3, 1))
+        box(torch.rand(2, 1))
+        assert (box.spent, box.left, box.accounts_left) == (7, 0, 0)
+        with pytest.raises(BudgetExhausted, match="No further account of `toy` can be opened"):
+            box.open()
+
+    def test_no_more_accounts_are_opened_than_there_are(self) -> None:
+        box = self.box(accounts(), 2)
+        box.open()
+        box.open()
+        with pytest.raises(BudgetExhausted, match="No further account"):
+            box.open()
+        assert box.opened == 2
+
+    def test_an_account_that_has_spent_the_budget_of_its_victim_refuses(self) -> None:
+        box = AccountsInTurn(lambda _: Metered(accounts().connect("a"), 3), 2, 10)
+        with pytest.raises(Refused, match="4 queries asked with 3 of 3 left") as caught:
+            box(torch.rand(4, 1))
+        assert (caught.value.left, box.left, box.spent) == (3, 3, 0)
+        box.open()
+        assert len(box(torch.rand(3, 1))) == 3
+
+    @pytest.mark.parametrize(("changes", "name"), [({"n": 0}, "accounts"), ({"budget": 0}, "budget")])
+    def test_numbers_out_of_range_are_named(self, changes: dict[str, int], name: str) -> None:
+        with pytest.raises(Invalid, match=f"`{name}` should be at least 1. Found 0"):
+            self.box(accounts(), **changes)

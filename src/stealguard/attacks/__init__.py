@@ -18,6 +18,7 @@ from stealguard.attacks.jacobian import JBDA, JBDATR
 from stealguard.attacks.knockoff import Knockoff
 from stealguard.attacks.marich import MARICH
 from stealguard.attacks.own_form import OwnForm
+from stealguard.attacks.refusals import Refusals
 from stealguard.attacks.sieve import Sieve
 from stealguard.attacks.unmask import Unmask
 from stealguard.registry import Registry
@@ -40,6 +41,7 @@ __all__ = [
     "Filter",
     "Knockoff",
     "OwnForm",
+    "Refusals",
     "Sieve",
     "Unmask",
 ]
@@ -57,6 +59,7 @@ ATTACKS: Registry[Attack] = Registry(
         "explore": Explore,
         "own-form": OwnForm,
         "cover": Cover,
+        "refusals": Refusals,
         "active-thief": ActiveThief,
         "marich": MARICH,
         "dissector": BlackboxDissector,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from stealguard.data.inputs import Inputs
-from stealguard.errors import require
-from stealguard.types import Asked
+from stealguard.errors import NotApplicable, require
+from stealguard.types import Asked, Opening
 
 QueryPool = Tensor | Inputs
 """Unlabelled inputs (N, *shape) in [0, 1] to ask with. Attacks read `len`, `shape` and some rows at a time."""
@@ -67,6 +68,30 @@ class PoolAttack:
     @property
     def needed(self) -> int:
         return self.budget
+
+
+@dataclass(frozen=True)
+class OpeningAttack(PoolAttack, ABC):
+    """What the attacks share that open accounts when they like, where others divide the budget over them equally.
+
+    An audit gives them an `Opening` box.
+    """
+
+    def __call__(self, box: Asked, pool: QueryPool, clone: nn.Module, *, seed: int) -> nn.Module:
+        """Ask and train; see `Attack`.
+
+        Raises:
+            NotApplicable: there is one account, or the answers are treated. Nothing was asked.
+        """
+        if not isinstance(box, Opening) or box.accounts_left < 2:
+            raise NotApplicable(
+                "This attack opens accounts one after another: it needs several, and untreated answers."
+            )
+        return self.steal(box, pool, clone, seed=seed)
+
+    @abstractmethod
+    def steal(self, box: Opening, pool: QueryPool, clone: nn.Module, *, seed: int) -> nn.Module:
+        """Ask from at least two accounts, none of which has been opened, and train."""
 
 
 def check_budget(budget: int) -> None:

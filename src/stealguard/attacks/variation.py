@@ -25,6 +25,19 @@ def elastic(x: Tensor, strength: float = 0.12, grid: int = 4) -> Tensor:
     return F.grid_sample(x, still + strength * field, align_corners=False).clamp(0, 1)
 
 
+def moved(x: Tensor, much: float = 1.0) -> Tensor:
+    """Changed copies of inputs (N, *shape) in [0, 1], drawn from torch's global generator.
+
+    Images are turned, scaled, shifted and distorted; other inputs get noise.
+
+    Args:
+        much: how much: hardly with a value near 0, visibly with 2.
+    """
+    if x.dim() != 4:
+        return _noisy(x, much * _NOISE)
+    return elastic(affine(x, angle=0.12 * much, scale=0.1 * much, shift=0.05 * much), strength=0.04 * much)
+
+
 def children(first: Tensor, second: Tensor, *, combined: bool = True) -> Tensor:
     """A child of each pair of parents, (N, *shape) in [0, 1], drawn from torch's global generator.
 
@@ -45,7 +58,11 @@ def children(first: Tensor, second: Tensor, *, combined: bool = True) -> Tensor:
         blend, part = _blends(first, second), _halves(first, second) if images else _columns(first, second)
         kind = (torch.arange(len(first)) % 3).view(-1, *[1] * (first.dim() - 1)).to(first.device)
         first = torch.where(kind == 0, blend, torch.where(kind == 1, part, first))
-    return first if images else (first + _NOISE * torch.randn(first.shape).to(first)).clamp(0, 1)
+    return first if images else _noisy(first, _NOISE)
+
+
+def _noisy(x: Tensor, deviation: float) -> Tensor:
+    return (x + deviation * torch.randn(x.shape).to(x)).clamp(0, 1)
 
 
 def _blends(first: Tensor, second: Tensor) -> Tensor:

@@ -112,13 +112,15 @@ def search(steal: Callable[[int], list[Row]], accuracy: float, limit: int = sys.
         limit: the largest number that can be tried; one query an account where that is less.
 
     Raises:
-        StealguardError: all thefts with some number failed or had no meaning.
+        StealguardError: all thefts with some number failed or had no meaning, as those that open accounts have none
+            with a single one.
     """
     below, number = 0, 1
     while True:
         rows = steal(number)
         yield rows
-        if _best(rows) >= accuracy:
+        meaningless = number == 1 and all(row.status == "skip" for row in rows)
+        if not meaningless and _best(rows) >= accuracy:
             break
         most = min(max(row.budget for row in rows), limit)
         if number >= most:

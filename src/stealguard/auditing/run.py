@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from stealguard import data as sets
 from stealguard.attacks import ATTACKS, Knockoff
-from stealguard.attacks.base import Attack
+from stealguard.attacks.base import Attack, OpeningAttack
 from stealguard.attacks.recovery import Resources
 from stealguard.attacks.treatments import treated
 from stealguard.auditing.beside import beside, helping
@@ -27,7 +27,7 @@ from stealguard.auditing.remote import HONEST, Remote
 from stealguard.auditing.suites import SUITES, Block, suite
 from stealguard.auditing.utility import boxed, everything, utility
 from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
-from stealguard.boxes import AnswerLedger, Boxed, Labels, LedgerError, ManyAccounts, Metered
+from stealguard.boxes import AccountsInTurn, AnswerLedger, Boxed, Labels, LedgerError, ManyAccounts, Metered
 from stealguard.boxes.metered import check_answers
 from stealguard.data.roles import chosen, several, unseen
 from stealguard.defenses.base import Defense
@@ -41,7 +41,7 @@ from stealguard.results.metrics import accuracy, agreement
 from stealguard.results.renaming import best_renaming, renamed_accuracy
 from stealguard.seeds import derive, seeded
 from stealguard.settings import changed, create, describe
-from stealguard.types import BlackBox
+from stealguard.types import Asked, BlackBox
 
 TRIES = 100  # to make a lock that other processes remove
 RENAMED_WITH = 20  # labeled samples
@@ -89,7 +89,8 @@ def audit(
         budgets: how many inputs may be answered, where it is not the attacks' own number.
         treatments: what attackers do with the answers: "" for nothing, or names in `TREATMENTS` joined by "+".
         own: how many labeled task samples attackers fine-tune the clone on.
-        accounts: over how many accounts of the victim the budget is divided; see `ManyAccounts`.
+        accounts: over how many accounts of the victim the budget is divided (see `ManyAccounts`); an `OpeningAttack`
+            opens as many when it likes.
         seeds: one attack for each.
         clone: the clone's architecture: a name or `module:callable`, drawn anew for each seed; or a module, which is
             taken as it is. The victim's own, drawn anew, if None; for a victim that shows none, one by the shape.
@@ -328,34 +329,28 @@ class _Audit:
     def row(self, key: str, theft: Theft) -> Row:
         """Steal once and measure; an attack that cannot be finished gives a row that says why."""
         facts, started = self._facts, time.perf_counter()  # users' answers first: an attack may spend the whole budget
-        if remembers(self._victim):  # what the guard remembered of an attacker that was killed is gone
-            (self._folder / key).unlink(missing_ok=True)
-        box = self._box(f"attacker {key[:16]}", theft)
-        ledger = self._ledger(Labels(box) if theft.labels == "hard" else box, key)
-        metered = Metered(ledger, theft.attack.budget, self._victim.name)
         status, reason, metrics = "ok", "", dict[str, float]()
-        try:
-            if theft.accounts > 1 and not by_account(self._victim):
-                raise NotApplicable("This victim's answers do not depend on the account.")
-            metrics = self._measured(self._steal(metered, theft), theft)
-        except NotApplicable as e:
-            status, reason = "skip", str(e)
-        except LedgerError:
-            raise
-        except StealguardError as e:
-            status, reason = "failed", str(e)
-        except (Exception, SystemExit) as e:  # an attack or a victim of somebody else's: the other thefts go on
-            status, reason = "failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
-            if metered.refusal and not metered.spent:  # few attacks can do anything without a single answer
-                reason = metered.refusal
-        finally:
-            ledger.close()
+        with self._box(key, theft) as box:
+            try:
+                if theft.accounts > 1 and not by_account(self._victim):
+                    raise NotApplicable("This victim's answers do not depend on the account.")
+                metrics = self._measured(self._steal(box, theft), theft)
+            except NotApplicable as e:
+                status, reason = "skip", str(e)
+            except LedgerError:
+                raise
+            except StealguardError as e:
+                status, reason = "failed", str(e)
+            except (Exception, SystemExit) as e:  # an attack or a victim of somebody else's: the other thefts go on
+                status, reason = "failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
+                if box.refusal and not box.spent:  # few attacks can do anything without a single answer
+                    reason = box.refusal
         name, settings = describe(ATTACKS, theft.attack)
         return Row.of_theft(
             key=key, victim=facts, attack=name, settings=settings, pool=theft.pool.name,
             pool_hash=theft.pool.x.hash, in_family=theft.pool.in_family, labels=theft.labels,
             treatment=theft.treatment, own=theft.own, accounts=theft.accounts, budget=theft.attack.budget,
-            queries=metered.spent, seed=theft.seed, clone=theft.clone.name, clone_hash=theft.clone.hash,
+            queries=box.spent, seed=theft.seed, clone=theft.clone.name, clone_hash=theft.clone.hash,
             metrics=metrics, seconds=time.perf_counter() - started, status=status, reason=reason,
             device=self._device.type,
         )  # fmt: skip
@@ -414,14 +409,29 @@ class _Audit:
             with suppress(OSError):
                 self._folder.rmdir()
 
-    def _box(self, name: str, theft: Theft) -> BlackBox:
-        """The box of the attacker, whose accounts have asked nothing yet."""
-        victim = renewed(self._victim)
+    @contextmanager
+    def _box(self, key: str, theft: Theft) -> Iterator[Metered | AccountsInTurn]:
+        """The box of the attacker, whose accounts have asked nothing yet; it counts queries.
+
+        Answers to an attack that opens accounts when it likes are in no ledger: what it learns from refusals has to be
+        asked again.
+        """
+        victim, budget = renewed(self._victim), theft.attack.budget
 
         def connect(number: int) -> BlackBox:
-            return boxed(victim, f"{name} {number}", self._task.scaling)
+            box = boxed(victim, f"attacker {key[:16]} {number}", self._task.scaling)
+            return Labels(box) if theft.labels == "hard" else box
 
-        return ManyAccounts(connect, theft.accounts, theft.attack.budget)
+        if isinstance(theft.attack, OpeningAttack):
+            yield AccountsInTurn(connect, theft.accounts, budget, victim.name)
+            return
+        if remembers(victim):  # what the guard remembered of an attacker that was killed is gone
+            (self._folder / key).unlink(missing_ok=True)
+        ledger = self._ledger(ManyAccounts(connect, theft.accounts, budget), key)
+        try:
+            yield Metered(ledger, budget, victim.name)
+        finally:
+            ledger.close()
 
     def _measured(self, clone: nn.Module, theft: Theft) -> dict[str, float]:
         test, classes = self._task.test, self._task.classes
@@ -442,11 +452,11 @@ class _Audit:
         near = self._near_line(theft.pool.name, theft.seed, theft.clone)
         return found if near is None else found | {"no_theft_pool": near}
 
-    def _steal(self, metered: Metered, theft: Theft) -> nn.Module:
+    def _steal(self, box: Asked, theft: Theft) -> nn.Module:
         with seeded(derive(theft.root, "treatments")):
             fresh = partial(theft.clone.fresh, theft.pool.x)
             resources = Resources(theft.pool.x, fresh, derive(theft.root, "recovery"))
-            box = treated(metered, theft.treatment.split("+") if theft.treatment else [], resources)
+            box = treated(box, theft.treatment.split("+") if theft.treatment else [], resources)
             clone = theft.attack(box, theft.pool.x, theft.fresh(), seed=derive(theft.root, "attack"))
         if theft.tunes:
             own = owned(self._task.train, theft.own, seed=theft.seed)

@@ -25,7 +25,7 @@ from stealguard.attacks import (
     Knockoff,
 )
 from stealguard.attacks.active import STRATEGIES
-from stealguard.attacks.base import Attack
+from stealguard.attacks.base import Attack, OpeningAttack
 from stealguard.attacks.treatments import TREATMENTS
 from stealguard.auditing.remote import Remote
 from stealguard.auditing.victim import Victim, by_account
@@ -36,7 +36,7 @@ from stealguard.results import LABELS
 
 NOTHING = "nothing"  # the pool of attacks that make their own queries
 TREATMENT = "treatment:"
-GENERIC = ("filter", "unmask", "explore", "own-form", "sieve", "cover", "labels", "treatment:smooth")
+GENERIC = ("filter", "unmask", "explore", "own-form", "sieve", "cover", "refusals", "labels", "treatment:smooth")
 """What an attacker does who suspects a defense and does not know which."""
 SOFT_ONLY = ("filter", "unmask", "cover", "treatment:d-dae", "treatment:p-bayes")  # what needs probabilities
 ACCOUNTS = (1, 10, 100, 1_000)
@@ -114,11 +114,18 @@ def adaptive_blocks(
     """
     tried = accounts if "accounts" in known else (1,)
     names = [name for name in known if name != "accounts"] or ["knockoff"] * ("accounts" in known)
-    return [
-        Block(attacks, pools, labels, [treatment], accounts=tried)
+    blocks = [
+        Block(attacks, pools, labels, [treatment], accounts=_meaningful(attacks, tried))
         for name in names
         for attacks, labels, treatment in _countering(name, budget)
     ]
+    return [block for block in blocks if block.accounts]
+
+
+def _meaningful(attacks: Sequence[Attack], accounts: Sequence[int]) -> Sequence[int]:
+    """The numbers of accounts with which the attacks have a meaning: those that open accounts need several."""
+    opening = any(isinstance(attack, OpeningAttack) for attack in attacks)
+    return [n for n in accounts if n > 1] if opening else accounts
 
 
 def _countering(name: str, budget: int) -> list[tuple[list[Attack], Sequence[str], str]]:

@@ -1,4 +1,4 @@
-"""Many accounts of one victim, as the one box of an attacker who divides the budget over them."""
+"""Many accounts of one victim, as the one box of an attacker who divides the budget over them or opens each at will."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from stealguard.boxes.metered import Metered
 from stealguard.errors import BudgetExhausted, Refused, require
 from stealguard.types import BlackBox
 
@@ -78,3 +79,89 @@ class ManyAccounts:
 def _joined(parts: list[Tensor]) -> Tensor:
     """All rows; a single part stays as it is, whatever it is, for those who check answers."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class AccountsInTurn:
+    """An `Opening` box, with one budget for all of its accounts. One input answered is one query.
+
+    Inputs of a request that is refused are not counted.
+
+    Args:
+        connect: from the number of an account, counted from 1, to its box.
+        accounts: how many there are, at least 1.
+        budget: how many inputs may be answered altogether, at least 1.
+        name: of the box, for error messages.
+
+    Attributes:
+        opened: how many accounts have been opened.
+
+    >>> box = AccountsInTurn(lambda number: lambda x: torch.eye(3)[[number] * len(x)], accounts=2, budget=4)
+    >>> box(torch.zeros(1, 1)).tolist(), box.left, box.accounts_left
+    ([[0.0, 1.0, 0.0]], 3, 1)
+    >>> box.open()
+    >>> box(torch.zeros(3, 1))[0].tolist(), box.left, box.accounts_left
+    ([0.0, 0.0, 1.0], 0, 0)
+    """
+
+    def __init__(self, connect: Callable[[int], BlackBox], accounts: int, budget: int, name: str = "box"):
+        require(accounts >= 1, "accounts", "at least 1", accounts)
+        require(budget >= 1, "budget", "at least 1", budget)
+        self._connect, self._accounts, self.budget, self._name = connect, accounts, budget, name
+        self.opened, self._before, self._box = 0, 0, self._account(1, budget)
+
+    def _account(self, number: int, left: int) -> Metered:
+        return Metered(_Refusing(self._connect(number)), left, self._name)
+
+    @property
+    def spent(self) -> int:
+        """How many inputs were answered."""
+        return self._before + self._box.spent
+
+    @property
+    def left(self) -> int:
+        """How many more inputs the account that was opened last will answer."""
+        return self._box.left
+
+    @property
+    def refusal(self) -> str:
+        """Why the account that was opened last refused; "" if it did not."""
+        return self._box.refusal
+
+    @property
+    def accounts_left(self) -> int:
+        """How many further accounts can be opened: none once the budget is spent."""
+        return self._accounts - self.opened if self.spent < self.budget else 0
+
+    def open(self) -> None:
+        """Open the next account; those before it are asked no more.
+
+        Raises:
+            BudgetExhausted: no further account can be opened.
+        """
+        if not self.accounts_left:
+            raise BudgetExhausted(f"No further account of `{self._name}` can be opened.")
+        self._before, self.opened = self.spent, self.opened + 1
+        self._box = self._account(self.opened, self.budget - self._before)
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """Answers (N, K) to inputs (N, *shape), of the account that was opened last.
+
+        Raises:
+            Refused: the account answers no more than `left` inputs: by its guard, or by the budget that it was given.
+            BudgetExhausted, BoxFault: see `Metered`.
+        """
+        self.opened = max(1, self.opened)
+        return self._box(x)
+
+
+class _Refusing:
+    """The box of an account, for which a budget that is spent is one more reason to refuse."""
+
+    def __init__(self, box: BlackBox):
+        self._box = box
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        try:
+            return self._box(x)
+        except BudgetExhausted as e:
+            raise Refused(str(e), e.left) from e

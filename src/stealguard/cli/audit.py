@@ -71,8 +71,8 @@ def audit(
         own and accounts.
     attack
         What the attacker does: knockoff, knockoff-adaptive, copycat, sieve, filter, unmask, explore, own-form, cover,
-        active-thief, marich, dissector, jbda, jbda-tr, dfme, maze, disguide or dfms-hl (`stealguard list attacks` has a
-        line on each), or module:Class of your own.
+        refusals, active-thief, marich, dissector, jbda, jbda-tr, dfme, maze, disguide or dfms-hl (`stealguard list
+        attacks` has a line on each), or module:Class of your own.
     budget
         How many answers the attacker may have; several for a curve.
     set_

@@ -181,8 +181,9 @@ class RobustInI(Defense):
             that the input is unknown, and an attacker which answers to learn from.
     """
 
-    # Answers have one shape, so filters read labels; the gate leaks near the task, and memory belongs to an account.
-    countered_by = ("explore", "own-form", "sieve", "labels", "treatment:smooth", "accounts")
+    # Answers have one shape, so filters read labels; the gate leaks near the task, and memory belongs to an account. A
+    # refusal tells that an account is suspected, and so which of its inputs are outliers.
+    countered_by = ("explore", "own-form", "sieve", "refusals", "labels", "treatment:smooth", "accounts")
 
     answering = ("strictness", "floor", "memory", "suspicion", "suspects", "decoys")
 
