@@ -141,7 +141,7 @@ def test_an_attack_that_failed_leaves_the_verdict_open() -> None:
 def test_without_a_baseline_nothing_is_claimed() -> None:
     words, overall, headline = judged([make_row(clone_accuracy=0.1), undefended_row(data="cifar10", release_hash="1")])
     assert (words, overall) == (["unknown"], "unknown")
-    assert "what the defense does is unknown" in headline
+    assert "what the defense changes is unknown" in headline
 
 
 def test_without_a_finished_attack_nothing_is_known() -> None:
