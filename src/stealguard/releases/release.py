@@ -297,7 +297,8 @@ def _defense_of(folder: Path, recipe: Mapping[str, Any], given: str | type[Defen
     name, settings = recipe["defense"]["name"], recipe["defense"]["settings"]
     if given is None and ":" in name:
         raise ReleaseError(
-            f"Release `{folder}` was made with your own `{name}`: pass it as `defense` (`--defense` on the command line)."
+            f"Release `{folder}` was made with your own `{name}`: pass it as `defense` "
+            "(`--defense` on the command line)."
         )
     if isinstance(given, type):
         return changed(given(), settings, f"defense {name}")
