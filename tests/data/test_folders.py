@@ -259,6 +259,13 @@ def test_the_hash_follows_from_names_contents_and_labels(tmp_path: Path) -> None
     assert first.hash != data.task(f"folder:{tmp_path / 'two'}").hash
 
 
+def test_a_pool_may_lie_in_a_single_folder_since_its_labels_are_not_read(tmp_path: Path) -> None:
+    classes(tmp_path / "one", "a")
+    assert data.images(f"folder:{tmp_path / 'one'}").shape[1:] == (3, 6, 8)
+    with pytest.raises(Invalid, match=r"at least 2 class folders\. Found 1"):
+        data.task(f"folder:{tmp_path / 'one'}")
+
+
 def test_rules_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(path: Path, said: str) -> None:
         with pytest.raises(Invalid, match=said):
@@ -266,7 +273,6 @@ def test_rules_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     refused(tmp_path / "nowhere", "a folder. Found .*nowhere")
     refused(tmp_path, "a folder of class folders or of pictures")
-    refused(classes(tmp_path / "one", "a"), "at least 2 class folders. Found 1")
     refused(classes(tmp_path / "few", n=1), "at least 2 pictures a class.* Found 1 of `a`")
     (classes(tmp_path / "empty") / "c").mkdir()
     refused(tmp_path / "empty", "class folders with pictures. Found none in .*empty/c")

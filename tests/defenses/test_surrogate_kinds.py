@@ -272,8 +272,22 @@ KINDS = {
 
 @pytest.mark.slow
 @pytest.mark.no_cover
+def grids_have_two_derivatives() -> bool:
+    """Whether torch can differentiate `grid_sample` twice: the oldest version that is supported cannot."""
+    grid = torch.zeros(1, 1, 1, 2, requires_grad=True)
+    drawn = F.grid_sample(torch.rand(1, 1, 2, 2), grid, align_corners=False).sum()
+    (first,) = torch.autograd.grad(drawn, grid, create_graph=True)
+    try:
+        torch.autograd.grad(first.sum(), grid)
+    except RuntimeError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_any_kind_of_net_agrees_with_double_backward(name: str) -> None:
+    if name == "gridsample" and not grids_have_two_derivatives():
+        pytest.skip(f"torch {torch.__version__} has no second derivative of grid_sample")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old weight norm
         surrogate = KINDS[name]().double().eval()

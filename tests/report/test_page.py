@@ -186,6 +186,15 @@ def test_commands_can_be_typed(tmp_path: Path) -> None:
     assert words[:5] == ["stealguard", "audit", "VICTIM", "--attack", "knockoff"]
     assert words[words.index("--pools") + 1] == "it's"
     assert words[words.index("--treatments") + 1 : words.index("--own")] == ["", "z-score"]
+    assert words[words.index("--accounts") + 1] == "1"
+    assert words[-2:] == ["--clone", rows[0].clone]
+
+
+def test_a_clone_without_a_name_is_left_out_of_the_command(tmp_path: Path) -> None:
+    """It is the victim's own architecture, or a module, which no command can name."""
+    report.write_html([make_row(clone="given:Normalized")], tmp_path / "page.html")
+    (command,) = re.findall(r"stealguard audit .*?(?=\n)", Page((tmp_path / "page.html").read_text()).text)
+    assert "--clone" not in command
 
 
 @pytest.mark.thorough

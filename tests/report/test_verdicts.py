@@ -127,7 +127,7 @@ def test_a_benign_accuracy_of_nothing_is_no_error() -> None:
 def test_accounts_are_told() -> None:
     assert "With 20,000 answers on 5 accounts" in judged([undefended_row(), make_row(accounts=5)])[2]
     text = " ".join(render([make_row(), make_row(accounts=5)]).split())
-    assert "attackers use 1, 5 accounts" in text
+    assert "attackers use 1 or 5 accounts" in text
     assert "knockoff (5 accounts)" in text
 
 
@@ -141,7 +141,7 @@ def test_an_attack_that_failed_leaves_the_verdict_open() -> None:
 def test_without_a_baseline_nothing_is_claimed() -> None:
     words, overall, headline = judged([make_row(clone_accuracy=0.1), undefended_row(data="cifar10", release_hash="1")])
     assert (words, overall) == (["unknown"], "unknown")
-    assert "what the defense does is unknown" in headline
+    assert "what the defense changes is unknown" in headline
 
 
 def test_without_a_finished_attack_nothing_is_known() -> None:

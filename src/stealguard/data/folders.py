@@ -40,7 +40,7 @@ class Found(NamedTuple):
     fit: Fit | None = None
 
 
-def read(path: Path, *, test: bool = True, fit: Fit | None = None) -> Found:
+def read(path: Path, *, labels: bool = True, fit: Fit | None = None) -> Found:
     """The pictures below `path`.
 
     A folder may hold a folder `train` or `training` beside one of `test`, `testing`, `val`, `valid` and `validation`
@@ -51,7 +51,7 @@ def read(path: Path, *, test: bool = True, fit: Fit | None = None) -> Found:
     what was ignored and converted.
 
     Args:
-        test: whether the pixels of the test split are wanted.
+        labels: whether the classes and the test split are wanted; without them, one class folder is enough.
         fit: the size that pictures are brought to, and how.
 
     Raises:
@@ -61,7 +61,8 @@ def read(path: Path, *, test: bool = True, fit: Fit | None = None) -> Found:
     ignored: Counter[str] = Counter()
     train, other, notes = _layout(path)
     if _folders(train):
-        parts = [_of_classes(folder, ignored) for folder in (train, other) if folder is not None]
+        least = 2 if labels else 1
+        parts = [_of_classes(folder, least, ignored) for folder in (train, other) if folder is not None]
     else:
         parts = [[Entry(picture, "") for picture in _pictures(train, ignored)]]
         rule = "a folder of class folders or of pictures (.png, .jpg and others that Pillow decodes)"
@@ -83,7 +84,7 @@ def read(path: Path, *, test: bool = True, fit: Fit | None = None) -> Found:
         return Pictures(paths, heads, root=path, color=color, keep=keep, fit=fit), words
 
     n = len(parts[0])
-    second = made(parts[1], heads[n:]) if test and len(parts) == 2 else None
+    second = made(parts[1], heads[n:]) if labels and len(parts) == 2 else None
     return Found(made(parts[0], heads[:n]), second, tuple(notes), fit)
 
 
@@ -102,10 +103,10 @@ def _layout(path: Path) -> tuple[Path, Path | None, list[str]]:
     return train, other, [f"The folder `{folder.name}` is not used." for folder in unused]
 
 
-def _of_classes(path: Path, ignored: Counter[str]) -> list[Entry]:
+def _of_classes(path: Path, least: int, ignored: Counter[str]) -> list[Entry]:
     """Each class folder's pictures, both in the order of their names."""
     classes = {folder.name: _pictures(folder, ignored) for folder in _folders(path)}
-    require(len(classes) >= 2, "data", "a folder with at least 2 class folders", f"{len(classes)} in {path}")
+    require(len(classes) >= least, "data", f"a folder with at least {least} class folders", f"{len(classes)} in {path}")
     empty = next((name for name, found in classes.items() if not found), None)
     require(empty is None, "data", "class folders with pictures", f"none in {path / str(empty)}")
     beside = len(_pictures(path, ignored, deep=False))

@@ -80,7 +80,7 @@ def unlabelled(data: Any, seed: int, root: Path | None, reading: Reading | None 
     """
     if isinstance(data, str) and data.startswith("folder:"):
         fit = reading if isinstance(reading, Fit) else None
-        return _opened(data, lambda path: folders.read(path, test=False, fit=fit)).train[0]
+        return _opened(data, lambda path: folders.read(path, labels=False, fit=fit)).train[0]
     if isinstance(data, str) and _kind(data) == "wds":
         return shards.read(_split_kind(data)[1], reading if isinstance(reading, Fit) else None).splits[0][0]
     if isinstance(data, str) and _kind(data) in tables.KINDS:

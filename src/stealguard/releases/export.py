@@ -284,6 +284,11 @@ class _Tool(Protocol):
     def read(self, path: Path) -> Run: ...
 
 
+def _any_number_of_rows() -> tuple[dict[int, Any]]:
+    """The first dimension varies. It has a bound, without which torch 2.6 fixes the rows where a slice has no end."""
+    return ({0: torch.export.Dim("batch", max=2**31 - 1)},)
+
+
 class _Onnx:
     opset: int | None = None
 
@@ -302,7 +307,7 @@ class _Onnx:
     def write(self, module: nn.Module, like: Tensor, outputs: Sequence[str], notes: dict[str, str], path: Path) -> None:
         program = torch.onnx.export(
             module, (like,), dynamo=True, verbose=False, input_names=[INPUT], output_names=list(outputs),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=_any_number_of_rows(),
         )  # fmt: skip
         model = program.model_proto  # type: ignore[union-attr]
         self._set_notes(model, notes)
@@ -321,7 +326,7 @@ class _Torch:
         return {"torch": version("torch")}
 
     def write(self, module: nn.Module, like: Tensor, outputs: Sequence[str], notes: dict[str, str], path: Path) -> None:
-        program = torch.export.export(module, (like,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
+        program = torch.export.export(module, (like,), dynamic_shapes=_any_number_of_rows(), strict=False)
         with path.open("wb") as f:
             torch.export.save(program, f, extra_files={"outputs": json.dumps(list(outputs)), **notes})
 

@@ -273,7 +273,8 @@ def load(
     chosen = _defense_of(folder, recipe, defense)
     if net is None and is_users(recipe["net"]):
         raise ReleaseError(
-            f"Release `{folder}` was made from your own `{recipe['net']}`: pass it, or one like it, as `net`."
+            f"Release `{folder}` was made from your own `{recipe['net']}`: pass it, or one like it, as `net` "
+            "(`--net` on the command line)."
         )
     held = sum(tensor.numel() for tensor in state.values())
     if recipe["net"] in NETS and math.prod(recipe["shape"]) + recipe["classes"] > held:
@@ -295,7 +296,10 @@ def load(
 def _defense_of(folder: Path, recipe: Mapping[str, Any], given: str | type[Defense] | None) -> Defense:
     name, settings = recipe["defense"]["name"], recipe["defense"]["settings"]
     if given is None and ":" in name:
-        raise ReleaseError(f"Release `{folder}` was made with your own `{name}`: pass it as `defense`.")
+        raise ReleaseError(
+            f"Release `{folder}` was made with your own `{name}`: pass it as `defense` "
+            "(`--defense` on the command line)."
+        )
     if isinstance(given, type):
         return changed(given(), settings, f"defense {name}")
     require(given in (None, name), "defense", f"`{name}`, which the release was made with", f"`{given}`")

@@ -177,10 +177,10 @@ def circumstances(groups: Sequence[Group]) -> list[str]:
     told = [f"chance {percent(value)}" for value in dict.fromkeys(known.values())]
     if len(told) > 1:
         told = [f"chance on {data} {percent(value)}" for data, value in sorted(known.items())]
-    accounts = sorted({line.accounts for group in groups for line in group.cells})
-    if accounts == [1]:
+    *fewer, most = (f"{number:,}" for number in sorted({line.accounts for group in groups for line in group.cells}))
+    if not fewer and most == "1":
         return [*told, "attackers use 1 account"]
-    return [*told, f"attackers use {', '.join(f'{number:,}' for number in accounts)} accounts"]
+    return [*told, f"attackers use {' or '.join(filter(None, [', '.join(fewer), most]))} accounts"]
 
 
 def samples(cell: Cell) -> str:

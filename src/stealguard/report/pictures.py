@@ -81,7 +81,9 @@ def curves(groups: Sequence[Shown], where: str = "") -> str:
             mark(axes, x, 100 * y, one, tip, 6.5 if few else 4.5)
     draw_chance(axes, groups)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.xaxis.set_minor_formatter(lambda value, _: "")
+    asked = [budget for line in worst for budget, _ in line]
+    narrow = max(asked) < 100 * min(asked)  # then powers of ten are too few numbers to read an axis by
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}" if narrow and f"{value:.0e}"[0] in "25" else "")
     return svg(figure, f"Clone accuracy against budget{where}, a thick line a defense for the worst clone")
 
 

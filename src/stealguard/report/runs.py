@@ -31,11 +31,14 @@ def _command(attack: str, settings: str, clone: str, rows: Sequence[Row]) -> str
         "--labels": sorted({row.labels for row in rows}, reverse=True),
         "--treatments": sorted({row.treatment for row in rows}),
         "--own": sorted({row.own for row in rows}),
+        "--accounts": sorted({row.accounts for row in rows}),
         "--seeds": sorted({row.seed for row in rows}),
     }
     for option, values in several.items():
         words += [option, *map(str, values)]
-    return shlex.join([*words, "--clone", clone])
+    if not clone.startswith("given:"):  # what was given as a module has no name; the victim's own is one
+        words += ["--clone", clone]
+    return shlex.join(words)
 
 
 def facts_of_runs(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:

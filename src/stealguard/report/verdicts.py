@@ -144,7 +144,7 @@ def _cost(group: Group, baseline: Group | None) -> str:
     if group.unknown:
         return STRANGER
     if baseline is None:
-        return "No undefended model of the same data and net was audited: what the defense does is unknown."
+        return "No undefended model of the same data and net was audited: what the defense changes is unknown."
     if group.benign is None or baseline.benign is None:
         return "What you pay in benign accuracy is unknown."
     points = round(100 * (baseline.benign.mean - group.benign.mean), 1)

@@ -164,6 +164,8 @@ def _tell(config: Config, services: Services) -> Callable[[Server], None]:
             logging.warning("Requests need no key, and nothing is counted: this is for trials alone.")
         if server.metrics_port is not None:
             logging.info("metrics: http://127.0.0.1:%d", server.metrics_port)
+        if config.page:
+            logging.info("page: http://%s:%d/", config.host, server.port)
         logging.info("ready: http://%s:%d/v2", config.host, server.port)
 
     return tell
