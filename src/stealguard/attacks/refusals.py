@@ -175,11 +175,12 @@ class Knowledge:
             x = self._pool[rows[done : done + n]]
             if not len(x):
                 break
+            spent, passed = self._box.spent, len(x)
             try:
-                self._for_tests -= len(self._box(x.repeat_interleave(repeats, dim=0)))
-                passed = len(x)
+                self._box(x.repeat_interleave(repeats, dim=0))
             except Refused as refusal:
-                passed = refusal.left // repeats
+                passed = (self._box.spent - spent + refusal.left) // repeats
+            self._for_tests -= self._box.spent - spent
             self.inliers = torch.cat([self.inliers, x[:passed]])
             self.labels = torch.cat([self.labels, torch.full((passed,), -1)])
             self.outliers = torch.cat([self.outliers, x[passed : passed + 1]])

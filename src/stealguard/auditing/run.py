@@ -423,7 +423,8 @@ class _Audit:
             return Labels(box) if theft.labels == "hard" else box
 
         if isinstance(theft.attack, OpeningAttack):
-            yield AccountsInTurn(connect, theft.accounts, budget, victim.name)
+            rows = victim.request_rows if isinstance(victim, Remote) else None
+            yield AccountsInTurn(connect, theft.accounts, budget, victim.name, rows)
             return
         if remembers(victim):  # what the guard remembered of an attacker that was killed is gone
             (self._folder / key).unlink(missing_ok=True)
