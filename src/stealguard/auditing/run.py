@@ -71,8 +71,8 @@ def audit(
     """Steal the victim in every combination of what is given, and measure each clone.
 
     A row that the store already has is not computed again, and an attack that was killed asks only what it has not
-    been answered yet, so an audit that was interrupted goes on where it stopped; where the victim's guard remembers
-    an account's queries, that attack begins anew.
+    been answered yet, so an audit that was interrupted goes on where it stopped. Where the victim's guard remembers
+    an account's queries, that attack begins anew, and so does an `OpeningAttack`.
 
     Args:
         victim: a release or its folder; or any other `Victim`, or what `Given` takes: a module, a scikit-learn
