@@ -90,7 +90,7 @@ def audit(
         treatments: what attackers do with the answers: "" for nothing, or names in `TREATMENTS` joined by "+".
         own: how many labeled task samples attackers fine-tune the clone on.
         accounts: over how many accounts of the victim the budget is divided (see `ManyAccounts`); an `OpeningAttack`
-            opens as many when it likes.
+            opens them when it likes, and so many at most.
         seeds: one attack for each.
         clone: the clone's architecture: a name or `module:callable`, drawn anew for each seed; or a module, which is
             taken as it is. The victim's own, drawn anew, if None; for a victim that shows none, one by the shape.
