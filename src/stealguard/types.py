@@ -62,6 +62,14 @@ class Opening(Asked, Protocol):
     """
 
     @property
+    def spent(self) -> int:
+        """How many inputs were answered, by all accounts.
+
+        A long request may take several calls: where a later one is refused, what the earlier ones answered is counted.
+        """
+        ...
+
+    @property
     def accounts_left(self) -> int:
         """How many further accounts can be opened: none once the budget is spent."""
         ...

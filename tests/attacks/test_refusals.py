@@ -182,6 +182,20 @@ class TestWhatIsSpent:
             refused |= set() if answered else {number}
         assert len(refused) > 5
 
+    def test_tests_in_several_calls_find_the_same_and_what_is_answered_of_them_counts(self) -> None:
+        found, spent = [], []
+        for rows in (None, 30):
+            server = Server()
+            box = AccountsInTurn(server.connect, 40, 500, "server", rows)
+            with seeded(1):
+                known = Knowledge(quick(), box, pool(), clone_for(), 0)
+                known.test_at_random()
+            assert box.spent == server.answered
+            found.append(torch.cat([known.inliers, known.outliers]))
+            spent.append(box.spent)
+        assert torch.equal(*found)
+        assert spent[0] == 0 < spent[1]
+
     def test_it_ends_when_every_request_is_refused(self) -> None:
         def refuse(x: Tensor) -> Tensor:
             raise Refused("no", 0)

@@ -11,7 +11,7 @@ import torch
 import stealguard as sg
 from endpoint import CLASSES, SHAPE, Model, expected
 from samples import mlp, noise
-from stealguard.attacks import Knockoff
+from stealguard.attacks import Knockoff, Refusals
 from stealguard.auditing import accounts_to_reach
 from stealguard.auditing.suites import suite
 from stealguard.auditing.victim import by_account, victim_of
@@ -130,6 +130,21 @@ def test_each_key_is_an_account(url: str, model: Model, tmp_path: Path) -> None:
     with pytest.raises(Invalid, match=r"`accounts` should be at most 1, .* Found 2"):
         audit(sg.Remote(url, "own"), tmp_path, accounts=[2])
     assert model.answered.total() == len(TEST_X) + 400, "nothing was asked"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_an_attack_that_opens_accounts_counts_what_the_server_answers(
+    url: str, model: Model, tmp_path: Path, parallel: int
+) -> None:
+    """Its requests are longer than the server's, so that a part of one is answered where a later part is refused."""
+    keys, short = [f"k{number}" for number in range(9)], sg.Training(epochs=1)
+    model.budgets, model.refuses = dict.fromkeys(keys, 40), True
+    attack = Refusals(budget=200, repeats=4, gate=short, training=short)
+    victim = sg.Remote(url, "own", keys=keys, rows=7, parallel=parallel)
+    (row,) = audit(victim, tmp_path, attacks=attack, accounts=len(keys))
+    assert (row.status, row.accounts) == ("ok", len(keys))
+    assert 0 < row.queries == sum(model.answered[key] for key in keys) <= 200
 
 
 def test_names_of_accounts_choose_keys_in_turn(url: str, model: Model) -> None:

@@ -199,6 +199,19 @@ class TestAccountsInTurn:
         box.open()
         assert len(box(torch.rand(3, 1))) == 3
 
+    def test_what_is_answered_before_a_later_call_is_refused_is_counted(self) -> None:
+        known = accounts(most=5)
+        box = AccountsInTurn(lambda number: known.connect(f"attacker {number}"), 2, 10, "toy", rows=2)
+        with pytest.raises(Refused) as caught:
+            box(torch.rand(7, 1))
+        assert (box.spent, caught.value.left, box.left) == (4, 1, 1)
+        assert asked(known, 1) == [4]
+        box.open()
+        assert numbers(box(torch.rand(5, 1))) == [1, 2, 3, 4, 5]
+        with pytest.raises(BudgetExhausted, match="2 queries asked with 1 of 6 left"):
+            box(torch.rand(2, 1))
+        assert asked(known, 2) == [4, 5], "nothing is asked where less is left"
+
     @pytest.mark.parametrize(("changes", "name"), [({"n": 0}, "accounts"), ({"budget": 0}, "budget")])
     def test_numbers_out_of_range_are_named(self, changes: dict[str, int], name: str) -> None:
         with pytest.raises(Invalid, match=f"`{name}` should be at least 1. Found 0"):

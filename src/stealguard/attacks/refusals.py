@@ -20,10 +20,10 @@ from stealguard.seeds import derive, seeded
 from stealguard.training.loop import Training, fit
 from stealguard.types import Opening
 
-TESTED = 12  # candidates of a request: rarely are so many at random inliers
-UNREFUSED = 5  # such requests, without one that was refused, after which it is taken that nothing is refused
+TESTED = 12  # candidates of a request: so many that are chosen at random are rarely all inliers
+UNREFUSED = 5  # if none of so many such requests is refused, the attack takes it that nothing is
 FIRST, ALL = 0.5, 0.7  # shares of the accounts that test at most at random, and at most altogether
-SPENT = 0.25  # share of the budget that tests spend at most, in requests that are not refused, or one such request
+SPENT = 0.25  # share of the budget that the answers to tests take at most, or what one request takes if that is more
 FEW, ENOUGH = 4, 500  # inliers after which the gate orders candidates, and after which no more are wanted
 ROUND = 0.06  # share of the accounts that test before the gate is trained anew
 WARM = 25  # covers before an account's answers count: its trust is low
@@ -43,7 +43,8 @@ class Refusals(OpeningAttack):
 
     1. *Tests.* A new account is asked a request of candidates, each `repeats` times in a row. The first candidate that
        is an outlier reveals the account, and how many answers it can still have tells which candidate that was. Nothing
-       is answered, and each account tells of one outlier and of the inliers before it. Candidates are random at first.
+       is answered, unless the server takes requests in parts. Each account tells of one outlier and of the inliers
+       before it. Candidates are random at first.
     2. *A gate.* A net of the clone's architecture, with outliers as a further class, learns the inliers against the
        pool and orders further candidates, so that most of them are inliers.
     3. *Cover.* Many known inliers, asked in turn with little changes, are no repeats. An account that asks them has
@@ -175,11 +176,12 @@ class Knowledge:
             x = self._pool[rows[done : done + n]]
             if not len(x):
                 break
+            spent, passed = self._box.spent, len(x)
             try:
-                self._for_tests -= len(self._box(x.repeat_interleave(repeats, dim=0)))
-                passed = len(x)
+                self._box(x.repeat_interleave(repeats, dim=0))
             except Refused as refusal:
-                passed = refusal.left // repeats
+                passed = (self._box.spent - spent + refusal.left) // repeats
+            self._for_tests -= self._box.spent - spent
             self.inliers = torch.cat([self.inliers, x[:passed]])
             self.labels = torch.cat([self.labels, torch.full((passed,), -1)])
             self.outliers = torch.cat([self.outliers, x[passed : passed + 1]])

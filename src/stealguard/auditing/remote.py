@@ -77,7 +77,12 @@ class Remote:
     @property
     def rows(self) -> int:
         """How many answers an interruption loses, at most."""
-        return self._endpoint.served.rows * self._endpoint.parallel
+        return self.request_rows * self._endpoint.parallel
+
+    @property
+    def request_rows(self) -> int:
+        """How many inputs a request has, at most."""
+        return self._endpoint.served.rows
 
     @property
     def source(self) -> str:

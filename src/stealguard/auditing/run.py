@@ -71,8 +71,8 @@ def audit(
     """Steal the victim in every combination of what is given, and measure each clone.
 
     A row that the store already has is not computed again, and an attack that was killed asks only what it has not
-    been answered yet, so an audit that was interrupted goes on where it stopped; where the victim's guard remembers
-    an account's queries, that attack begins anew.
+    been answered yet, so an audit that was interrupted goes on where it stopped. Where the victim's guard remembers
+    an account's queries, that attack begins anew, and so does an `OpeningAttack`.
 
     Args:
         victim: a release or its folder; or any other `Victim`, or what `Given` takes: a module, a scikit-learn
@@ -90,7 +90,7 @@ def audit(
         treatments: what attackers do with the answers: "" for nothing, or names in `TREATMENTS` joined by "+".
         own: how many labeled task samples attackers fine-tune the clone on.
         accounts: over how many accounts of the victim the budget is divided (see `ManyAccounts`); an `OpeningAttack`
-            opens as many when it likes.
+            opens them when it likes, and so many at most.
         seeds: one attack for each.
         clone: the clone's architecture: a name or `module:callable`, drawn anew for each seed; or a module, which is
             taken as it is. The victim's own, drawn anew, if None; for a victim that shows none, one by the shape.
@@ -423,7 +423,8 @@ class _Audit:
             return Labels(box) if theft.labels == "hard" else box
 
         if isinstance(theft.attack, OpeningAttack):
-            yield AccountsInTurn(connect, theft.accounts, budget, victim.name)
+            rows = victim.request_rows if isinstance(victim, Remote) else None
+            yield AccountsInTurn(connect, theft.accounts, budget, victim.name, rows)
             return
         if remembers(victim):  # what the guard remembered of an attacker that was killed is gone
             (self._folder / key).unlink(missing_ok=True)

@@ -84,13 +84,15 @@ def _joined(parts: list[Tensor]) -> Tensor:
 class AccountsInTurn:
     """An `Opening` box, with one budget for all of its accounts. One input answered is one query.
 
-    Inputs of a request that is refused are not counted.
+    Inputs of a call that an account refuses are not counted. Of a request that takes several calls, those before the
+    refused one were answered: they are counted, and their answers are lost.
 
     Args:
         connect: from the number of an account, counted from 1, to its box.
         accounts: how many there are, at least 1.
         budget: how many inputs may be answered altogether, at least 1.
         name: of the box, for error messages.
+        rows: that an account is asked in one call, at most; all if None.
 
     Attributes:
         opened: how many accounts have been opened.
@@ -103,10 +105,14 @@ class AccountsInTurn:
     ([0.0, 0.0, 1.0], 0, 0)
     """
 
-    def __init__(self, connect: Callable[[int], BlackBox], accounts: int, budget: int, name: str = "box"):
+    def __init__(
+        self, connect: Callable[[int], BlackBox], accounts: int, budget: int, name: str = "box",
+        rows: int | None = None,
+    ):  # fmt: skip
         require(accounts >= 1, "accounts", "at least 1", accounts)
         require(budget >= 1, "budget", "at least 1", budget)
         self._connect, self._accounts, self.budget, self._name = connect, accounts, budget, name
+        self._rows = rows
         self.opened, self._before, self._box = 0, 0, self._account(1, budget)
 
     def _account(self, number: int, left: int) -> Metered:
@@ -151,7 +157,9 @@ class AccountsInTurn:
             BudgetExhausted, BoxFault: see `Metered`.
         """
         self.opened = max(1, self.opened)
-        return self._box(x)
+        if self._rows is None or len(x) > self.left:  # more than is left: nothing is asked
+            return self._box(x)
+        return _joined([self._box(part) for part in x.split(self._rows)])
 
 
 class _Refusing:

@@ -88,7 +88,8 @@ def audit(
     own
         How many labeled task samples the attacker has, to fine-tune the clone on.
     accounts
-        Over how many accounts of the victim the budget is divided; several for a curve.
+        Over how many accounts of the victim the budget is divided; several for a curve. `refusals` opens so many at
+        most.
     accounts_to_reach
         Search the smallest number of accounts with which clone accuracy, in percent, is reached (80, for example).
     seeds

@@ -1,7 +1,7 @@
 """Stochastic gradient descent with momentum, by torch's own function.
 
-`torch.optim.SGD` calls the same function. To make one imports torch's compiler, which takes each process that trains
-nearly two seconds of a processor core before its first step.
+`torch.optim.SGD` calls the same function. Its construction imports torch's compiler, which costs each process that
+trains nearly two seconds of a processor core before the first step.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch.optim.sgd import sgd
 
 
 class Descent:
-    """The parameters that are trained, and what is kept of the gradients of each.
+    """The parameters that are trained, and the momentum of each.
 
     Args:
-        parameters: of one device.
+        parameters: one at least, all on one device.
         momentum, weight_decay: as `torch.optim.SGD` takes them.
 
     Attributes:
-        momenta: of the parameters that have had a gradient, by their numbers; empty without momentum.
+        momenta: of the parameters that have had a gradient, by their places in `parameters`; empty without momentum.
 
     Example:
         >>> from stealguard.training.descent import Descent
