@@ -52,6 +52,10 @@ class Refused(StealguardError):
         return type(self), (str(self), self.left)
 
 
+class AccountSpent(Refused):
+    """A refusal for no other reason than that the account's own budget is spent: it tells nothing about the queries."""
+
+
 class NotApplicable(StealguardError):
     """An attack has no meaning here (it needs probabilities and gets labels, for example). Nothing was asked."""
 

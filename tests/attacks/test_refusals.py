@@ -151,9 +151,20 @@ class TestWhatIsFound:
         server = Server()
         quick(covers=4)(box_of(server), pool(), clone_for(), seed=0)
         lengths = [len(x) for _, x, _ in server.requests[:-1]]
-        assert set(lengths) == {TESTED * 20, WARM, 2, 5}, "one cover names an inlier, four pay for what explores"
-        tests = [x for _, x, _ in server.requests if len(x) == TESTED * 20]
+        assert set(lengths) == {6 * 20, WARM, 2, 5}, "one cover names an inlier, four pay for what explores"
+        tests = [x for _, x, _ in server.requests if len(x) == 6 * 20]  # as many candidates as a quarter of the budget
         assert all(torch.equal(x, x[::20].repeat_interleave(20, dim=0)) for x in tests)
+
+    def test_an_account_whose_own_budget_is_spent_tells_nothing_of_the_candidates(self) -> None:
+        server = Server()
+        box = AccountsInTurn(lambda number: Metered(server.connect(number), 65), 40, 2000)
+        with seeded(0):
+            known = Knowledge(quick(2000), box, pool(), clone_for(), 0)
+            known.test_at_random()
+        assert max(len(x) for _, x, _ in server.requests) == 60, "three candidates"
+        assert len(known.inliers) > 0
+        assert bright(known.inliers).all()
+        assert not bright(known.outliers).any()
 
 
 class TestWhatIsSpent:
@@ -209,7 +220,7 @@ class TestWhatIsSpent:
         quick(200)(box, pool(30), clone_for(), seed=0)
         assert box.spent <= 200
 
-    @pytest.mark.parametrize(("budget", "spent"), [(5000, UNREFUSED * TESTED * 20), (50, 40), (19, 0)])
+    @pytest.mark.parametrize(("budget", "spent"), [(20_000, UNREFUSED * TESTED * 20), (5000, 1240), (50, 20), (19, 0)])
     def test_it_ends_when_nothing_is_refused(self, budget: int, spent: int) -> None:
         box = AccountsInTurn(lambda number: lambda x: torch.full((len(x), K), 1 / K), 30, budget)
         with pytest.raises(NotApplicable, match="no request was refused"):

@@ -14,17 +14,17 @@ from torch.nn import functional as F
 from stealguard.attacks.base import OpeningAttack, QueryPool
 from stealguard.attacks.variation import children, moved
 from stealguard.boxes.base import CHUNK, logits
-from stealguard.errors import NotApplicable, Refused, require
+from stealguard.errors import AccountSpent, NotApplicable, Refused, require
 from stealguard.nets import copied
 from stealguard.seeds import derive, seeded
 from stealguard.training.loop import Training, fit
 from stealguard.types import Opening
 
-TESTED = 12  # candidates of a request: so many that are chosen at random are rarely all inliers
+TESTED = 50  # candidates of a request: so many are rarely all inliers, and a request that is not refused is paid for
 UNREFUSED = 5  # if none of so many such requests is refused, the attack takes it that nothing is
 FIRST, ALL = 0.5, 0.7  # shares of the accounts that test at most at random, and at most altogether
-SPENT = 0.25  # share of the budget that the answers to tests take at most, or what one request takes if that is more
-FEW, ENOUGH = 4, 500  # inliers after which the gate orders candidates, and after which no more are wanted
+SPENT = 0.25  # share of the budget that the answers to tests take at most, or what one candidate takes if that is more
+FEW = 4  # inliers after which the gate orders candidates
 ROUND = 0.06  # share of the accounts that test before the gate is trained anew
 WARM = 25  # covers before an account's answers count: its trust is low
 INSIDE, KNOWN, OUTSIDE = 4000, 1000, 5000  # changed inliers that a gate learns; unchanged ones, outliers; of the pool
@@ -108,7 +108,7 @@ class Knowledge:
         self._attack, self._box, self._pool, self._seed = attack, box, pool, seed
         self._net, self._gates, self._classes = copied(net), count(), logits(net, pool[:2]).shape[1]
         self._most, self._trusted = box.accounts_left, False
-        self._for_tests = max(int(SPENT * attack.budget), TESTED * attack.repeats)  # answers that tests may take
+        self._for_tests = max(int(SPENT * attack.budget), attack.repeats)  # answers that tests may take
         self._rest = torch.randperm(len(pool))  # rows of the pool that were not tested or asked
         self.inliers = self.outliers = self.explored = pool[:0]
         self.labels = self.classes = torch.empty(0, dtype=torch.long)
@@ -130,7 +130,7 @@ class Knowledge:
     def test_likely(self) -> None:
         """Test the inputs that gates find likely, as long as there are accounts for it."""
         at_once = max(1, round(ROUND * self._most))
-        while 0 < len(self.inliers) < ENOUGH and self._opened < ALL * self._most:
+        while len(self.inliers) and self._opened < ALL * self._most:
             any_class = torch.arange(len(self.labels)) % self._classes
             gate = self._gate(self.inliers, self.labels.where(self.labels >= 0, any_class))
             if not self._test(self._likely(gate, 6 * at_once + 10), at_once):  # hardly more than are tested
@@ -176,18 +176,28 @@ class Knowledge:
             x = self._pool[rows[done : done + n]]
             if not len(x):
                 break
-            spent, passed = self._box.spent, len(x)
-            try:
-                self._box(x.repeat_interleave(repeats, dim=0))
-            except Refused as refusal:
-                passed = (self._box.spent - spent + refusal.left) // repeats
-            self._for_tests -= self._box.spent - spent
+            before = self._box.spent
+            told, passed = self._told(x)
+            self._for_tests -= self._box.spent - before
             self.inliers = torch.cat([self.inliers, x[:passed]])
             self.labels = torch.cat([self.labels, torch.full((passed,), -1)])
-            self.outliers = torch.cat([self.outliers, x[passed : passed + 1]])
-            done += min(passed + 1, len(x))
+            self.outliers = torch.cat([self.outliers, x[passed:told]])
+            done += told
         self._drop(rows[:done])
         return done
+
+    def _told(self, x: Tensor) -> tuple[int, int]:
+        """Of how many of the candidates `x` a request of the new account tells, and how many of these are inliers."""
+        before, repeats = self._box.spent, self._attack.repeats
+        try:
+            self._box(x.repeat_interleave(repeats, dim=0))
+        except AccountSpent as refusal:
+            fewer = x[: min(refusal.left // repeats, len(x) - 1)]
+            return self._told(fewer) if len(fewer) else (0, 0)
+        except Refused as refusal:
+            passed = (self._box.spent - before + refusal.left) // repeats
+            return passed + 1, passed
+        return len(x), len(x)
 
     def _drop(self, rows: Tensor) -> None:
         self._rest = self._rest[~torch.isin(self._rest, rows)]

@@ -112,17 +112,19 @@ def search(steal: Callable[[int], list[Row]], accuracy: float, limit: int = sys.
         limit: the largest number that can be tried; one query an account where that is less.
 
     Raises:
-        StealguardError: all thefts with some number failed or had no meaning, as those that open accounts have none
-            with a single one.
+        StealguardError: all thefts with some number failed, or none had a meaning with any number. Those that open
+            accounts have none with a single one.
     """
-    below, number = 0, 1
+    below, number, meaningless = 0, 1, True
     while True:
         rows = steal(number)
         yield rows
-        meaningless = number == 1 and all(row.status == "skip" for row in rows)
-        if not meaningless and _best(rows) >= accuracy:
+        meaningless &= all(row.status == "skip" for row in rows)
+        if _best(rows) >= accuracy:
             break
         most = min(max(row.budget for row in rows), limit)
+        if number >= most and meaningless:
+            raise _unfinished(rows)
         if number >= most:
             return
         below, number = number, min(2 * number, most)
@@ -139,7 +141,13 @@ def reached(row: Row) -> float:
 
 
 def _best(rows: Sequence[Row]) -> float:
+    """The most that one of the thefts reached; 0 where none had a meaning."""
     done = [reached(row) for row in rows if row.status == "ok"]
-    if not done:
-        raise StealguardError(f"No attack could be finished: {rows[0].reason}")
-    return max(done)
+    if not done and any(row.status == "failed" for row in rows):
+        raise _unfinished(rows)
+    return max(done, default=0.0)
+
+
+def _unfinished(rows: Sequence[Row]) -> StealguardError:
+    worst = min(rows, key=lambda row: row.status != "failed")
+    return StealguardError(f"No attack could be finished: {worst.reason}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stealguard.boxes.metered import Metered
-from stealguard.errors import BudgetExhausted, Refused, require
+from stealguard.errors import AccountSpent, BudgetExhausted, Refused, require
 from stealguard.types import BlackBox
 
 
@@ -153,7 +153,7 @@ class AccountsInTurn:
         """Answers (N, K) to inputs (N, *shape), of the account that was opened last.
 
         Raises:
-            Refused: the account answers no more than `left` inputs: by its guard, or by the budget that it was given.
+            Refused: the account answers no more than `left` inputs; `AccountSpent` where its own budget is.
             BudgetExhausted, BoxFault: see `Metered`.
         """
         self.opened = max(1, self.opened)
@@ -172,4 +172,4 @@ class _Refusing:
         try:
             return self._box(x)
         except BudgetExhausted as e:
-            raise Refused(str(e), e.left) from e
+            raise AccountSpent(str(e), e.left) from e
