@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from benchmarks import lines
@@ -108,10 +109,15 @@ def _of_adaptive() -> list[Entry]:
         if (row["measurement"], row.get("guard"), row["variant"]) == ("theft", "memory", ""):
             how = f"{row['attack']}, {row['pool_name']}, {row['labels']}"
             cells[row["accounts"]][how].append((row["clone_accuracy"], row["renamed_accuracy_20"]))
+    runs: dict[tuple[int, str, str], list[tuple[float, float]]] = defaultdict(list)  # of each victim
     for row in lines.read(RESULTS / "refusals.jsonl"):
-        if not row["variant"]:
-            how = f"refusals, {row['pool_name']}, hard"
-            cells[row["accounts"]][how].append((row["clone_accuracy"], row["renamed_accuracy_20"]))
+        if row["variant"] in ("", "first version"):
+            how = ", ".join(filter(None, ["refusals", row["pool_name"], "hard", row["variant"]]))
+            values = row["clone_accuracy"], row["renamed_accuracy_20"]
+            runs[row["accounts"], how, row["victim"]].append(values)
+    for (accounts, how, _), of_victim in runs.items():
+        plain, renamed = zip(*of_victim, strict=True)
+        cells[accounts][how].append((fmean(plain), fmean(renamed)))
     budget = rows[0]["scale"]["budget"]
     loss = alone.mean - benign.mean if alone and benign else 0.0
     tried = {how.split(",")[0].split()[0] for by in cells.values() for how in by} | {"labels", "accounts"}

@@ -108,7 +108,7 @@ def test_the_table_of_related_queries_is_means_of_committed_rows() -> None:
     assert table in NOTEBOOK
 
 
-@pytest.mark.parametrize("variant", ["", "floor=0"])
+@pytest.mark.parametrize("variant", ["", "first version", "first version, floor=0"])
 def test_the_tables_of_refusals_are_computed_from_committed_rows(variant: str) -> None:
     by, of = ["pool_name", "accounts", "victim"], ["clone_accuracy", "renamed_accuracy_20"]
     assert means.table(HOME / "docs/results/refusals.jsonl", by, of, {"variant": variant}) in NOTEBOOK
