@@ -31,6 +31,7 @@ def test_a_tiny_run_gives_every_row() -> None:
     assert rows[-1]["failed"] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, on which it would run for minutes")
 def test_without_a_gpu_every_row_says_not_run() -> None:

@@ -89,6 +89,7 @@ class TestNearTask:
         assert near_task("own:20", task_of(task(300))) is None
         assert near_task("digits", task_of(task(300, (16,), 3))) is None, "a task of another kind"
 
+    @pytest.mark.thorough
     @pytest.mark.slow
     def test_a_row_has_what_the_pool_gives_without_theft(
         self, digits: Callable[..., None], folder: Path, monkeypatch: pytest.MonkeyPatch

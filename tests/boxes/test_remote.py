@@ -433,6 +433,7 @@ def test_parallel_requests_never_have_more_than_the_budget(url: str, model: Mode
     assert 30 - 3 * 4 <= len(x) <= model.answered["a"] <= 30
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_boxes_load_without_httpx() -> None:
     code = (

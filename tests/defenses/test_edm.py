@@ -81,6 +81,7 @@ def test_the_hash_follows_from_the_weights_and_is_read_back_with_them() -> None:
     assert torch.equal(one.route(x), other.route(x))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_members_agree_on_the_task_and_not_on_outliers() -> None:
     (x, y), (test_x, test_y), z = blobs(900, (16,), 3, seed=1), blobs(300, (16,), 3, seed=2), noise(900, (16,))

@@ -116,6 +116,7 @@ def test_the_classifier_cannot_tell_answers_apart_and_the_budget_holds() -> None
         assert ((moved < 1e-6) | ((moved - farthest).abs() < 1e-5)).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_query_has_one_answer_in_every_batch() -> None:
     model, x = trained(), noise(60, (16,))

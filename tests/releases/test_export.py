@@ -136,6 +136,7 @@ def test_the_report_has_hashes_versions_and_numbers(plain: Exported) -> None:
             assert 0 <= one["largest"] <= LARGEST
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_an_export_is_replaced_only_if_told(plain: Exported, tmp_path: Path) -> None:
     release = copy_of(plain, tmp_path)
