@@ -15,7 +15,7 @@ from grids import environment
 
 # When a command is killed: before or after a step, and at one step in so many. With STEALGUARD_ALL=1 the thorough tests
 # kill it at every step.
-_OFTEN = 1 if os.environ.get("STEALGUARD_ALL") else 13
+_OFTEN = 1 if os.environ.get("STEALGUARD_ALL") else 23
 LONG = pytest.mark.thorough, pytest.mark.long
 KILLS = pytest.mark.parametrize(
     ("moment", "stride"),
