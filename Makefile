@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt $(addprefix --find-links ,$(PIP_FIND_LINKS))
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+WAITING := -n 3  # where many tests wait for a process or a client: one more at a time than the smallest machine has cores
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 BROWSER := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 
@@ -20,11 +21,10 @@ test: $(VENV)/tests  ## browser tests need Chromium, Redis tests redis-server
 	$(PYTEST) -m 'not thorough'
 
 test-fast: $(VENV)/tests  ## what tells most in the least time
-	$(PYTEST) -m 'not slow and not thorough and not browser and not network'
+	$(PYTEST) $(WAITING) -m 'not slow and not thorough and not browser and not network'
 
-# Many of these wait for processes that they start, hence one more at a time than there are processor cores in the smallest machine.
 test-thorough: $(VENV)/tests  ## what `make test` leaves out or takes a sample of
-	$(PYTEST) -n 3 -m thorough
+	$(PYTEST) $(WAITING) -m thorough
 
 coverage: $(VENV)/tests  ## of lines and branches by the tests of `make test`, which take a third longer then
 	$(PYTEST) -m 'not thorough' --cov --cov-fail-under=90

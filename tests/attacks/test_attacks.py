@@ -115,6 +115,7 @@ def usual(name: str, shape: tuple[int, ...], classes: int) -> Stolen:
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize(("shape", "classes"), SHAPES)
 class TestContract:
+    @pytest.mark.slow
     def test_the_meter_counts_what_the_box_answered(self, usual: Stolen) -> None:
         assert usual.spent == usual.asked
         assert 0 < usual.asked <= 50
@@ -139,6 +140,7 @@ class TestContract:
         assert not torch.equal(weights(usual.clone), weights(clone_for(shape, classes)))
         assert usual.clone(noise(3, shape)).shape == (3, classes)
 
+    @pytest.mark.slow
     def test_everything_follows_from_the_seed(
         self, usual: Stolen, name: str, shape: tuple[int, ...], classes: int
     ) -> None:

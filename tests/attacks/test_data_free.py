@@ -179,6 +179,7 @@ class TestBudgets:
         replace(attack, budget=61)(box, POOL, mlp(), seed=0)
         assert box.left == 1000 - 61
 
+    @pytest.mark.slow
     def test_queries_and_clone_follow_from_the_seed_and_not_from_the_global_one(self, attack: Any) -> None:
         def run(seed: int, other: int) -> tuple[Tensor, Tensor]:
             box, clone = Box(300), mlp_from(1)

@@ -139,6 +139,7 @@ class TestWhatIsFound:
         assert named.float().mean() > 0.8
         assert (known.labels == classes(known.inliers))[named].float().mean() > 0.9
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("shape", [IMAGE, VECTOR])
     def test_a_clone_is_stolen_of_images_and_of_vectors(self, shape: tuple[int, ...]) -> None:
         box = box_of(Server(shape), 60, 1500)
@@ -147,6 +148,7 @@ class TestWhatIsFound:
         fresh = images([True] * 300, 9, shape)
         assert (clone(fresh).argmax(dim=1) == classes(fresh)).float().mean() > 0.75
 
+    @pytest.mark.slow
     def test_a_request_is_a_candidate_behind_known_inliers_once_an_account_has_trust(self) -> None:
         server = Server()
         quick(covers=4)(box_of(server), pool(), clone_for(), seed=0)
@@ -184,6 +186,7 @@ class TestWhatIsSpent:
         quick(333)(box, pool(), clone_for(), seed=0)
         assert box.spent == 333
 
+    @pytest.mark.slow
     def test_no_refused_account_is_asked_again(self) -> None:
         server = Server()
         quick()(box_of(server), pool(), clone_for(), seed=0)
@@ -238,20 +241,24 @@ class TestWhatIsSpent:
 
 
 class TestContract:
+    @pytest.mark.slow
     def test_everything_follows_from_the_seed(self) -> None:
         once, again, other = (stolen(Server().connect, seed=seed) for seed in (0, 0, 1))
         assert torch.equal(once, again)
         assert not torch.equal(once, other)
 
+    @pytest.mark.slow
     def test_labels_alone_give_the_same_clone(self) -> None:
         server = Server()
         assert torch.equal(stolen(lambda number: Labels(server.connect(number))), stolen(Server().connect))
 
+    @pytest.mark.slow
     def test_a_pool_read_by_row_gives_the_same_clone_as_a_tensor(self) -> None:
         stored = (255 * pool()).to(torch.uint8)
         clones = [stolen(Server().connect, x) for x in (stored.float() / 255, Stored(stored))]
         assert torch.equal(*clones)
 
+    @pytest.mark.slow
     def test_it_does_not_read_the_whole_pool_at_once(self) -> None:
         class Watched(Stored):
             most = 0

@@ -124,6 +124,7 @@ def test_more_alarms_answer_more_at_random() -> None:
     assert rising[-1] == pytest.approx((600 - 15) / 600, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 7, 16, 100])
 def test_batches_do_not_change_answers(size: int) -> None:
     model = trained()
