@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt $(addprefix --find-links ,$(PIP_FIND_LINKS))
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
-WAITING := -n 3  # where many tests wait for a process or a client: one more at a time than the smallest machine has cores
+# One process for each core of the smallest machine, and one more where many tests wait for a process or a client.
+PYTEST := $(BIN)/python -m pytest --dist worksteal -n
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 BROWSER := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 
@@ -18,16 +18,16 @@ demo: $(VENV)/installed
 	$(BIN)/stealguard demo
 
 test: $(VENV)/tests  ## browser tests need Chromium, Redis tests redis-server
-	$(PYTEST) -m 'not thorough'
+	$(PYTEST) 2 -m 'not thorough'
 
 test-fast: $(VENV)/tests  ## what tells most in the least time
-	$(PYTEST) $(WAITING) -m 'not slow and not thorough and not browser and not network'
+	$(PYTEST) 3 -m 'not slow and not thorough and not browser and not network'
 
 test-thorough: $(VENV)/tests  ## what `make test` leaves out or takes a sample of
-	$(PYTEST) $(WAITING) -m thorough
+	$(PYTEST) 3 -m thorough
 
 coverage: $(VENV)/tests  ## of lines and branches by the tests of `make test`, which take a third longer then
-	$(PYTEST) -m 'not thorough' --cov --cov-fail-under=90
+	$(PYTEST) 2 -m 'not thorough' --cov --cov-fail-under=90
 
 lint: $(VENV)/tests
 	$(BIN)/ruff check .

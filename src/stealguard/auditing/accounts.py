@@ -123,9 +123,9 @@ def search(steal: Callable[[int], list[Row]], accuracy: float, limit: int = sys.
         if _best(rows) >= accuracy:
             break
         most = min(max(row.budget for row in rows), limit)
-        if number >= most and meaningless:
-            raise _unfinished(rows)
         if number >= most:
+            if meaningless:
+                raise _unfinished(rows)
             return
         below, number = number, min(2 * number, most)
     while number - below > 1 and number > CLOSE * below:

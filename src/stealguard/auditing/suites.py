@@ -39,7 +39,7 @@ TREATMENT = "treatment:"
 GENERIC = ("filter", "unmask", "explore", "own-form", "sieve", "cover", "refusals", "labels", "treatment:smooth")
 """What an attacker does who suspects a defense and does not know which."""
 SOFT_ONLY = ("filter", "unmask", "cover", "treatment:d-dae", "treatment:p-bayes")  # what needs probabilities
-HARD_ONLY = ("refusals",)  # what reads classes alone
+HARD_ONLY = ("labels", "refusals")  # what reads classes alone
 ACCOUNTS = (1, 10, 100, 1_000)
 
 
@@ -133,7 +133,7 @@ def _countering(name: str, budget: int) -> list[tuple[list[Attack], Sequence[str
     """Attacks, label modes and a treatment for each block of that name."""
     labels = ["soft"] if name in SOFT_ONLY else ["hard"] if name in HARD_ONLY else LABELS
     if name == "labels":
-        return [([Knockoff(budget=budget)], ["hard"], "")]
+        return [([Knockoff(budget=budget)], labels, "")]
     if name.startswith(TREATMENT):
         treatment = name.removeprefix(TREATMENT)
         pick(TREATMENTS, treatment, "countered_by")
