@@ -4,9 +4,11 @@
 
 Victims are LeNet-5 on MNIST under the default preset, trained first and kept beside the output, so that a second run
 uses them again. Each measurement of each victim is then work of its own. `--quick` is for a look at whether all runs.
+`--task` and `--net` name another task; what asks with digits that a program draws is measured on MNIST alone.
 
-Attackers query with letters, in 20,000 queries in all, one at a time, over a number of accounts: when an account has
-had its share or is refused, the next one is used. `told` attackers know which answers are honest, as no attacker can.
+Attackers query with letters, or with the first of `--pools`, in 20,000 queries in all, one at a time, over a number of
+accounts: when an account has had its share or is refused, the next one is used. `told` attackers know which answers are
+honest, as no attacker can.
 Lines say `guard: memory` for the default, and `guard: none` for the same weights without memory at strictness 1.25.
 """
 
@@ -81,6 +83,9 @@ class Scale:
     """How large everything is."""
 
     folder: str
+    task: str = "mnist"
+    net: str = "lenet5"
+    pools: tuple[str, ...] = ("letters", "hershey")
     budget: int = 20_000
     epochs: int | None = None
     accounts: int = 200
@@ -181,13 +186,8 @@ class Covered:
 
 
 @cache
-def task() -> data.Task:
-    return data.task("mnist")
-
-
-@cache
-def tested() -> tuple[Tensor, Tensor]:
-    test = task().test
+def tested(task: str) -> tuple[Tensor, Tensor]:
+    test = data.task(task).test
     return test.x[:], test.y
 
 
@@ -197,13 +197,19 @@ def pool(name: str) -> Tensor:
     return x[: min(len(x), 40_000)]
 
 
-def clone(seed: int) -> nn.Module:
-    return build("lenet5", pool("letters")[:2000], 10, seed=derive(seed, "clone"))
+def clone(seed: int, scale: Scale) -> nn.Module:
+    return build(scale.net, pool(scale.pools[0])[:2000], 10, seed=derive(seed, "clone"))
 
 
-def judged(stolen: nn.Module) -> dict[str, float]:
-    """A clone's accuracy on the test set, as it is and renamed."""
-    x, y = tested()
+def right(net: nn.Module, task: str) -> float:
+    """A net's accuracy on the task's test set."""
+    x, y = tested(task)
+    return accuracy(logits(net, x).softmax(dim=1), y)
+
+
+def judged(stolen: nn.Module, task: str) -> dict[str, float]:
+    """A clone's accuracy on the task's test set, as it is and renamed."""
+    x, y = tested(task)
     answers = logits(stolen, x).softmax(dim=1)
     return {
         "clone_accuracy": accuracy(answers, y),
@@ -217,17 +223,18 @@ def judged(stolen: nn.Module) -> dict[str, float]:
 
 def theft(
     target: Target, seed: int, scale: Scale, *, attack: str, accounts: int = 10**9, labels: str = "soft",
-    pool_name: str = "letters",
+    pool_name: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """A clone by one of `CLONES`, whose budget is divided over the accounts; without a number, nobody counts them."""
-    size = min(scale.budget, len(pool(pool_name)), max(200, EARNED * accounts))
+    queries = pool(pool_name or scale.pools[0])
+    size = min(scale.budget, len(queries), max(200, EARNED * accounts))
     how: Attack = replace(CLONES[attack], budget=size)  # type: ignore[assignment, type-var]
     many = ManyAccounts(target, accounts, -(-scale.budget // accounts))
-    box, stolen = Metered(many if labels == "soft" else Labels(many), size), clone(seed)
+    box, stolen = Metered(many if labels == "soft" else Labels(many), size), clone(seed, scale)
     told: dict[str, Any] = {"honest": many.honest} if attack.startswith("told") else {}
     try:
-        how(box, pool(pool_name), stolen, seed=seed, **told)
-        found: dict[str, Any] = judged(stolen)
+        how(box, queries, stolen, seed=seed, **told)
+        found: dict[str, Any] = judged(stolen, scale.task)
     except FEW as e:
         found = {"failed": f"{type(e).__name__}: {e}".splitlines()[0]}
     return {**found, "answers": box.spent, "honest_answers": many.honest_answers, "accounts_spent": many.spent}
@@ -238,20 +245,20 @@ def cover(target: Target, seed: int, scale: Scale, *, k: int) -> dict[str, Any]:
     size = scale.budget // (k + 1)
     digits, names = splines(scale.budget - size, seed)
     many = ManyAccounts(target, 1, scale.budget)
-    box, stolen = Recorded(Covered(many, digits, k)), clone(seed)
+    box, stolen = Recorded(Covered(many, digits, k)), clone(seed, scale)
     with suppress(*FEW):
-        Explore(budget=size, doubt=0.0)(Metered(box, size), pool("letters"), stolen, seed=seed, honest=many.honest)
+        Explore(budget=size, doubt=0.0)(Metered(box, size), pool(scale.pools[0]), stolen, seed=seed, honest=many.honest)
     x, answers = box.x[many.honest(box.x)], box.answers[many.honest(box.x)]
     own = torch.eye(10)[names]
     training = Training(epochs=8, augment="half-affine")
-    alone, more = clone(seed), clone(seed)
+    alone, more = clone(seed, scale), clone(seed, scale)
     fit(alone, digits, own, training, seed=seed, progress=False)
-    found = {"no_theft": accuracy(logits(alone, tested()[0]).softmax(dim=1), tested()[1]), "stolen_rows": len(x)}
+    found = {"no_theft": right(alone, scale.task), "stolen_rows": len(x)}
     if len(x):
         copies = max(1, len(digits) // (4 * len(x)))  # stolen rows have a fifth of the weight, however few they are
         both = torch.cat([digits, *[x] * copies]), torch.cat([own, *[answers] * copies])
         fit(more, *both, training, seed=seed, progress=False)
-        found |= judged(more)
+        found |= judged(more, scale.task)
     return {
         **found,
         "asked": len(box.x) * (k + 1),
@@ -281,22 +288,22 @@ def near_task(target: Target, seed: int, scale: Scale, *, labels: str) -> dict[s
     """KnockoffNets with drawn digits on one account, beside what their own labels give without any query."""
     digits, names = splines(scale.budget, seed)
     many = ManyAccounts(target, 1, scale.budget)
-    box, alone, stolen = Metered(many if labels == "soft" else Labels(many), scale.budget), clone(seed), clone(seed)
+    box = Metered(many if labels == "soft" else Labels(many), scale.budget)
+    alone, stolen = clone(seed, scale), clone(seed, scale)
     Knockoff(budget=scale.budget)(box, digits, stolen, seed=seed)
     training = Training(epochs=8, augment="half-affine")
     fit(alone, digits, torch.eye(10)[names], training, seed=seed, progress=False)
-    alone_accuracy = accuracy(logits(alone, tested()[0]).softmax(dim=1), tested()[1])
     found = {"answers": box.spent, "honest_answers": many.honest_answers, "drawn_pass": drawn_pass(target, digits)}
-    return {**judged(stolen), "no_theft": alone_accuracy, **found}
+    return {**judged(stolen, scale.task), "no_theft": right(alone, scale.task), **found}
 
 
 def labels_alone(target: Target, seed: int, scale: Scale, *, n: int) -> dict[str, Any]:
     """What n labelled task samples give without any query: the median of five draws."""
-    x, y = tested()
+    x, y = tested(scale.task)
     found = []
     for draw in range(5):
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(derive(seed, "alone", draw)))
-        known, net = order[:n].repeat(16), clone(derive(seed, draw))
+        known, net = order[:n].repeat(16), clone(derive(seed, draw), scale)
         training = Training(epochs=40, batch=32, lr=0.02, augment="half-affine")
         fit(net, x[known], y[known], training, seed=draw, progress=False)
         found.append(accuracy(logits(net, x[order[n:]]).softmax(dim=1), y[order[n:]]))
@@ -337,9 +344,9 @@ def related(target: Target, seed: int, scale: Scale, *, kept: int, accounts: int
     many, size = ManyAccounts(target, accounts, -(-scale.budget // accounts)), min(scale.budget, EARNED * accounts)
     box, how = Recorded(many), replace(CLONES["told early"], budget=size, training=Training(epochs=1), least=1)  # type: ignore[type-var]
     with suppress(*FEW):
-        how(Metered(box, size), pool("letters"), clone(seed), seed=seed, honest=many.honest)  # type: ignore[call-arg, operator]
+        how(Metered(box, size), pool(scale.pools[0]), clone(seed, scale), seed=seed, honest=many.honest)  # type: ignore[call-arg, operator]
     x, owner = box.x, torch.tensor(many.owners[: len(box.x)])
-    test = moved(tested()[0], "half moved", seed)
+    test = moved(tested(scale.task)[0], "half moved", seed)
     order = torch.randint(len(test), (len(x),), generator=torch.Generator().manual_seed(derive(seed, "related")))
     both = torch.stack([x, test[order]], dim=1).flatten(0, 1)
     owners = torch.stack([owner, accounts + owner], dim=1).flatten()
@@ -390,9 +397,9 @@ def moved(x: Tensor, how: str, seed: int) -> Tensor:
 
 def honest(target: Target, seed: int, scale: Scale, *, how: str, share: float = 0.0) -> dict[str, Any]:
     """Accounts that ask test inputs drawn with replacement, a share of them printed digits instead."""
-    x, y = tested()
+    x, y = tested(scale.task)
     x = moved(x, how, seed)
-    foreign, names = printed(2000, seed)
+    foreign, names = printed(2000, seed) if share else (x[:0], y[:0])
     mixed, labels = torch.cat([x, foreign]), torch.cat([y, names])
     outputs = outputs_of(target.heads, mixed)
     alone = outputs["logits"].argmax(dim=1) == labels
@@ -401,7 +408,8 @@ def honest(target: Target, seed: int, scale: Scale, *, how: str, share: float = 
     for _ in range(scale.accounts):
         rows = torch.randint(len(x), (scale.each,), generator=generator)
         other = torch.rand(scale.each, generator=generator) < share
-        rows = torch.where(other, len(x) + torch.randint(len(foreign), (scale.each,), generator=generator), rows)
+        drawn = torch.randint(max(1, len(foreign)), (scale.each,), generator=generator)
+        rows = torch.where(other, len(x) + drawn, rows)
         part = {name: output[rows] for name, output in outputs.items()}
         passed, _ = target.review(part, target.guard.start())
         answers = target.gate.answers({name: output[: len(passed)] for name, output in part.items()}, passed)
@@ -427,7 +435,7 @@ def first_five(target: Target, seed: int, scale: Scale, *, how: str) -> dict[str
 
 def took(target: Target, seed: int, scale: Scale) -> dict[str, Any]:
     """How long an answer takes beside one without memory, at 64 inputs a request."""
-    x = tested()[0][:64]
+    x = tested(scale.task)[0][:64]
     boxes = {
         name: Accounts(target.heads, guard, target.shape).connect("a")
         for name, guard in {"memory": target.guard, "none": target.gate}.items()
@@ -447,8 +455,9 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
 # --- the plan ------------------------------------------------------------------------------------------------------
 
 
-def plan(victims: int, variants: list[str]) -> list[Work]:
+def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
     """All work, what matters most first; `variants` are other settings of the defense, NAME=VALUE."""
+    digits = scale.task == "mnist"  # whether digits that a program draws are near the task
     made: list[tuple[str, dict[str, Any]]] = [("time", {}), ("labels alone", {"n": 20})]
     made += [
         ("theft", {"attack": name, "accounts": a})
@@ -457,25 +466,27 @@ def plan(victims: int, variants: list[str]) -> list[Work]:
     ]
     made += [("first five", {"how": how}) for how in ("as it is", "half moved", "moved")]
     made += [("honest", {"how": how}) for how in ("slightly moved", "moved", "noise .1")]
-    made += [("honest", {"how": "as it is", "share": share}) for share in (0.05, 0.2)]
-    made += [("cover", {"k": k}) for k in (10, 4, 1, 20)]
+    made += [("honest", {"how": "as it is", "share": share}) for share in ((0.05, 0.2) if digits else (0.0,))]
+    made += [("cover", {"k": k}) for k in (10, 4, 1, 20) if digits]
     made += [("theft", {"guard": "none", "attack": name, "labels": "hard"}) for name in _LABELS]
     made += [("theft", {"guard": "none", "attack": name}) for name in _SOFT]
-    made += [("told apart", {"guard": "none", "pool_name": name}) for name in ("letters", "hershey")]
+    made += [("told apart", {"guard": "none", "pool_name": name}) for name in scale.pools]
     made += [("theft", {"attack": name, "accounts": 1}) for name in CLONES if not name.startswith("told")]
     one = {"labels": "hard", "accounts": 1}
     made += [("theft", {"attack": name, **one}) for name in _LABELS if not name.startswith("told")]
     made += [("theft", {"attack": "knockoff", "labels": "hard", "accounts": a}) for a in (100, 1000, 20_000)]
     made += [("theft", {"attack": name, "accounts": 20_000}) for name in ("explore residual", "explore consistency")]
     made += [
-        ("theft", {"attack": "told explore", "accounts": a, "pool_name": "hershey"}) for a in (1, 100, 1000, 20_000)
-    ]
-    made += [("near task", {"labels": "hard"})]
+        ("theft", {"attack": "told explore", "accounts": a, "pool_name": name})
+        for name in scale.pools[1:] for a in (1, 100, 1000, 20_000)
+    ]  # fmt: skip
+    made += [("near task", {"labels": "hard"})] if digits else []
     made += [("related", {"kept": 16_384, "accounts": a}) for a in (1000, 20_000)]
     for name, value in (variant.split("=") for variant in variants):
         other = {name: float(value)}
         made += [("theft", {"attack": "told explore", "accounts": a, **other}) for a in (1000, 20_000)]
-        made += [("honest", {"how": "as it is", "share": 0.05, **other}), ("cover", {"k": 10, **other})]
+        if digits:
+            made += [("honest", {"how": "as it is", "share": 0.05, **other}), ("cover", {"k": 10, **other})]
         made += [("honest", {"how": "moved", **other}), ("first five", {"how": "as it is", **other})]
     return [Work(victim, name, tuple(settings.items())) for name, settings in made for victim in range(victims)]
 
@@ -492,7 +503,7 @@ def trained(victim: int, scale: Scale, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     out = release_of(victim, scale)
     if not (out / "recipe.json").exists():
-        sg.protect("lenet5", "mnist", out=out, seed=victim, epochs=scale.epochs, progress=False)
+        sg.protect(scale.net, scale.task, out=out, seed=victim, epochs=scale.epochs, progress=False)
     kept = sg.load(out)
     measured = {name: value.tolist() for name, value in kept.model.measured.named_buffers()}  # type: ignore[operator, union-attr]
     return {"measurement": "victim", "victim": victim, "seconds": kept.recipe["seconds"], **measured}
@@ -517,10 +528,12 @@ def key(work: Work) -> str:
     return json.dumps([work.measurement, work.victim, work.settings])
 
 
-def finished(path: Path) -> set[str]:
-    """The keys of what a file has already."""
+def finished(path: Path, scale: Scale) -> set[str]:
+    """The keys of what a file has already of this task and net."""
     lines = path.read_text().splitlines() if path.exists() else []
-    return {line["key"] for line in map(json.loads, lines) if "key" in line and "error" not in line}
+    kept = [line for line in map(json.loads, lines) if "key" in line and "error" not in line]
+    of_scale = [line for line in kept if {**asdict(Scale("")), **line["scale"]}["task"] == scale.task]
+    return {line["key"] for line in of_scale}
 
 
 def results(given: argparse.Namespace, scale: Scale) -> Iterator[dict[str, Any]]:
@@ -530,8 +543,8 @@ def results(given: argparse.Namespace, scale: Scale) -> Iterator[dict[str, Any]]
     with ProcessPoolExecutor(given.workers, mp_context=context) as workers:
         for ended in as_completed([workers.submit(trained, v, scale, threads) for v in range(given.victims)]):
             yield ended.result()
-        only, done = given.only or MEASUREMENTS, finished(given.out)
-        planned = [work for work in plan(given.victims, given.variants) if work.measurement in only]
+        only, done = given.only or MEASUREMENTS, finished(given.out, scale)
+        planned = [work for work in plan(given.victims, given.variants, scale) if work.measurement in only]
         chosen = [work for work in planned if key(work) not in done]
         for ended in as_completed([workers.submit(measured, work, scale) for work in chosen]):
             yield ended.result()
@@ -540,6 +553,9 @@ def results(given: argparse.Namespace, scale: Scale) -> Iterator[dict[str, Any]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--victims", type=int, default=3)
+    parser.add_argument("--task", default="mnist")
+    parser.add_argument("--net", default="lenet5", help="of victims and clones")
+    parser.add_argument("--pools", nargs="+", default=["letters", "hershey"], help="most queries come from the first")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True, help="lines are added; what it has is not measured again")
     parser.add_argument("--releases", type=Path, help="folder of the victims; beside the output if it is not given")
@@ -549,7 +565,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     folder = given.releases or given.out.parent / f"{given.out.stem}-victims"
-    scale = Scale(str(folder))
+    scale = Scale(str(folder), given.task, given.net, tuple(given.pools))
     if given.quick:
         scale = replace(scale, budget=4_000, epochs=6, accounts=20, each=1000)
     given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ def steal(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A clone by at most `most` accounts, and what was spent."""
     box = AccountsInTurn(lambda number: release.connect(f"account {number}"), most, attack.budget, "release")
-    clone = build("lenet5", images[:2000], 10, seed=derive(seed, "clone"))
+    clone = build(release.recipe["net"], images[:2000], release.output.classes, seed=derive(seed, "clone"))
     with seeded(seed):
         known = Knowledge(attack, box, images, clone, seed)
         known.test_at_random()
@@ -41,7 +41,7 @@ def steal(
         told |= {"inliers": len(known.inliers), "accounts_tests": box.opened, "queries_tests": box.spent}
         known.explore()
         told |= {"explored": len(known.explored), "queries": box.spent, "accounts_spent": box.opened,
-                 "classes": known.classes.bincount(minlength=10).tolist()}  # fmt: skip
+                 "classes": known.classes.bincount(minlength=release.output.classes).tolist()}  # fmt: skip
         return known.learned(clone), told
 
 
@@ -61,9 +61,10 @@ def main() -> None:
             release = sg.load(path)
             told = {name: release.recipe.get("honest", {}).get(name) for name in ("served", "alone")}
             clone, spent = steal(release, pool(given.pool), most, Refusals(covers=given.covers), seed)
-            line = {"measurement": "refusals", "victim": path.name, "pool_name": given.pool, "accounts": most,
-                    "covers": given.covers, "seed": given.seed, **judged(clone), **told, **spent,
-                    "cpu_seconds": time.process_time() - started, "provenance": provenance()}  # fmt: skip
+            task = release.recipe["data"]["name"]
+            line = {"measurement": "refusals", "victim": path.name, "task": task, "pool_name": given.pool,
+                    "accounts": most, "covers": given.covers, "seed": given.seed, **judged(clone, task), **told,
+                    **spent, "cpu_seconds": time.process_time() - started, "provenance": provenance()}  # fmt: skip
             with given.out.open("a", encoding="utf-8") as file:
                 print(json.dumps(line), file=file)
             print({k: v for k, v in line.items() if k != "provenance"}, flush=True)
