@@ -298,7 +298,7 @@ def near_task(target: Target, seed: int, scale: Scale, *, labels: str) -> dict[s
 
 
 def labels_alone(target: Target, seed: int, scale: Scale, *, n: int) -> dict[str, Any]:
-    """What n labelled task samples give without any query: the median of five draws."""
+    """What n labeled task samples give without any query: the median of five draws."""
     x, y = tested(scale.task)
     found = []
     for draw in range(5):

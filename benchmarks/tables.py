@@ -111,7 +111,7 @@ def measured(name: str, seed: int, outliers: list[str] | None, folder: Path) -> 
 def table(rows: Sequence[Row]) -> str:
     """A line for each data and defense in Markdown, in %, means over the victims with half a 95 % t-interval.
 
-    Benign accuracy; what twenty labelled samples give alone; by pool the better clone of soft and hard labels; and that
+    Benign accuracy; what twenty labeled samples give alone; by pool the better clone of soft and hard labels; and that
     from `noise` with its classes renamed by the twenty samples.
     """
     pools = list(dict.fromkeys((row.pool, row.accounts) for row in sorted(rows, key=lambda row: row.accounts)))

@@ -26,6 +26,11 @@ class Invalid(StealguardError, ValueError):
     def __reduce__(self) -> tuple[type[Invalid], tuple[str, str, str]]:
         return type(self), self._given  # so that processes can hand errors to each other
 
+    def about(self, parameter: str) -> Invalid:
+        """The same, of the parameter through which the value came, where the error names it `data`."""
+        named, rule, found = self._given
+        return Invalid(parameter if named == "data" else named, rule, found)
+
 
 class BudgetExhausted(StealguardError):
     """More answers were asked for than the budget allows; `left` further inputs can still be answered."""

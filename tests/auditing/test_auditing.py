@@ -185,7 +185,11 @@ def test_a_clone_has_the_users_architecture_and_not_the_defenses(tmp_path: Path)
     ("changes", "message"),
     [
         ({"labels": ["sotf"]}, "`labels` should be of soft, hard. Found `sotf`"),
-        ({"pools": ["leters"]}, "did you mean `letters`"),
+        ({"pools": ["leters"]}, "`pools` should be one of .*did you mean `letters`"),
+        ({"pools": ["folder:nowhere"]}, "`pools` should be `folder:` and a folder. Found nowhere"),
+        ({"attacks": "quick", "labels": "soft"}, "`labels` should be left out: the suite `quick` chooses them"),
+        ({"attacks": "quick", "budgets": 50}, "`budgets` should be left out: the suite `quick` chooses them"),
+        ({"attacks": "adaptive", "accounts": [1, 10]}, "the suite `adaptive` uses one account of this victim"),
         (
             {"pools": [noise(150, (1, 32, 32))]},
             r"`pools` should be of shape \(N, 1, 28, 28\), or images resized with `resize`",

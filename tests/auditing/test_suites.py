@@ -133,6 +133,15 @@ class TestAdaptiveAttacks:
         assert {tuple(block.accounts) for block in blocks} == {(1,), ACCOUNTS, ACCOUNTS[1:]}
         assert {tuple(block.accounts) for block in suite("adaptive", ["pool"], sg.defenses.TopK())} == {(1,)}
 
+    def test_given_numbers_of_accounts_replace_the_usual_ones(self) -> None:
+        for name in ("adaptive", "standard", "full"):
+            blocks = suite(name, ["pool"], Halves(), [1, 50])
+            assert {tuple(block.accounts) for block in blocks} == {(1,), (1, 50), (50,)}
+        for name, defense in ("quick", Halves()), ("adaptive", sg.defenses.TopK()):
+            with pytest.raises(Invalid, match=f"`accounts` should be left out: the suite `{name}` uses one account"):
+                suite(name, ["pool"], defense, [1, 50])
+            assert suite(name, ["pool"], defense, [1])
+
     def test_another_victim_is_attacked_in_every_way(self) -> None:
         given = Given(lambda x: x, shape=(3,), classes=3)
         for blocks in (suite("adaptive", ["pool"], given), suite("adaptive", ["pool"])):

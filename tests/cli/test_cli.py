@@ -171,6 +171,11 @@ def test_audit_with_accounts(stealguard: Run, sets: Path, tmp_path: Path) -> Non
     assert "`accounts` should be left out where their number is searched for" in done.stderr
     assert stealguard("audit", tmp_path / "a", "--accounts-to-reach", 800, *attack).returncode == 2
 
+    for option in (("--attack", "knockoff"), ("--set", "training.epochs=1"), ("--own", 50)):
+        done = stealguard("audit", tmp_path / "a", "--suite", "quick", "--pools", f"npz:{sets}/pool.npz", *option)
+        assert done.returncode == 2
+        assert f"`{option[0][2:]}` should be left out: the suite `quick` chooses" in done.stderr
+
 
 @pytest.mark.slow
 def test_guard_refuses_a_defense_with_another_training(stealguard: Run, protect: Run, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_bare_training_and_test_pictures_are_no_classes(tmp_path: Path) -> None:
         picture(tmp_path / "train" / f"{i}.png", seed=i)
         picture(tmp_path / "val" / f"{i}.png", seed=9 + i)
     assert len(data.images(f"folder:{tmp_path}")) == 3
-    with pytest.raises(Invalid, match="a labelled set"):
+    with pytest.raises(Invalid, match="a labeled set"):
         data.task(f"folder:{tmp_path}")
 
 
@@ -143,7 +143,7 @@ def test_bare_pictures(tmp_path: Path) -> None:
         picture(tmp_path / f"{i}.png", seed=i, mode="P")
     (tmp_path / "notes.txt").write_text("")
     assert data.images(f"folder:{tmp_path}").shape == (3, 3, 6, 8)
-    with pytest.raises(Invalid, match="a labelled set"):
+    with pytest.raises(Invalid, match="a labeled set"):
         data.task(f"folder:{tmp_path}")
 
 

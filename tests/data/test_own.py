@@ -416,7 +416,7 @@ def test_npz(tmp_path: Path) -> None:
 
 def test_npz_of_inputs_alone(tmp_path: Path) -> None:
     assert data.images(saved(tmp_path / "a.npz", x=np.full((2, 3), 255, np.uint8)))[:].tolist() == [[1.0] * 3] * 2
-    with pytest.raises(Invalid, match="a labelled set"):
+    with pytest.raises(Invalid, match="a labeled set"):
         data.task(f"npz:{tmp_path / 'a.npz'}")
 
 
@@ -499,10 +499,10 @@ def test_pipes_and_devices_are_refused_and_do_not_hang(tmp_path: Path) -> None:
         data.images(f"folder:{tmp_path / 'pipe'}")
 
 
-def test_unlabelled_sets_are_no_task(root: Path, register: Any) -> None:
+def test_unlabeled_sets_are_no_task(root: Path, register: Any) -> None:
     from stealguard.data.sets import SETS
 
     spec = register("digits")
     write_idx(root / "digits" / "raw")
     assert data.task("digits").classes == spec.classes
-    assert [name for name, spec in SETS.items() if not spec.labelled][:2] == ["letters", "glyphs"]
+    assert [name for name, spec in SETS.items() if not spec.labeled][:2] == ["letters", "glyphs"]

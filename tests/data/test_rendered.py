@@ -94,6 +94,6 @@ def test_get_renders(root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     data.get("letters")
     assert "rendering letters" in capfd.readouterr().err
     assert data.images("letters").shape == (40, 1, 28, 28)
-    with pytest.raises(ValueError, match="a labelled set"):
+    with pytest.raises(ValueError, match="a labeled set"):
         data.task("letters")
     Image.fromarray(letters(1)["x"][0, 0])  # a picture like any other

@@ -30,7 +30,7 @@ def test_roles_follow_from_the_table_of_sets() -> None:
     assert (stand_ins((3, 224, 224)), unseen((3, 224, 224))) == (["stamps", "wallpapers"], ["clipart"])
     for shape in (5,), (2, 50), (3, 8, 8, 8):
         assert (stand_ins(shape), unseen(shape)) == (["uniform", "shuffled"], ["mixed", "noise"])
-    assert all((spec.role in ("task", "near-task")) == spec.labelled for spec in SETS.values())
+    assert all((spec.role in ("task", "near-task")) == spec.labeled for spec in SETS.values())
     assert roles.family("cifar10-gray") == "cifar10"
     assert roles.family("mnist") == "mnist"
     assert roles.family("npz:mine.npz") == "npz:mine.npz"
@@ -66,7 +66,7 @@ def test_what_limits_a_defense_is_known_before_it_is_trained() -> None:
     assert re.match(r"[789]\d % of the outliers `among` lie as near to task inputs", second)
 
 
-def test_several_sets_and_one_labelled_set() -> None:
+def test_several_sets_and_one_labeled_set() -> None:
     x, y = torch.rand(10, 3), torch.arange(10) % 2
     for one in x, x.numpy(), "letters", data.task((x, y)), (x, y), [x, y, x, y], TensorDataset(x):
         assert several(one) == [one] if isinstance(one, str) else len(several(one)) == 1
@@ -74,7 +74,7 @@ def test_several_sets_and_one_labelled_set() -> None:
     assert several([]) == []
 
 
-def test_a_labelled_pool_gives_no_test_inputs() -> None:
+def test_a_labeled_pool_gives_no_test_inputs() -> None:
     x, y, z, w = torch.rand(20, 3), torch.arange(20) % 2, torch.rand(10, 3), torch.arange(10) % 2
     task = data.task((x, y, z, w))
     datasets = TensorDataset(x, y), TensorDataset(z, w)

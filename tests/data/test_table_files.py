@@ -73,12 +73,12 @@ def test_a_cell_like_a_formula_is_a_word(tmp_path: Path) -> None:
 def test_a_pool_is_read_with_the_columns_of_the_task(tmp_path: Path) -> None:
     task = data.task(f"csv:{write(tmp_path / 'a.csv')}")
     pool = write(tmp_path / "pool.csv", ["1.5,50,cook,x", "1.6,20,cook,y"], "height,age,job,note")
-    assert data.own.unlabelled(f"csv:{pool}", 0, None, task.reading).numbers(torch.tensor([0])).tolist() == [
+    assert data.own.unlabeled(f"csv:{pool}", 0, None, task.reading).numbers(torch.tensor([0])).tolist() == [
         [50, 1, 0, 1.5]
     ]
     odd = write(tmp_path / "odd.csv", ["1.5,50,clerk", "1.6,20,cook"], "height,age,job")
     with pytest.raises(Invalid, match=r"a known category in the column `job` \(cook, pilot\). Found `clerk` in row 1"):
-        data.own.unlabelled(f"csv:{odd}", 0, None, task.reading)
+        data.own.unlabeled(f"csv:{odd}", 0, None, task.reading)
 
 
 @pytest.mark.parametrize(

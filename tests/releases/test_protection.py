@@ -165,7 +165,7 @@ def labels_off(y: torch.Tensor) -> torch.Tensor:
         ),
         ({"outliers": []}, "`outliers` should be given: this defense needs some"),
         ({"outliers": [noise(0)]}, "at least one row|empty"),
-        ({"outliers": ["leters"]}, r"did you mean `letters`"),
+        ({"outliers": ["leters"]}, r"`outliers` should be one of .*did you mean `letters`"),
         ({"defense": "innie"}, r"`defense` should be one of none, ini.*"),
         ({"epochs": 0}, "`epochs` should be a whole number of at least 1. Found 0"),
     ],

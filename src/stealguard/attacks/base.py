@@ -13,7 +13,7 @@ from stealguard.errors import NotApplicable, require
 from stealguard.types import Asked, Opening
 
 QueryPool = Tensor | Inputs
-"""Unlabelled inputs (N, *shape) in [0, 1] to ask with. Attacks read `len`, `shape` and some rows at a time."""
+"""Unlabeled inputs (N, *shape) in [0, 1] to ask with. Attacks read `len`, `shape` and some rows at a time."""
 
 
 class Attack(Protocol):

@@ -41,7 +41,7 @@ class MARICH(PoolAttack):
     The paper's text and its program select points around every center: `near="each"`. Its formula, the smallest sum of
     squared distances to all centers, prefers points near the centers' mean: `near="all"`.
     The program's entropies take the softmax over the batch of 128 inputs instead of the classes: `softmax="batch"`.
-    It also trains 2 % more epochs every round, and chooses the best of them by a second, labelled set; here all
+    It also trains 2 % more epochs every round, and chooses the best of them by a second, labeled set; here all
     trainings are alike and the last epoch counts.
 
     Args:

@@ -16,7 +16,7 @@ from stealguard.auditing.suites import SUITES
 from stealguard.auditing.victim import by_account, victim_of
 from stealguard.defenses.base import Defense
 from stealguard.errors import NotApplicable, StealguardError, require
-from stealguard.results import LABELS, Row
+from stealguard.results import Row
 
 CLOSE = 1.1  # the search ends where the number that reaches the accuracy is at most so many times one that does not
 
@@ -33,11 +33,11 @@ def accounts_to_reach(
     accuracy: float,
     attacks: Any = None,
     pools: Any = None,
-    labels: str | Sequence[str] = LABELS,
+    labels: str | Sequence[str] | None = None,
     *,
     budgets: int | Sequence[int] = (),
-    treatments: str | Sequence[str] = ("",),
-    own: int | Sequence[int] = (0,),
+    treatments: str | Sequence[str] | None = None,
+    own: int | Sequence[int] | None = None,
     seeds: int | Sequence[int] = (0,),
     clone: str | nn.Module | None = None,
     data: Any = None,

@@ -36,7 +36,7 @@ from stealguard.errors import NotApplicable, StealguardError, pick, require
 from stealguard.identity import code_of, fingerprint, tensor_hash
 from stealguard.progress import bar
 from stealguard.releases import Release
-from stealguard.results import LABELS, STORE, Row, Rows, Store, VictimFacts
+from stealguard.results import STORE, Row, Rows, Store, VictimFacts
 from stealguard.results.metrics import accuracy, agreement
 from stealguard.results.renaming import best_renaming, renamed_accuracy
 from stealguard.seeds import derive, seeded
@@ -51,12 +51,12 @@ def audit(
     victim: Any,
     attacks: Any = None,
     pools: Any = None,
-    labels: str | Sequence[str] = LABELS,
+    labels: str | Sequence[str] | None = None,
     *,
     budgets: int | Sequence[int] = (),
-    treatments: str | Sequence[str] = ("",),
-    own: int | Sequence[int] = (0,),
-    accounts: int | Sequence[int] = (1,),
+    treatments: str | Sequence[str] | None = None,
+    own: int | Sequence[int] | None = None,
+    accounts: int | Sequence[int] | None = None,
     seeds: int | Sequence[int] = (0,),
     clone: str | nn.Module | None = None,
     data: Any = None,
@@ -78,19 +78,21 @@ def audit(
         victim: a release or its folder; or any other `Victim`, or what `Given` takes: a module, a scikit-learn
             classifier, a function, `module:callable`, an `.onnx` file. A model behind a server is a `Remote`.
         attacks: KnockoffNets if None; an attack or its name, `module:Class`, or several of these; or the name of a
-            suite (`quick`, `adaptive`, `standard`, `full`), which brings its own labels, treatments, owned samples and
-            accounts; all but `quick` have the attacks that counter a release's defense.
+            suite (`quick`, `adaptive`, `standard`, `full`), which brings its own budgets, labels, treatments and owned
+            samples; all but `quick` have the attacks that counter a release's defense, over several accounts where
+            its answers depend on the account.
         pools: what attackers query with: one or several of what `stealguard.data.images` takes. Of a pool that is one
             of the defender's outlier families, the part is queried that the defender did not train on; test inputs of
             the task are left out. `own:N` is N task samples, with altered copies of them as far as the budget goes;
             `nothing` is for attacks that make their own queries. A set with the role `near-task` (`digits`) has inputs
             that anyone can make who knows the task. A family that fits the inputs' shape if None.
-        labels: `soft` (answers as they are) and `hard` (the most probable class only).
+        labels: `soft` (answers as they are) and `hard` (the most probable class only); both if None.
         budgets: how many inputs may be answered, where it is not the attacks' own number.
-        treatments: what attackers do with the answers: "" for nothing, or names in `TREATMENTS` joined by "+".
-        own: how many labeled task samples attackers fine-tune the clone on.
+        treatments: what attackers do with the answers: "" for nothing, or names in `TREATMENTS` joined by "+"; nothing
+            if None.
+        own: how many labeled task samples attackers fine-tune the clone on; none if None.
         accounts: over how many accounts of the victim the budget is divided (see `ManyAccounts`); an `OpeningAttack`
-            opens them when it likes, and so many at most.
+            opens them when it likes, and so many at most. One if None, or the numbers of a suite.
         seeds: one attack for each.
         clone: the clone's architecture: a name or `module:callable`, drawn anew for each seed; or a module, which is
             taken as it is. The victim's own, drawn anew, if None; for a victim that shows none, one by the shape.
@@ -129,10 +131,14 @@ def audit(
     if pools is None and progress:
         print(f"pools: {chosen(families, shape)}", file=sys.stderr)
     if isinstance(attacks, str) and attacks in SUITES:
-        blocks = suite(attacks, families, victim)
+        brought = {"labels": labels, "budgets": budgets or None, "treatments": treatments, "own": own}
+        for name, value in brought.items():
+            require(value is None, name, f"left out: the suite `{attacks}` chooses them", value)
+        blocks = suite(attacks, families, victim, None if accounts is None else _many(accounts))
     else:
-        combined = [_many(part) for part in (labels, treatments, own, accounts)]
-        blocks = [Block(_attacks(attacks, _many(budgets)), families, *combined)]
+        parts = {"labels": labels, "treatments": treatments, "own": own, "accounts": accounts}
+        combined = {name: _many(part) for name, part in parts.items() if part is not None}
+        blocks = [Block(_attacks(attacks, _many(budgets)), families, **combined)]
     where = choose(device) if device is not None else _device(victim)
     clones = architecture(victim, clone, task.classes, where, tuple(task.train.x.shape[1:]))
     planned = [t for block in blocks for t in thefts(victim, task, block, _many(seeds), clones, resize=resize)]

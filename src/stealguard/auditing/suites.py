@@ -30,7 +30,7 @@ from stealguard.attacks.treatments import TREATMENTS
 from stealguard.auditing.remote import Remote
 from stealguard.auditing.victim import Victim, by_account
 from stealguard.defenses.base import Defense
-from stealguard.errors import pick
+from stealguard.errors import pick, require
 from stealguard.releases import Release
 from stealguard.results import LABELS
 
@@ -66,20 +66,26 @@ Adaptive = Callable[[int], list[Block]]
 """From a budget to the blocks of an attacker who knows the defense."""
 
 
-def suite(name: str, pools: Sequence[Any], victim: Victim | Defense | None = None) -> list[Block]:
+def suite(
+    name: str, pools: Sequence[Any], victim: Victim | Defense | None = None, accounts: Sequence[int] | None = None
+) -> list[Block]:
     """The blocks of the suite of this name, its unseen queries drawn from `pools`.
 
     Adaptive attackers do what counters the defense, or that of a release; where that is not declared, all of
-    `GENERIC`. Where answers may depend on the account they use many; of a defense that declares nothing they may.
+    `GENERIC`. Where answers may depend on the account they use many, as many as `accounts` says if it is given; of a
+    defense that declares nothing they may.
 
     Raises:
-        Invalid: there is no suite of this name.
+        Invalid: there is no suite of this name, or it does not try one of the `accounts` on this victim.
     """
     made = pick(SUITES, name, "suite")
     blocks: list[Block] = []
-    for block in made(pools, partial(adaptive_blocks, _known(victim), pools, accounts=_accounts(victim))):
+    for block in made(pools, partial(adaptive_blocks, _known(victim), pools, accounts=accounts or _accounts(victim))):
         if not any(block.within(earlier) for earlier in blocks):
             blocks.append(block)
+    tried = {number for block in blocks for number in block.accounts}
+    rule = f"left out: the suite `{name}` uses one account of this victim"
+    require(accounts is None or tried.issuperset(accounts), "accounts", rule, accounts)
     return blocks
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from stealguard import __version__
 from stealguard.cli.audit import audit
@@ -31,6 +31,7 @@ app = App(
     help="Protect classifiers against model stealing, and audit them.",
     suppress_keyboard_interrupt=False,
     result_action="return_value",
+    default_parameter=Parameter(negative_iterable=()),
 )
 for command in (protect, audit, guard, compare, report, export, card, verify, serve, demo):
     app.command(command)

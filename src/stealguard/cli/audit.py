@@ -26,7 +26,7 @@ def audit(
     victim: str,
     *,
     suite: str | None = None,
-    attack: str = "knockoff",
+    attack: str | None = None,
     budget: Numbers = None,
     set_: Settings = None,
     pools: Many = None,
@@ -67,12 +67,12 @@ def audit(
         What is attacked: a release folder, module:callable of your own, an ONNX file, or the URL of a model behind a
         server that speaks the Open Inference Protocol (https://HOST/v2/models/NAME).
     suite
-        Many attacks at once, by name (quick, adaptive, standard, full), instead of attack, budget, labels, treatments,
-        own and accounts.
+        Many attacks at once, by name (quick, adaptive, standard, full), instead of attack, set, budget, labels,
+        treatments and own. The accounts of its adaptive attacks are 1, 10, 100 and 1,000 unless told otherwise.
     attack
-        What the attacker does: knockoff, knockoff-adaptive, copycat, sieve, filter, unmask, explore, own-form, cover,
-        refusals, active-thief, marich, dissector, jbda, jbda-tr, dfme, maze, disguide or dfms-hl (`stealguard list
-        attacks` has a line on each), or module:Class of your own.
+        What the attacker does: knockoff (unless told otherwise), knockoff-adaptive, copycat, sieve, filter, unmask,
+        explore, own-form, cover, refusals, active-thief, marich, dissector, jbda, jbda-tr, dfme, maze, disguide or
+        dfms-hl (`stealguard list attacks` has a line on each), or module:Class of your own.
     budget
         How many answers the attacker may have; several for a curve.
     set_
@@ -88,8 +88,8 @@ def audit(
     own
         How many labeled task samples the attacker has, to fine-tune the clone on.
     accounts
-        Over how many accounts of the victim the budget is divided; several for a curve. `refusals` opens so many at
-        most.
+        Over how many accounts of the victim the budget is divided, 1 unless told otherwise; several for a curve.
+        `refusals` opens so many at most.
     accounts_to_reach
         Search the smallest number of accounts with which clone accuracy, in percent, is reached (80, for example).
     seeds
@@ -158,15 +158,18 @@ def audit(
 
         statistics = {"mean": numbers(mean, "mean"), "std": numbers(std, "std")}
         target, task = brought(victim, data, size=size, fit=fit, weights=weights, **statistics)
-    attacks = suite or [create(ATTACKS, attack, settings(set_, "set"), "attack")]
+    if suite:
+        for name, option in ("attack", attack), ("set", set_):
+            require(option is None, name, f"left out: the suite `{suite}` chooses the attacks", option)
+    attacks = suite or [create(ATTACKS, attack or "knockoff", settings(set_, "set"), "attack")]
     given: dict[str, Any] = {
-        "attacks": attacks, "pools": pools, "labels": labels or ["soft", "hard"], "budgets": budget or [],
-        "treatments": treatments or [""], "own": own or [0], "seeds": seeds or [0], "clone": clone, "data": task,
-        "net": net, "defense": defense, "resize": resize, "store": store, "device": device,
+        "attacks": attacks, "pools": pools, "labels": labels, "budgets": budget or [], "treatments": treatments,
+        "own": own, "seeds": seeds or [0], "clone": clone, "data": task, "net": net, "defense": defense,
+        "resize": resize, "store": store, "device": device,
     }  # fmt: skip
     with repeatable(deterministic):
         if accounts_to_reach is None:
-            found = run(target, accounts=accounts or [1], workers=workers, **given)
+            found = run(target, accounts=accounts, workers=workers, **given)
         else:
             require(workers == 1, "workers", "1 where a number is searched for", workers)
             require(accounts is None, "accounts", "left out where their number is searched for", accounts)

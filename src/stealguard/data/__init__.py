@@ -138,10 +138,10 @@ def task(
     reading: Reading | None = None,
     root: Path | None = None,
 ) -> Task:
-    """The labelled set `data` stands for.
+    """The labeled set `data` stands for.
 
     Args:
-        data: a name of a labelled set in `SETS`; "folder:PATH" (class folders, with or without a test folder);
+        data: a name of a labeled set in `SETS`; "folder:PATH" (class folders, with or without a test folder);
             "csv:PATH" or "parquet:PATH" (a table whose last column holds the classes, or the column that a further
             `:COLUMN` names); "npz:PATH" (train_x, train_y, test_x, test_y); a `Task`; arrays or tensors (x, y),
             (train_x, train_y, test_x, test_y) or ((train_x, train_y), (test_x, test_y)); a torch Dataset of (x, y), or
@@ -173,11 +173,11 @@ def task(
 def images(data: Any, *, seed: int = 0, reading: Reading | None = None, root: Path | None = None) -> Inputs:
     """The inputs `data` stands for, without labels: N inputs of any shape whose rows are float32 in [0, 1].
 
-    Of a labelled set that is split for training and testing, these are the training inputs alone, so that a query pool
+    Of a labeled set that is split for training and testing, these are the training inputs alone, so that a query pool
     never holds test inputs; `seed` and `reading` are those of `task`.
 
     Args:
-        data: whatever `task` takes; a name of an unlabelled set; an array or a tensor; a torch Dataset of x or (x, y),
+        data: whatever `task` takes; a name of an unlabeled set; an array or a tensor; a torch Dataset of x or (x, y),
             of which all inputs are taken; "npz:PATH" with an array x; "folder:PATH" of pictures alone.
 
     Raises:
@@ -189,7 +189,7 @@ def images(data: Any, *, seed: int = 0, reading: Reading | None = None, root: Pa
     """
     from stealguard.data import own
 
-    return own.in_unit(own.unlabelled(data, seed, root, reading), "x")
+    return own.in_unit(own.unlabeled(data, seed, root, reading), "x")
 
 
 def label(data: Any) -> str:

@@ -36,7 +36,7 @@ FORMS = (
 
 
 class Read(NamedTuple):
-    """A labelled set as it was read, in its own units: one split of inputs and labels, or training and test splits."""
+    """A labeled set as it was read, in its own units: one split of inputs and labels, or training and test splits."""
 
     name: str
     splits: Sequence[tuple[Inputs, Words]]
@@ -70,10 +70,10 @@ def task(
             "left out where the data are no folder or shards of pictures",
             f"{reading.size} for `{data!s:.80}`",
         )
-    return _settled(_labelled(data, classes, seed, root, reading), scaling)
+    return _settled(_labeled(data, classes, seed, root, reading), scaling)
 
 
-def unlabelled(data: Any, seed: int, root: Path | None, reading: Reading | None = None) -> Inputs:
+def unlabeled(data: Any, seed: int, root: Path | None, reading: Reading | None = None) -> Inputs:
     """The inputs that `data` stands for, in their own units; the training inputs, where there is a test split.
 
     Pictures and tables are read in the way of `reading`, if it is one of their kind.
@@ -98,8 +98,8 @@ def unlabelled(data: Any, seed: int, root: Path | None, reading: Reading | None 
         return stored(data, "x")
     if isinstance(data, Dataset):
         return stored(datasets.read(data, "data")[0], "x")
-    if is_labelled(data):
-        return _labelled(data, None, seed, root).train.x
+    if is_labeled(data):
+        return _labeled(data, None, seed, root).train.x
     raise Invalid(
         "data",
         "a name, folder:PATH, csv:PATH, parquet:PATH, npz:PATH, an array, a tensor, a Dataset or a Task",
@@ -120,8 +120,8 @@ def in_unit(x: Inputs, parameter: str, scaling: Scaling | None = None) -> Inputs
     return scaled
 
 
-def is_labelled(data: Any) -> bool:
-    """Whether `data` is one labelled set, not several pools: a Task, (x, y), four arrays, or a pair of Datasets."""
+def is_labeled(data: Any) -> bool:
+    """Whether `data` is one labeled set, not several pools: a Task, (x, y), four arrays, or a pair of Datasets."""
     if isinstance(data, Task):
         return True
     parts = _parts(data)
@@ -179,9 +179,9 @@ def _read(data: Any, root: Path | None, reading: Reading | None) -> Read:
     parts: list[Any] = [data] if isinstance(data, Dataset) else _parts(data)
     if len(parts) in (1, 2) and of_datasets(parts):
         pairs = [datasets.read(part, name) for part, name in zip(parts, ("train", "test"), strict=False)]
-        labelled = [(x, y) for x, y in pairs if y is not None]
-        require(len(labelled) == len(pairs), "data", "Datasets of (x, y)", "items without y")
-        return Read(label(data), _stored(labelled))
+        labeled = [(x, y) for x, y in pairs if y is not None]
+        require(len(labeled) == len(pairs), "data", "Datasets of (x, y)", "items without y")
+        return Read(label(data), _stored(labeled))
     if len(parts) in (2, 4) and _of_arrays(parts):
         return Read(label(data), _stored(list(zip(parts[::2], parts[1::2], strict=True))))
     raise Invalid("data", FORMS, described(data))
@@ -213,8 +213,8 @@ def _split_kind(data: str) -> tuple[str, str]:
 
 
 def _named(data: str, root: Path | None, reading: Reading | None) -> Read:
-    """A labelled set with a name, in a folder, in a table or in an archive."""
-    rule = f"a labelled set (with {', '.join(KEYS)})"
+    """A labeled set with a name, in a folder, in a table or in an archive."""
+    rule = f"a labeled set (with {', '.join(KEYS)})"
     if data.startswith("folder:"):
         fit = reading if isinstance(reading, Fit) else None
         found = _opened(data, lambda path: folders.read(path, fit=fit))
@@ -228,11 +228,11 @@ def _named(data: str, root: Path | None, reading: Reading | None) -> Read:
         )
     if _kind(data) == "wds":
         shown = shards.read(_split_kind(data)[1], reading if isinstance(reading, Fit) else None)
-        labelled = [(x, y) for x, y in shown.splits if y is not None]
-        require(len(labelled) == len(shown.splits), "data", "shards with labels (.cls or .json)", f"none in `{data}`")
-        words = labelled[0][1]
+        labeled = [(x, y) for x, y in shown.splits if y is not None]
+        require(len(labeled) == len(shown.splits), "data", "shards with labels (.cls or .json)", f"none in `{data}`")
+        words = labeled[0][1]
         classes = sorted(set(words.tolist())) if isinstance(words, np.ndarray) else None
-        return Read(data, labelled, classes, shown.notes, shown.fit)
+        return Read(data, labeled, classes, shown.notes, shown.fit)
     if _kind(data) in tables.KINDS:
         table = tables.read(*_split_kind(data), reading if isinstance(reading, Columns) else None)
         labels = np.array([]) if table.y is None else table.y
@@ -270,7 +270,7 @@ def _opened(data: str, read: Callable[[Path], T]) -> T:
 # --- the rules -----------------------------------------------------------------------------------------------------
 
 
-def _labelled(data: Any, classes: Classes, seed: int, root: Path | None, reading: Reading | None = None) -> Task:
+def _labeled(data: Any, classes: Classes, seed: int, root: Path | None, reading: Reading | None = None) -> Task:
     """A training and a test split of numbered labels, whose inputs are in their own units."""
     read = _read(data, root, reading)
     names = _names(read.splits)

@@ -15,7 +15,7 @@ from stealguard.data.inputs import Inputs, Resized, Subset, as_inputs
 from stealguard.data.reading import Fit, Reading
 from stealguard.data.scaling import Scaling
 from stealguard.data.sets import Role
-from stealguard.errors import require
+from stealguard.errors import Invalid, require
 from stealguard.seeds import derive
 
 COMPARED, NUMBERS = 1000, 2**22  # inputs, and numbers in them, that outliers are compared with, at most
@@ -92,7 +92,7 @@ def several(given: Any) -> list[Any]:
     Arrays of which the second are labels are one set, and so is a tuple of two Datasets; a list of Datasets is several.
     """
     datasets = isinstance(given, list) and own.of_datasets(given)
-    one = not isinstance(given, list | tuple) or (own.is_labelled(given) and not datasets)
+    one = not isinstance(given, list | tuple) or (own.is_labeled(given) and not datasets)
     return [given] if one else list(given)
 
 
@@ -100,7 +100,7 @@ def named(
     given: Any, shape: tuple[int, ...], parameter: str, *, resize: bool = False, scaling: Scaling | None = None,
     seed: int = 0, like: Inputs | None = None, reading: Reading | None = None,
 ) -> dict[str, Inputs]:  # fmt: skip
-    """One or several sets of inputs (N, *shape) by their labels. A labelled set gives its training inputs alone.
+    """One or several sets of inputs (N, *shape) by their labels. A labeled set gives its training inputs alone.
 
     A set with a name that can be made at `shape` is made there; it is not resized.
 
@@ -124,7 +124,10 @@ def named(
         if spec is not None and spec.shape != shape and (spec.fits(shape) or not spec.shape):
             found[one] = shaped.at(one, shape, like)
         else:
-            x = own.unlabelled(one, seed, None, reading)
+            try:
+                x = own.unlabeled(one, seed, None, reading)
+            except Invalid as error:
+                raise error.about(parameter) from error
             found[label(one)] = conform(x, shape, parameter, resize=resize, scaling=scaling)
     return found
 

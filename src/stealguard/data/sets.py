@@ -28,7 +28,7 @@ from its training signals (C, L). The last two have no shape of their own, and a
 class SetSpec:
     """What a set is, what it is for and where it comes from.
 
-    `shape` is that of one input; `sizes` the number of (train, test) inputs, or (inputs,) of an unlabelled set;
+    `shape` is that of one input; `sizes` the number of (train, test) inputs, or (inputs,) of an unlabeled set;
     `sha256` that of the decoded arrays, None where the set could not be fetched to compute it, or where the pixels
     depend on the version of what makes them (letters and glyphs on that of FreeType): then the first fetch is trusted,
     and its hash recorded.
@@ -47,7 +47,7 @@ class SetSpec:
     kind: Kind = ""
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         return self.classes > 0
 
     def fits(self, shape: tuple[int, ...]) -> bool:
@@ -73,12 +73,12 @@ class SetSpec:
         """How the arrays differ in shape or labels from what is promised; empty when they do not, or nothing is."""
         if not self.sizes:
             return ""
-        for split, size in zip(("train_", "test_") if self.labelled else ("",), self.sizes, strict=True):
+        for split, size in zip(("train_", "test_") if self.labeled else ("",), self.sizes, strict=True):
             x, y = arrays.get(f"{split}x"), arrays.get(f"{split}y")
             if x is None or x.shape != (size, *self.shape):
                 found = "none" if x is None else x.shape
                 return f"expected {split}x of shape {(size, *self.shape)}, found {found}"
-            if self.labelled and (y is None or y.shape != (size,) or y.min() < 0 or y.max() >= self.classes):
+            if self.labeled and (y is None or y.shape != (size,) or y.min() < 0 or y.max() >= self.classes):
                 found = "no labels" if y is None else f"{len(y)} in {y.min()}..{y.max()}"
                 return f"expected {size} labels in 0..{self.classes - 1}, found {found}"
         return ""

@@ -59,7 +59,7 @@ class Member(NamedTuple):
         return f"{self.shard}: {self.name}"
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """A picture and its label, None where it has none."""
 
     picture: Member
@@ -125,7 +125,7 @@ def _split(shards: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return (train, test) if train else (test, [])
 
 
-def _samples(shard: Path, ignored: Counter[str]) -> Iterator[Labelled]:
+def _samples(shard: Path, ignored: Counter[str]) -> Iterator[Labeled]:
     """The samples of a shard in the order of their first files."""
     found: dict[str, dict[str, Member]] = {}
     for member in _members(shard):
@@ -137,7 +137,7 @@ def _samples(shard: Path, ignored: Counter[str]) -> Iterator[Labelled]:
         if picture is None:
             ignored["samples without a picture were"] += 1
         else:
-            yield Labelled(picture, _label(kinds))
+            yield Labeled(picture, _label(kinds))
 
 
 def _members(shard: Path) -> Iterator[Member]:

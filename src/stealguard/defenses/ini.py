@@ -155,7 +155,7 @@ class RobustInI(Defense):
     Why d is *linear*: a clone learns what is simplest first. Decoys are simple and consistent functions of the pixels,
     and a linear classifier gives most task inputs a wrong class. So what the clone learns first is wrong on the task,
     and the few outliers that are still answered honestly must correct it. Why *clusters*: a clone of decoys that merely
-    permute the classes is a clone of the net once twenty labelled samples have renamed its classes. Why d does *not
+    permute the classes is a clone of the net once twenty labeled samples have renamed its classes. Why d does *not
     depend on the net*: whatever d knows of v, the answers tell.
 
     An attacker who asks for neighbors of what was answered honestly undoes every rule for single answers. So by default

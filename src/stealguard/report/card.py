@@ -211,7 +211,7 @@ def _gaps(subject: Subject, own: Group | None) -> list[str]:
         (bool(lines), f"Attackers with more than {count(max(accounts, default=0), 'account')}."),
         ("soft" not in {line.labels for line in lines}, "Attackers who read whole answers."),
         ("hard" not in {line.labels for line in lines}, "Attackers who read the most probable class alone."),
-        (not any(line.own for line in lines), "Attackers who own labelled task data."),
+        (not any(line.own for line in lines), "Attackers who own labeled task data."),
         (all(cell.in_family for cell in cells), "Queries from outside of the defender's own outlier families."),
         (all(cell.clone and cell.clone.n == 1 for cell in cells), "More than one clone of each line."),
         (len(own.victims) == 1, "The same recipe trained from another seed."),

@@ -45,7 +45,7 @@ class Line(NamedTuple):
     pool: str
     labels: str
     treatment: str  # what the attacker does with the answers
-    own: int  # labelled task samples that the attacker owns
+    own: int  # labeled task samples that the attacker owns
     budget: int
     accounts: int
     clone_hash: str = ""

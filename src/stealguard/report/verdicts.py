@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
 
     pool: str
     in_family: bool
-    own: int  # labelled task samples that the attacker owns
+    own: int  # labeled task samples that the attacker owns
     word: str
     defended: Spread | None  # the worst clone accuracy
     renamed: Spread | None  # what renaming the classes of a clone gives at most, where that is more
@@ -194,7 +194,7 @@ IN_FAMILY = (
     "queried with the whole pool. They flatter a defense: an attacker will hardly choose the queries it was trained on."
 )
 OWNING = (
-    "Attackers who own labelled task data are told apart from the worst: no answer that stays useful stops them. "
+    "Attackers who own labeled task data are told apart from the worst: no answer that stays useful stops them. "
     "Compare each with its no-theft line, what its own samples give without any query."
 )
 OVER_SEEDS = (

@@ -24,11 +24,11 @@ METRICS = {
     # of a theft
     "clone_accuracy": Metric(0, 1, "share of the test set that the clone classifies correctly"),
     "agreement": Metric(0, 1, "share of the test set on which the clone's most probable class is the victim's"),
-    "no_theft": Metric(0, 1, "accuracy that the attacker's own labelled samples give without any query"),
+    "no_theft": Metric(0, 1, "accuracy that the attacker's own labeled samples give without any query"),
     "chance": Metric(0, 1, "accuracy of guessing"),
     "renamed_accuracy": Metric(0, 1, "clone accuracy after the best renaming of its classes, by all test labels"),
-    "renamed_accuracy_20": Metric(0, 1, "clone accuracy after a renaming of its classes by 20 labelled samples"),
-    "no_theft_20": Metric(0, 1, "accuracy that 20 labelled samples give without any query"),
+    "renamed_accuracy_20": Metric(0, 1, "clone accuracy after a renaming of its classes by 20 labeled samples"),
+    "no_theft_20": Metric(0, 1, "accuracy that 20 labeled samples give without any query"),
     "no_theft_pool": Metric(0, 1, "accuracy that the attacker's own labels of a near-task pool give without any query"),
     # of a victim
     "benign_accuracy": Metric(0, 1, "share of the test set that the victim's answers classify correctly"),

@@ -1,6 +1,6 @@
 """What a clone is worth once its classes are renamed: pure functions of answers (N, K) and labels (N,).
 
-A defense may teach a clone the task under wrong class names. A few labelled samples undo that, so a clone whose
+A defense may teach a clone the task under wrong class names. A few labeled samples undo that, so a clone whose
 accuracy is below chance can be a good one.
 """
 
@@ -43,13 +43,13 @@ def best_renaming(answers: Tensor, y: Tensor) -> float:
 
 
 def renamed_accuracy(answers: Tensor, y: Tensor, n: int, draws: int = 25, *, seed: int = 0) -> float:
-    """The median accuracy, in [0, 1], after a renaming that is learned from n labelled samples.
+    """The median accuracy, in [0, 1], after a renaming that is learned from n labeled samples.
 
     Each draw takes n rows at random, maps each output class to its most frequent label among them (a class that does
     not occur keeps its name), and is measured on the other rows.
 
     Args:
-        n: labelled samples, in 1 .. N - 1.
+        n: labeled samples, in 1 .. N - 1.
         draws: at least 1.
 
     Raises:

@@ -88,7 +88,7 @@ class Row:
     pool_hash: str
     in_family: bool  # the pool is a held-out part of the defender's own outliers
     labels: str  # "soft" | "hard"
-    own: int  # labelled task samples that the attacker owns
+    own: int  # labeled task samples that the attacker owns
     budget: int  # answers that the attacker may have
     queries: int  # answers that the attacker had
     seed: int
