@@ -4,7 +4,8 @@
 
 Victims are LeNet-5 on MNIST under the default preset, trained first and kept beside the output, so that a second run
 uses them again. Each measurement of each victim is then work of its own. `--quick` is for a look at whether all runs.
-`--task` and `--net` name another task; what asks with digits that a program draws is measured on MNIST alone.
+`--task` and `--net` name another task. What a program draws that is near the task is digits or garments; printed digits
+are for MNIST alone.
 
 Attackers query with letters, or with the first of `--pools`, in 20,000 queries in all, one at a time, over a number of
 accounts: when an account has had its share or is refused, the next one is used. `told` attackers know which answers are
@@ -32,6 +33,7 @@ from typing import Any
 
 import torch
 from benchmarks.digits import printed, splines
+from benchmarks.garments import garments
 from benchmarks.measure import interleaved
 from torch import Tensor, nn
 
@@ -41,6 +43,7 @@ from stealguard.attacks import Explore, Filter, Knockoff, OwnForm, Sieve, Unmask
 from stealguard.attacks.base import Attack
 from stealguard.boxes import Accounts, Labels, Metered
 from stealguard.boxes.base import logits, outputs_of
+from stealguard.data.roles import named
 from stealguard.defenses import RobustInI
 from stealguard.defenses.decoys import Decoyed
 from stealguard.defenses.suspicion import Gate, Suspicion, odds
@@ -67,6 +70,7 @@ CLONES = {
     "told filter": Filter(doubt=0.0), "told explore": Explore(doubt=0.0),
     "told early": Explore(first=0.15, rounds=6, doubt=0.0),
 }  # fmt: skip
+DRAWN = {"mnist": splines, "fashion-mnist": garments}  # what a program draws for a task, with labels
 
 
 @dataclass(frozen=True)
@@ -165,17 +169,17 @@ class ManyAccounts:
 
 
 class Covered:
-    """A box that asks `k` drawn digits before each query."""
+    """A box that asks `k` drawn inputs before each query."""
 
-    def __init__(self, box: ManyAccounts, digits: Tensor, k: int):
-        self._box, self._digits, self._k, self._next = box, digits, k, 0
+    def __init__(self, box: ManyAccounts, drawn: Tensor, k: int):
+        self._box, self._drawn, self._k, self._next = box, drawn, k, 0
         self._granted: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._granted is not None and len(self._granted) == len(x):
             return self._granted
-        rows = (self._next + torch.arange(self._k * len(x))) % len(self._digits)
-        mixed = torch.cat([self._digits[rows].view(len(x), self._k, *x.shape[1:]), x[:, None]], dim=1).flatten(0, 1)
+        rows = (self._next + torch.arange(self._k * len(x))) % len(self._drawn)
+        mixed = torch.cat([self._drawn[rows].view(len(x), self._k, *x.shape[1:]), x[:, None]], dim=1).flatten(0, 1)
         self._next += len(rows)
         try:
             return self._box(mixed)[self._k :: self._k + 1]
@@ -192,13 +196,14 @@ def tested(task: str) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def pool(name: str) -> Tensor:
-    x = data.images(name)
+def pool(name: str, task: str) -> Tensor:
+    """At most 40,000 inputs of the set with this name, of the task's shape."""
+    x = named([name], tuple(tested(task)[0].shape[1:]), "pools", resize=True)[name]
     return x[: min(len(x), 40_000)]
 
 
 def clone(seed: int, scale: Scale) -> nn.Module:
-    return build(scale.net, pool(scale.pools[0])[:2000], 10, seed=derive(seed, "clone"))
+    return build(scale.net, pool(scale.pools[0], scale.task)[:2000], 10, seed=derive(seed, "clone"))
 
 
 def right(net: nn.Module, task: str) -> float:
@@ -226,7 +231,7 @@ def theft(
     pool_name: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """A clone by one of `CLONES`, whose budget is divided over the accounts; without a number, nobody counts them."""
-    queries = pool(pool_name or scale.pools[0])
+    queries = pool(pool_name or scale.pools[0], scale.task)
     size = min(scale.budget, len(queries), max(200, EARNED * accounts))
     how: Attack = replace(CLONES[attack], budget=size)  # type: ignore[assignment, type-var]
     many = ManyAccounts(target, accounts, -(-scale.budget // accounts))
@@ -241,35 +246,36 @@ def theft(
 
 
 def cover(target: Target, seed: int, scale: Scale, *, k: int) -> dict[str, Any]:
-    """One account, exploration told which answers are honest, each query among k drawn digits of known labels."""
+    """One account, exploration told which answers are honest, each query among k drawn inputs of known labels."""
     size = scale.budget // (k + 1)
-    digits, names = splines(scale.budget - size, seed)
+    drawn, names = DRAWN[scale.task](scale.budget - size, seed)
     many = ManyAccounts(target, 1, scale.budget)
-    box, stolen = Recorded(Covered(many, digits, k)), clone(seed, scale)
+    box, stolen = Recorded(Covered(many, drawn, k)), clone(seed, scale)
     with suppress(*FEW):
-        Explore(budget=size, doubt=0.0)(Metered(box, size), pool(scale.pools[0]), stolen, seed=seed, honest=many.honest)
+        queries = pool(scale.pools[0], scale.task)
+        Explore(budget=size, doubt=0.0)(Metered(box, size), queries, stolen, seed=seed, honest=many.honest)
     x, answers = box.x[many.honest(box.x)], box.answers[many.honest(box.x)]
     own = torch.eye(10)[names]
     training = Training(epochs=8, augment="half-affine")
     alone, more = clone(seed, scale), clone(seed, scale)
-    fit(alone, digits, own, training, seed=seed, progress=False)
+    fit(alone, drawn, own, training, seed=seed, progress=False)
     found = {"no_theft": right(alone, scale.task), "stolen_rows": len(x)}
     if len(x):
-        copies = max(1, len(digits) // (4 * len(x)))  # stolen rows have a fifth of the weight, however few they are
-        both = torch.cat([digits, *[x] * copies]), torch.cat([own, *[answers] * copies])
+        copies = max(1, len(drawn) // (4 * len(x)))  # stolen rows have a fifth of the weight, however few they are
+        both = torch.cat([drawn, *[x] * copies]), torch.cat([own, *[answers] * copies])
         fit(more, *both, training, seed=seed, progress=False)
         found |= judged(more, scale.task)
     return {
         **found,
         "asked": len(box.x) * (k + 1),
         "suspected": many.spent > 0,
-        "drawn_pass": drawn_pass(target, digits),
+        "drawn_pass": drawn_pass(target, drawn),
     }
 
 
-def drawn_pass(target: Target, digits: Tensor) -> float:
-    """The share of drawn digits that a gate of strictness 0 answers honestly."""
-    return (logits(target.net, digits[:2000]).logsumexp(dim=1) > 0).double().mean().item()
+def drawn_pass(target: Target, drawn: Tensor) -> float:
+    """The share of drawn inputs that a gate of strictness 0 answers honestly."""
+    return (logits(target.net, drawn[:2000]).logsumexp(dim=1) > 0).double().mean().item()
 
 
 class Recorded:
@@ -285,15 +291,15 @@ class Recorded:
 
 
 def near_task(target: Target, seed: int, scale: Scale, *, labels: str) -> dict[str, Any]:
-    """KnockoffNets with drawn digits on one account, beside what their own labels give without any query."""
-    digits, names = splines(scale.budget, seed)
+    """KnockoffNets with drawn inputs on one account, beside what their own labels give without any query."""
+    drawn, names = DRAWN[scale.task](scale.budget, seed)
     many = ManyAccounts(target, 1, scale.budget)
     box = Metered(many if labels == "soft" else Labels(many), scale.budget)
     alone, stolen = clone(seed, scale), clone(seed, scale)
-    Knockoff(budget=scale.budget)(box, digits, stolen, seed=seed)
+    Knockoff(budget=scale.budget)(box, drawn, stolen, seed=seed)
     training = Training(epochs=8, augment="half-affine")
-    fit(alone, digits, torch.eye(10)[names], training, seed=seed, progress=False)
-    found = {"answers": box.spent, "honest_answers": many.honest_answers, "drawn_pass": drawn_pass(target, digits)}
+    fit(alone, drawn, torch.eye(10)[names], training, seed=seed, progress=False)
+    found = {"answers": box.spent, "honest_answers": many.honest_answers, "drawn_pass": drawn_pass(target, drawn)}
     return {**judged(stolen, scale.task), "no_theft": right(alone, scale.task), **found}
 
 
@@ -310,9 +316,9 @@ def labels_alone(target: Target, seed: int, scale: Scale, *, n: int) -> dict[str
     return {"no_theft": statistics.median(found), "draws": found}
 
 
-def told_apart(target: Target, seed: int, scale: Scale, *, pool_name: str) -> dict[str, Any]:
+def told_apart(target: Target, _: int, scale: Scale, *, pool_name: str) -> dict[str, Any]:
     """AUC of honest answers against decoys by one soft answer: its shape, and its class by the true odds of each."""
-    x = pool(pool_name)[: scale.budget]
+    x = pool(pool_name, scale.task)[: scale.budget]
     outputs = outputs_of(target.heads, x)
     honest = odds(outputs) > target.gate.strictness
     answers = target.gate.answers(outputs, honest)
@@ -344,7 +350,8 @@ def related(target: Target, seed: int, scale: Scale, *, kept: int, accounts: int
     many, size = ManyAccounts(target, accounts, -(-scale.budget // accounts)), min(scale.budget, EARNED * accounts)
     box, how = Recorded(many), replace(CLONES["told early"], budget=size, training=Training(epochs=1), least=1)  # type: ignore[type-var]
     with suppress(*FEW):
-        how(Metered(box, size), pool(scale.pools[0]), clone(seed, scale), seed=seed, honest=many.honest)  # type: ignore[call-arg, operator]
+        queries = pool(scale.pools[0], scale.task)
+        how(Metered(box, size), queries, clone(seed, scale), seed=seed, honest=many.honest)  # type: ignore[call-arg, operator]
     x, owner = box.x, torch.tensor(many.owners[: len(box.x)])
     test = moved(tested(scale.task)[0], "half moved", seed)
     order = torch.randint(len(test), (len(x),), generator=torch.Generator().manual_seed(derive(seed, "related")))
@@ -457,7 +464,8 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
 
 def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
     """All work, what matters most first; `variants` are other settings of the defense, NAME=VALUE."""
-    digits = scale.task == "mnist"  # whether digits that a program draws are near the task
+    shares = (0.05, 0.2) if scale.task == "mnist" else (0.0,)  # of printed digits
+    drawn = scale.task in DRAWN
     made: list[tuple[str, dict[str, Any]]] = [("time", {}), ("labels alone", {"n": 20})]
     made += [
         ("theft", {"attack": name, "accounts": a})
@@ -466,8 +474,8 @@ def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
     ]
     made += [("first five", {"how": how}) for how in ("as it is", "half moved", "moved")]
     made += [("honest", {"how": how}) for how in ("slightly moved", "moved", "noise .1")]
-    made += [("honest", {"how": "as it is", "share": share}) for share in ((0.05, 0.2) if digits else (0.0,))]
-    made += [("cover", {"k": k}) for k in (10, 4, 1, 20) if digits]
+    made += [("honest", {"how": "as it is", "share": share}) for share in shares]
+    made += [("cover", {"k": k}) for k in (10, 4, 1, 20) if drawn]
     made += [("theft", {"guard": "none", "attack": name, "labels": "hard"}) for name in _LABELS]
     made += [("theft", {"guard": "none", "attack": name}) for name in _SOFT]
     made += [("told apart", {"guard": "none", "pool_name": name}) for name in scale.pools]
@@ -480,13 +488,13 @@ def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
         ("theft", {"attack": "told explore", "accounts": a, "pool_name": name})
         for name in scale.pools[1:] for a in (1, 100, 1000, 20_000)
     ]  # fmt: skip
-    made += [("near task", {"labels": "hard"})] if digits else []
+    made += [("near task", {"labels": "hard"})] if drawn else []
     made += [("related", {"kept": 16_384, "accounts": a}) for a in (1000, 20_000)]
     for name, value in (variant.split("=") for variant in variants):
         other = {name: float(value)}
         made += [("theft", {"attack": "told explore", "accounts": a, **other}) for a in (1000, 20_000)]
-        if digits:
-            made += [("honest", {"how": "as it is", "share": 0.05, **other}), ("cover", {"k": 10, **other})]
+        made += [("honest", {"how": "as it is", "share": shares[0], **other})]
+        made += [("cover", {"k": 10, **other})] if drawn else []
         made += [("honest", {"how": "moved", **other}), ("first five", {"how": "as it is", **other})]
     return [Work(victim, name, tuple(settings.items())) for name, settings in made for victim in range(victims)]
 

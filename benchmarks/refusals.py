@@ -59,9 +59,9 @@ def main() -> None:
         for most in given.accounts:
             started, seed = time.process_time(), derive(given.seed, path.name, given.pool, most)
             release = sg.load(path)
-            told = {name: release.recipe.get("honest", {}).get(name) for name in ("served", "alone")}
-            clone, spent = steal(release, pool(given.pool), most, Refusals(covers=given.covers), seed)
             task = release.recipe["data"]["name"]
+            told = {name: release.recipe.get("honest", {}).get(name) for name in ("served", "alone")}
+            clone, spent = steal(release, pool(given.pool, task), most, Refusals(covers=given.covers), seed)
             line = {"measurement": "refusals", "victim": path.name, "task": task, "pool_name": given.pool,
                     "accounts": most, "covers": given.covers, "seed": given.seed, **judged(clone, task), **told,
                     **spent, "cpu_seconds": time.process_time() - started, "provenance": provenance()}  # fmt: skip
