@@ -5,6 +5,8 @@ This file does not import torch before a test needs it: the process that hands o
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import shutil
 import signal
@@ -31,6 +33,18 @@ settings.load_profile("ci" if os.environ.get("CI") or os.environ.get("STEALGUARD
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: they would ignore Ctrl-C as well
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+gc.disable()  # until all tests are collected: next to nothing of what that makes is garbage
+
+
+def pytest_collection_finish() -> None:
+    """What the collection made stays to the end. Neither a garbage collection nor a log handler passes over it again."""
+    gc.freeze()
+    gc.enable()
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger) and logger.name.startswith("torch"):
+            logger.propagate = True  # pytest adds a handler to each logger that does not, three times in each test
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
