@@ -39,7 +39,7 @@ gc.disable()  # until all tests are collected: next to nothing of what that make
 
 
 def pytest_collection_finish() -> None:
-    """What the collection made stays to the end. Neither a garbage collection nor a log handler passes over it again."""
+    """What the collection made stays to the end: neither a garbage collection nor a log handler passes it again."""
     gc.freeze()
     gc.enable()
     for logger in logging.root.manager.loggerDict.values():
@@ -60,10 +60,14 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_timing() -> Iterator[None]:
-    """Audits of small victims measure once, instead of seven times, how long answers take."""
+def _short_audits() -> Iterator[None]:
+    """Audits measure once, instead of seven times, how long answers take, and clones without any theft train briefly.
+
+    Processes that a test starts do as they always do.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stealguard.auditing.utility.ROUNDS", 1)
+        patch.setattr("stealguard.auditing.owned.SEEN", 1000)
         yield
 
 
