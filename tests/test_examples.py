@@ -49,6 +49,7 @@ def test_every_example_has_a_test() -> None:
     assert tested | elsewhere == {path.stem for path in EXAMPLES.glob("*.py")}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_own_net_is_protected_and_read_again(tmp_path: Path) -> None:
     found = re.search(rf"benign accuracy: {PERCENT} \(chance: 33.3 %\)", printed_as_a_script("own_net", tmp_path))
