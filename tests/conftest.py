@@ -5,6 +5,8 @@ This file does not import torch before a test needs it: the process that hands o
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import shutil
 import signal
@@ -33,6 +35,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: they wo
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+gc.disable()  # until all tests are collected: next to nothing of what that makes is garbage
+
+
+def pytest_collection_finish() -> None:
+    """What the collection made stays to the end: neither a garbage collection nor a log handler passes it again."""
+    gc.freeze()
+    gc.enable()
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger) and logger.name.startswith("torch"):
+            logger.propagate = True  # pytest adds a handler to each logger that does not, three times in each test
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests begin before the others, so that no process is left with one of them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
@@ -46,10 +60,14 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_timing() -> Iterator[None]:
-    """Audits of small victims measure once, instead of seven times, how long answers take."""
+def _short_audits() -> Iterator[None]:
+    """Audits measure once, instead of seven times, how long answers take, and clones without any theft train briefly.
+
+    Processes that a test starts do as they always do.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stealguard.auditing.utility.ROUNDS", 1)
+        patch.setattr("stealguard.auditing.owned.SEEN", 1000)
         yield
 
 

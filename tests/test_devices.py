@@ -90,13 +90,15 @@ SAMPLE = ("ini-robust",)
 @pytest.mark.parametrize("name", [
     name if name in SAMPLE else pytest.param(name, marks=pytest.mark.thorough) for name in KINDS
 ])  # fmt: skip
-def test_protect_and_audit_run_on_one_device(tmp_path: Path, name: str) -> None:
-    data, pool = task(160, (16,), 3), noise(120, (16,), seed=8)
+def test_protect_and_audit_run_on_one_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("stealguard.auditing.owned.SEEN", 200)  # owned samples are trained on for two epochs
+    data, pool, short = task(160, (16,), 3), noise(120, (16,), seed=8), sg.Training(epochs=1, batch=32)
     with pretended() as device:
         release = sg.protect(
             mlp(), data, outliers=[noise(120, (16,))], defense=KINDS[name], out=tmp_path / "r", device=device,
-            training=sg.Training(epochs=1, batch=32), progress=False,
+            training=short, progress=False,
         )  # fmt: skip
         assert all(isinstance(p, Marked) for p in release.model.parameters())
-        rows = sg.audit(release, pools=[pool], budgets=40, data=data, net=mlp(), device=device, progress=False)
+        attack = sg.attacks.Knockoff(budget=40, training=short)
+        rows = sg.audit(release, [attack], pools=[pool], data=data, net=mlp(), device=device, progress=False)
         assert [row.status for row in rows] == ["ok", "ok"]

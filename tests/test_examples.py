@@ -49,6 +49,7 @@ def test_every_example_has_a_test() -> None:
     assert tested | elsewhere == {path.stem for path in EXAMPLES.glob("*.py")}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_own_net_is_protected_and_read_again(tmp_path: Path) -> None:
     found = re.search(rf"benign accuracy: {PERCENT} \(chance: 33.3 %\)", printed_as_a_script("own_net", tmp_path))
@@ -82,8 +83,9 @@ def test_own_defenses_change_answers_and_training(output_of: Outputs) -> None:
 
 @pytest.mark.long
 @pytest.mark.thorough
-def test_own_black_boxes_are_audited_and_each_gets_a_report(tmp_path: Path) -> None:
-    printed = printed_as_a_script("own_black_box", tmp_path)
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch warns of what its own exporter does
+def test_own_black_boxes_are_audited_and_each_gets_a_report(tmp_path: Path, output_of: Outputs) -> None:
+    printed = output_of("own_black_box")
     found = {name: (float(benign), float(clone)) for name, benign, clone in re.findall(
         rf"(\w+): benign accuracy {PERCENT}, best clone {PERCENT}", printed
     )}  # fmt: skip

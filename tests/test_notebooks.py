@@ -30,8 +30,10 @@ def run(notebook: object, folder: Path) -> list[dict[str, object]]:
 @pytest.mark.network
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run_and_show_rows_figures_and_the_report(path: Path, tmp_path: Path) -> None:
+    """With a tenth of the queries."""
     nbformat = pytest.importorskip("nbformat")
-    outputs = run(nbformat.read(path, as_version=4), tmp_path)
+    code = path.read_text().replace("2000", "200").replace("500", "50")
+    outputs = run(nbformat.reads(code, as_version=4), tmp_path)
     assert all(output["output_type"] != "error" for output in outputs)
     shown = " ".join(str(output.get("data", {}).get("text/html", "")) for output in outputs)  # type: ignore[attr-defined]
     assert "clone accuracy</th>" in shown

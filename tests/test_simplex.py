@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy
 import torch
-from scipy.optimize import linprog
 
 from stealguard.simplex import steepest, toward
 
@@ -14,7 +14,7 @@ def solved(y: np.ndarray, gain: np.ndarray, eps: float) -> float:
     """The greatest sum of gain y' on the simplex within the budget, with y' = y + up - down."""
     k = len(y)
     both = np.concatenate([gain, -gain])
-    found = linprog(
+    found = scipy.optimize.linprog(
         -both,
         A_ub=np.ones((1, 2 * k)), b_ub=[eps],
         A_eq=np.concatenate([np.ones(k), -np.ones(k)])[None], b_eq=[0],

@@ -71,6 +71,7 @@ def run(command: str) -> None:
     main(shlex.split(f"{small} {SMALL.get(command.split()[0], '')}"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_four_commands_lead_from_a_folder_to_a_report_and_an_export(
     place: Path, capsys: pytest.CaptureFixture[str]

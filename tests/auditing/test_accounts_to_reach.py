@@ -118,6 +118,7 @@ def test_a_number_of_accounts_is_positive(victim: sg.Release, tmp_path: Path, ac
         audit(victim, tmp_path / "rows.sqlite", accounts=accounts)
 
 
+@pytest.mark.slow
 def test_an_attack_that_opens_accounts_gets_them_and_its_row_counts_what_was_answered(
     victim: sg.Release, tmp_path: Path
 ) -> None:

@@ -84,8 +84,10 @@ def rows_of(store: Path, **more: object) -> list[Row]:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_workers_give_the_rows_that_one_process_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
+    monkeypatch.setattr("stealguard.auditing.owned.SEEN", 100_000)  # its usual value, as in the other processes
     alone = rows_of(tmp_path / "alone.sqlite")
     monkeypatch.setenv("BEGUN", str(tmp_path / "begun"))
     shared = rows_of(tmp_path / "shared.sqlite", workers=3)

@@ -20,6 +20,7 @@ from stealguard.defenses.base import Defended, Defense, evaluating, surrogate_of
 from stealguard.nets import build, reinitialized
 from stealguard.seeds import seeded
 from stealguard.training.combine import COMBINES
+from stealguard.training.descent import Descent
 from stealguard.types import Batch
 
 QUICK = {"memguard": {"steps": 10}}  # settings of answers that take long
@@ -85,7 +86,7 @@ class TestContract:
         model = defense.build(model_for(shape, classes), noise(2, shape))
         losses = model.losses(batch)  # what is counted in training is read back too
         COMBINES[defense.combine](list(losses.values()), list(model.parameters()))
-        torch.optim.SGD(model.parameters(), lr=0.01).step()
+        Descent(model.parameters(), momentum=0.0, weight_decay=0.0).step(0.01)
         other = defense.build(model_for(shape, classes), torch.zeros(2, *shape))
         torch.nn.init.normal_(next(other.parameters()))
         other.load_state_dict(model.state_dict())

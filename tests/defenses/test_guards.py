@@ -19,7 +19,11 @@ from stealguard.defenses.base import Defended, Defense, Plain
 
 QUICK = {"memguard": {"steps": 10}}  # settings that take long
 USUAL = [kind(**QUICK.get(name, {})) for name, kind in DEFENSES.items()]
-GUARDS = [defense for defense in USUAL if type(defense.build(mlp(), noise(2, (16,))).guard) is not Plain]
+GUARDS = [
+    defense
+    for defense in USUAL
+    if type(defense).guard is not Defense.guard or type(defense.build(mlp(), noise(2, (16,))).guard) is not Plain
+]
 OTHER_SETTINGS = [
     DCP(steepness=1.0),
     GRAD2(direction="all-ones"),

@@ -16,6 +16,7 @@ from stealguard.defenses import MemGuard
 from stealguard.defenses.base import Defended
 from stealguard.defenses.memguard import CLOSENESS, KEEPING, ROUNDING, undecided
 from stealguard.errors import Invalid
+from stealguard.training.descent import Adam
 from stealguard.types import Batch
 
 
@@ -81,11 +82,11 @@ def trained() -> Defended:
     torch.manual_seed(0)
     model, x = MemGuard(share=0.5).build(mlp(), noise(2, (16,))), noise(400, (16,))
     y = torch.randint(3, (400,))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = Adam(model.parameters())
     for _ in range(300):
-        optimizer.zero_grad()
+        model.zero_grad()
         torch.stack(list(model.losses(Batch(x, y)).values())).sum().backward()
-        optimizer.step()
+        optimizer.step(1e-2)
     return model.eval()
 
 

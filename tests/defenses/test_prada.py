@@ -7,8 +7,8 @@ import statistics
 import sys
 
 import pytest
+import scipy
 import torch
-from scipy.stats import shapiro
 from torch import Tensor, nn
 
 import stealguard as sg
@@ -63,7 +63,7 @@ class Slow:
             return None
         mean, deviation = statistics.fmean(d), statistics.pstdev(d)
         d = [v for v in d if abs(v - mean) < 3 * deviation]
-        return float(shapiro(d).statistic) if len(d) > 100 else None
+        return float(scipy.stats.shapiro(d).statistic) if len(d) > 100 else None
 
 
 def queries(n: int) -> Tensor:

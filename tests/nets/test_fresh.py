@@ -15,6 +15,7 @@ from samples import mlp
 from stealguard.errors import Invalid
 from stealguard.nets import build, reinitialized
 from stealguard.nets.copying import tensors
+from stealguard.training.descent import Descent
 
 LIKE = torch.rand(4, 6)
 
@@ -94,11 +95,11 @@ KINDS = {
 
 
 def trained(net: nn.Module, steps: int = 5) -> nn.Module:
-    sgd = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    descent = Descent((p for p in net.parameters() if p.requires_grad), momentum=0.0, weight_decay=0.0)
     for _ in range(steps):
-        sgd.zero_grad()
+        net.zero_grad()
         nn.functional.cross_entropy(net.train()(torch.rand(8, 6)), torch.arange(8) % 3).backward()
-        sgd.step()
+        descent.step(0.1)
     return net
 
 

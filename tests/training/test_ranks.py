@@ -19,6 +19,7 @@ import stealguard as sg
 from grids import environment
 from ranked import CASES, USUAL, chained, drawn, fitted, free_port, started, state, together, trainings
 from samples import blobs
+from stealguard.cli import main
 from stealguard.errors import Invalid
 from stealguard.training.combine import COMBINES
 from stealguard.training.ranks import ALONE, LOST, _norms, joined, present
@@ -180,7 +181,7 @@ def test_protect_under_torchrun_writes_one_release(tmp_path: Path) -> None:
     done = subprocess.run([*run, *several], env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1, "only the first process tells"
-    subprocess.run([sys.executable, "-m", "stealguard", *alone], env=environment(), check=True, capture_output=True)
+    main(alone)
     one, other = sg.load(tmp_path / "several"), sg.load(tmp_path / "alone")
     assert (one.recipe["processes"], other.recipe["processes"]) == (2, 1)
     assert one.recipe["data"] == other.recipe["data"]
@@ -192,7 +193,7 @@ LOSING = """
 import sys, torch
 torch.set_num_threads(1)
 from stealguard.training import ranks
-ranks.SILENT = 2.0
+ranks.SILENT = 10.0
 from stealguard.cli import main
 main({arguments!r})
 """
@@ -216,7 +217,6 @@ def test_a_lost_process_ends_the_others_and_one_alone_goes_on(tmp_path: Path, lo
     assert said[0].endswith(f"{LOST}.")
     done = len(torch.load(checkpoint, weights_only=True)["history"])
     assert 1 <= done < 30
-    again = [sys.executable, "-m", "stealguard", *command, "--resume"]
-    subprocess.run(again, env=environment(), check=True, capture_output=True)
+    main([*command, "--resume"])
     release = sg.load(tmp_path / "lost")
     assert len(release.recipe["history"]) == 30

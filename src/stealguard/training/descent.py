@@ -1,7 +1,7 @@
-"""Stochastic gradient descent with momentum, by torch's own function.
+"""Stochastic gradient descent with momentum, and Adam, by torch's own functions.
 
-`torch.optim.SGD` calls the same function. Its construction imports torch's compiler, which costs each process that
-trains nearly two seconds of a processor core before the first step.
+The optimizers of `torch.optim` call the same functions. Their construction imports torch's compiler, which costs each
+process that trains nearly two seconds of a processor core before the first step.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 
@@ -52,3 +53,40 @@ class Descent:
             dampening=0.0, nesterov=False, maximize=False,
         )  # fmt: skip
         self.momenta |= {n: momentum for n, momentum in zip(moved, momenta, strict=True) if momentum is not None}
+
+
+class Adam:
+    """The parameters that are trained, and the moments of each.
+
+    Args:
+        parameters: one at least, all on one device.
+        betas: as `torch.optim.Adam` takes them.
+
+    Example:
+        >>> from stealguard.training.descent import Adam
+        >>> weight = nn.Parameter(torch.tensor([1.0]))
+        >>> weight.grad = torch.tensor([3.0])
+        >>> Adam([weight]).step(0.25)
+        >>> weight.item()  # the first step is as long as the rate, whatever the gradient
+        0.75
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], betas: tuple[float, float] = (0.9, 0.999)):
+        self.parameters = list(parameters)
+        self._betas = betas
+        self._means = [torch.zeros_like(p) for p in self.parameters]
+        self._squares = [torch.zeros_like(p) for p in self.parameters]
+        self._steps = [torch.tensor(0.0) for _ in self.parameters]
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Move the parameters that have a gradient."""
+        moved = [n for n, p in enumerate(self.parameters) if p.grad is not None]
+        parameters, means, squares, steps = (
+            [of[n] for n in moved] for of in (self.parameters, self._means, self._squares, self._steps)
+        )
+        adam(
+            parameters, [p.grad for p in parameters if p.grad is not None], means, squares, [], steps,
+            lr=rate, beta1=self._betas[0], beta2=self._betas[1], eps=1e-8,
+            weight_decay=0.0, amsgrad=False, maximize=False,
+        )  # fmt: skip

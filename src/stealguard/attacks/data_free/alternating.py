@@ -18,6 +18,7 @@ from stealguard.attacks.transfer import labels_only, refuse_labels
 from stealguard.devices import device_of
 from stealguard.errors import NonFiniteLoss, Refused, require
 from stealguard.seeds import derive, seeded
+from stealguard.training.descent import Adam, Descent
 from stealguard.training.losses import center
 from stealguard.types import Asked
 
@@ -62,9 +63,9 @@ class Alternating:
         require(self.generator_optimizer in known, "generator_optimizer", "`adam` or `sgd`", self.generator_optimizer)
         require(all(0 < at < 1 for at in self.drops), "drops", "shares in (0, 1)", self.drops)
 
-    def sgd(self, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def sgd(self, weights: list[nn.Parameter]) -> Descent:
         """The clones' optimizer, over these weights."""
-        return torch.optim.SGD(weights, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        return Descent(weights, self.momentum, self.weight_decay)
 
     def rate(self, done: float) -> float:
         """The factor on both rates when this share of the budget, in [0, 1], is spent."""
@@ -157,7 +158,7 @@ class Alternation:
         self._clone_optimizer = training.sgd([p for clone in clones for p in clone.parameters() if p.requires_grad])
         weights = list(self.generator.parameters())
         adam = training.generator_optimizer == "adam"
-        self._generator_optimizer = torch.optim.Adam(weights) if adam else training.sgd(weights)
+        self._generator_optimizer = Adam(weights) if adam else training.sgd(weights)
 
     @property
     def left(self) -> int:
@@ -231,16 +232,16 @@ class Alternation:
         self._step(self._clone_optimizer, self._training.lr, "clone", loss, None)
 
     def _step(
-        self, optimizer: torch.optim.Optimizer, lr: float, name: str, loss: Tensor, inputs: list[nn.Parameter] | None
+        self, optimizer: Descent | Adam, lr: float, name: str, loss: Tensor, inputs: list[nn.Parameter] | None
     ) -> None:
         self._steps += 1
         if not math.isfinite(value := loss.item()):
             mend = "A smaller `lr` or `generator_lr` usually mends it."
             raise NonFiniteLoss(f"Loss `{name}` is {value} at step {self._steps}. {mend}")
-        optimizer.param_groups[0]["lr"] = lr * self._rate
-        optimizer.zero_grad()
+        for weight in optimizer.parameters:
+            weight.grad = None
         loss.backward(inputs=inputs)
-        optimizer.step()
+        optimizer.step(lr * self._rate)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from stealguard.attacks.data_free.alternating import Alternating, Alternation, a
 from stealguard.attacks.data_free.generators import discriminator, shapes, squash
 from stealguard.errors import require
 from stealguard.seeds import derive
+from stealguard.training.descent import Adam
 from stealguard.types import Asked
 
 _BETAS = (0.5, 0.999)  # DCGAN's
@@ -103,9 +104,9 @@ class _Critic:
     """
 
     def __init__(self, given: QueryPool, training: Alternating, device: torch.device):
-        self._given, self._batch, self._device = given, training.batch, device
+        self._given, self._batch, self._rate, self._device = given, training.batch, training.generator_lr, device
         self._net = discriminator(tuple(given.shape[1:]), training.width).to(device)
-        self._adam = torch.optim.Adam(self._net.parameters(), lr=training.generator_lr, betas=_BETAS)
+        self._adam = Adam(self._net.parameters(), _BETAS)
 
     def loss(self, x: Tensor) -> Tensor:
         """Mean -log D(x), a number: the generator's adversarial loss."""
@@ -115,6 +116,6 @@ class _Critic:
         """One step on -log D(given) - log(1 - D(generated))."""
         given = self._given[torch.randint(len(self._given), (self._batch,))].to(self._device)
         loss = self.loss(given) + F.softplus(self._net(generated)).mean()
-        self._adam.zero_grad()
+        self._net.zero_grad()
         loss.backward()
-        self._adam.step()
+        self._adam.step(self._rate)
