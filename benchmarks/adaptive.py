@@ -227,14 +227,16 @@ def judged(stolen: nn.Module, task: str) -> dict[str, float]:
 
 
 def theft(
-    target: Target, seed: int, scale: Scale, *, attack: str, accounts: int = 10**9, labels: str = "soft",
+    target: Target, seed: int, scale: Scale, *, attack: str, accounts: int | None = None, labels: str = "soft",
     pool_name: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """A clone by one of `CLONES`, whose budget is divided over the accounts; without a number, nobody counts them."""
-    queries = pool(pool_name or scale.pools[0], scale.task)
-    size = min(scale.budget, len(queries), max(200, EARNED * accounts))
+    pool_name = pool_name or scale.pools[0]
+    queries, asked = pool(pool_name, scale.task), {"pool_name": pool_name, "labels": labels, "accounts": accounts}
+    number = accounts or scale.budget
+    size = min(scale.budget, len(queries), max(200, EARNED * number))
     how: Attack = replace(CLONES[attack], budget=size)  # type: ignore[assignment, type-var]
-    many = ManyAccounts(target, accounts, -(-scale.budget // accounts))
+    many = ManyAccounts(target, number, -(-scale.budget // number))
     box, stolen = Metered(many if labels == "soft" else Labels(many), size), clone(seed, scale)
     told: dict[str, Any] = {"honest": many.honest} if attack.startswith("told") else {}
     try:
@@ -242,7 +244,10 @@ def theft(
         found: dict[str, Any] = judged(stolen, scale.task)
     except FEW as e:
         found = {"failed": f"{type(e).__name__}: {e}".splitlines()[0]}
-    return {**found, "answers": box.spent, "honest_answers": many.honest_answers, "accounts_spent": many.spent}
+    return {
+        **asked, **found,
+        "answers": box.spent, "honest_answers": many.honest_answers, "accounts_spent": many.spent,
+    }  # fmt: skip
 
 
 def cover(target: Target, seed: int, scale: Scale, *, k: int) -> dict[str, Any]:
@@ -521,7 +526,8 @@ def measured(work: Work, scale: Scale) -> dict[str, Any]:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # many small nets are trained at once, each on a processor of its own
     torch.set_num_threads(1)
     started, settings = time.perf_counter(), dict(work.settings)
-    told = {"measurement": work.measurement, "victim": work.victim, "guard": "memory", **settings}
+    variant = " ".join(f"{name}={settings[name]:g}" for name in VARIED if name in settings)
+    told = {"measurement": work.measurement, "victim": work.victim, "guard": "memory", "variant": variant, **settings}
     defense = ALONE if settings.pop("guard", "memory") == "none" else RobustInI()
     defense = replace(defense, **{name: settings.pop(name) for name in VARIED if name in settings})
     try:
@@ -580,7 +586,7 @@ def main() -> None:
     told = {"command": " ".join(["python -m benchmarks.adaptive", *sys.argv[1:]]), "provenance": provenance()}
     with given.out.open("a", encoding="utf-8") as file:
         for line in results(given, scale):
-            print(json.dumps({**line, "scale": asdict(scale), **told}), file=file, flush=True)
+            print(json.dumps({**line, "scale": {**asdict(scale), "folder": ""}, **told}), file=file, flush=True)
             print({k: v for k, v in line.items() if k not in ("defense", "evidence", "key")}, flush=True)
 
 
