@@ -23,6 +23,7 @@ def settings(pairs: list[str] | None, parameter: str) -> dict[str, Any]:
     from stealguard.settings import from_yaml
 
     read: dict[str, Any] = {}
+    once = "KEY=VALUE, each setting once"
     for pair in pairs or []:
         key, equals, text = pair.partition("=")
         require(bool(key and equals), parameter, "KEY=VALUE", f"`{pair}`")
@@ -30,7 +31,8 @@ def settings(pairs: list[str] | None, parameter: str) -> dict[str, Any]:
         inside = read
         for name in outer:
             inside = inside.setdefault(name, {})
-            require(isinstance(inside, dict), parameter, "KEY=VALUE, each setting once", f"`{pair}`")
+            require(isinstance(inside, dict), parameter, once, f"`{pair}`")
+        require(last not in inside, parameter, once, f"`{pair}`")
         try:
             inside[last] = from_yaml(text)
         except StealguardError as e:
