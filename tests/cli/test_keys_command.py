@@ -117,6 +117,9 @@ def test_a_ledger_that_is_not_there_is_named_and_not_made(capsys: pytest.Capture
 def test_terms_that_break_a_rule_make_no_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "`budget` should be from 0" in refused(capsys, "add", "ann", "--budget", "-1")
     assert "`digits` should be from 1 to 6" in refused(capsys, "add", "ann", "--digits", "7")
+    for option in ("top-k", "digits"):
+        told = refused(capsys, "add", "ann", "--labels", f"--{option}", "2")
+        assert f"`{option}` should be left out with `--labels`, which tells no probability. Found 2" in told
     assert "`account` should be 1 to 200" in refused(capsys, "add", "")
     assert list(tmp_path.iterdir()) == []
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
-from stealguard.cli.options import Json, Many
+from stealguard.cli.options import Json, Many, check_labels_alone
 from stealguard.cli.printing import print_table
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def add(
     """
     from stealguard.serving.keys import Restriction, new_key
 
+    check_labels_alone(labels, top_k, digits)
     restriction = Restriction(labels, top_k, digits)
     key, token = new_key(account, restriction, budget=budget, rate=rate, models=tuple(models or ()), owner=owner)
     with _opened(ledger, create=True) as keys:

@@ -52,6 +52,12 @@ def numbers(text: str | None, parameter: str) -> list[float] | None:
         raise Invalid(parameter, "numbers that commas separate", f"`{text}`") from e
 
 
+def check_labels_alone(labels: bool, top_k: int | None, digits: int | None) -> None:
+    """Raise `Invalid` where answers would be labels, which have no probabilities that the other two could change."""
+    for name, number in ("top-k", top_k), ("digits", digits):
+        require(not labels or number is None, name, "left out with `--labels`, which tells no probability", number)
+
+
 def use_threads(threads: int | None) -> None:
     """Let torch use that many processor threads."""
     if threads is not None:
