@@ -229,6 +229,13 @@ def test_protect_tells_the_folder_and_the_accuracy(protect: Run, tmp_path: Path)
             ["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--defense", "own_methods:Lazy"],
             "a frozen",
         ),
+        (["protect", "lenet5", "mnist", "--out", "x", "--partial"], "`partial` should be left out where there are no"),
+        (
+            ["protect", "lenet5", "mnist", "--out", "x", "--epochs", "1", "--train", "epochs=3"],
+            "`epochs` should be given once: by itself or with `--train`. Found 1",
+        ),
+        (["report", "x", "--json", "--format", "csv"], "`format` should be left out with `--json`. Found `csv`"),
+        (["report", "x", "--title", "Mine"], "`title` should be given with `--out`: it is the page's. Found `Mine`"),
         (["audit", "nowhere", "--attack", "nowhere:A"], "`attack` should be an importable `module:name`"),
         (["audit", "nowhere", "--attack", "own_methods:Unbudgeted"], "an attack with `budget`"),
         (["audit", "nowhere", "--set", "[/x]=1"], "Found `[/x]`"),

@@ -139,6 +139,7 @@ def protect(
     preset = _preset(defense, training, epochs)
     check_name(net)
     require(start is None or weights is None, "start", "left out where there are `weights`", "both")
+    require(weights is not None or not partial, "partial", "left out where there are no `weights`", partial)
     state = None if weights is None else read_weights(weights)
     task = sets.task(data, classes=classes, seed=seed, reading=fitted(size, fit, mean))
     shape = tuple(task.train.x.shape[1:])
