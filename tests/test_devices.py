@@ -98,5 +98,5 @@ def test_protect_and_audit_run_on_one_device(tmp_path: Path, name: str) -> None:
             training=sg.Training(epochs=1, batch=32), progress=False,
         )  # fmt: skip
         assert all(isinstance(p, Marked) for p in release.model.parameters())
-        rows = sg.audit(release, pools=[pool], budgets=40, data=data, net=mlp(), device=device, progress=False)
+        rows = sg.audit(release, pools=[pool], budgets=40, data=data, device=device, progress=False)
         assert [row.status for row in rows] == ["ok", "ok"]

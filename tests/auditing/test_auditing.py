@@ -344,7 +344,7 @@ class TestTreatments:
 
     def test_an_attack_without_meaning_is_a_row_that_says_why(self, tmp_path: Path) -> None:
         release = sg.protect(mlp(), task(200, (16,), 3), defense="none", epochs=1, out=tmp_path / "a", progress=False)
-        (row,) = audit(release, net=mlp(), clone=None, data=task(200, (16,), 3), pools=[noise(150, (16,))],
+        (row,) = audit(release, clone=None, data=task(200, (16,), 3), pools=[noise(150, (16,))],
                        labels=["soft"], treatments=["smooth"])  # fmt: skip
         assert (row.status, row.queries) == ("skip", 0)
         assert row.reason == "Smoothing turns and shifts images, and these inputs are not images."

@@ -293,3 +293,9 @@ def test_answers_that_are_no_probabilities_are_found_before_anything_is_stolen(t
     with pytest.raises(BoxFault, match=r"should answer rows on the simplex|finite numbers"):
         audit(Broken(), tmp_path)
     assert not len(Store(tmp_path / "rows.sqlite"))
+
+
+def test_a_net_and_a_defense_are_those_of_a_releases_folder(net: nn.Module) -> None:
+    for name, value in (("net", mlp()), ("net", "their_model:net"), ("defense", sg.defenses.TopK)):
+        with pytest.raises(Invalid, match=f"`{name}` should be left out where the victim is not the folder of a"):
+            victim_of(net, **{name: value})

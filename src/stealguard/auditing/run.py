@@ -97,7 +97,8 @@ def audit(
         clone: the clone's architecture: a name or `module:callable`, drawn anew for each seed; or a module, which is
             taken as it is. The victim's own, drawn anew, if None; for a victim that shows none, one by the shape.
         data: the task, where the victim is not a release made from data with a name.
-        net: the protected network, where it is the user's own: `module:callable`, or a module like it.
+        net: the protected network of a release's folder, where it is the user's own: `module:callable`, or a module
+            like it.
         defense: the class of the release's defense or its `module:Class`, where it is the user's own.
         resize: fit pools of another shape to the victim's inputs.
         store: the SQLite file for the rows; if None, `audit.sqlite` in the release's folder, or in `runs/audit-NAME`.

@@ -259,16 +259,19 @@ def victim_of(
     """The victim that `given` stands for: a victim, a release folder, or what `Given` takes.
 
     Raises:
-        Invalid: it stands for none.
+        Invalid: it stands for none, or `net` or `defense` is given and it is not the folder of a release.
     """
-    if isinstance(given, Victim):
-        return given
-    if str(given).startswith(("http://", "https://")):
-        raise Invalid("victim", "`stealguard.Remote(url, key)` for a model behind a server that is yours", f"`{given}`")
     if isinstance(given, str | os.PathLike):
         path = Path(given)
         if path.is_dir() or (":" not in str(given) and path.suffix != ".onnx") or (path / RECIPE).exists():
             return load(path, net=net, defense=defense, device="cpu" if device is None else device)
+    for name, part in ("net", net), ("defense", defense):
+        rule = "left out where the victim is not the folder of a release"
+        require(part is None, name, rule, f"`{part if isinstance(part, str) else type(part).__name__}`")
+    if isinstance(given, Victim):
+        return given
+    if str(given).startswith(("http://", "https://")):
+        raise Invalid("victim", "`stealguard.Remote(url, key)` for a model behind a server that is yours", f"`{given}`")
     return Given(given, device=device)
 
 
