@@ -337,6 +337,10 @@ class TestOwnedSamples:
 
 class TestTreatments:
     @pytest.mark.slow
+    def test_a_theft_that_is_asked_for_twice_is_one_row(self, folder: Path) -> None:
+        rows = audit(folder, pools=["own:100"], labels=["soft"], own=[10, 20], seeds=[0, 0])
+        assert [(row.own, row.seed) for row in rows] == [(100, 0)], "the pool has more samples than either number"
+
     def test_treatments_are_part_of_the_row(self, folder: Path) -> None:
         plain, sharp, both = audit(folder, labels=["soft"], treatments=["", "sharpen", "z-score+confident"])
         assert [row.treatment for row in (plain, sharp, both)] == ["", "sharpen", "z-score+confident"]

@@ -90,7 +90,8 @@ def audit(
         budgets: how many inputs may be answered, where it is not the attacks' own number.
         treatments: what attackers do with the answers: "" for nothing, or names in `TREATMENTS` joined by "+"; nothing
             if None.
-        own: how many labeled task samples attackers fine-tune the clone on; none if None.
+        own: how many labeled task samples attackers fine-tune the clone on; none if None. With a pool `own:N` they have
+            N at least.
         accounts: over how many accounts of the victim the budget is divided (see `ManyAccounts`); an `OpeningAttack`
             opens them when it likes, and so many at most. One if None, or the numbers of a suite.
         seeds: one attack for each.
@@ -178,7 +179,7 @@ def audit(
     if helped is None:
         done = [key for key in plan if _done(kept, key)]
         work.close(done, complete=len(done) == len(plan))
-    return Rows(found for found in map(kept.get, keys) if found is not None)
+    return Rows(found for found in map(kept.get, plan) if found is not None)
 
 
 def _done(kept: Store, key: str) -> bool:
