@@ -220,6 +220,10 @@ def test_protect_tells_the_folder_and_the_accuracy(protect: Run, tmp_path: Path)
         (["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--train", "lr=fast"], "of the kind of 0.05"),
         (["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--set", "gamma=1", "gamma.x=1"], "setting once"),
         (["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--set", "gamma.x=1", "gamma=1"], "setting once"),
+        (
+            ["audit", "x", "--budget", "1", "--set", "budget=2"],
+            "`budget` should be given once: by itself or with `--set`",
+        ),
         (["audit", "nowhere", "--set", "budget=10", "budget=20"], "each setting once. Found `budget=20`"),
         (
             ["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--defense", "nowhere:D"],
