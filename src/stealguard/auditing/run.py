@@ -103,7 +103,8 @@ def audit(
         defense: the class of the release's defense or its `module:Class`, where it is the user's own.
         resize: fit pools of another shape to the victim's inputs.
         store: the SQLite file for the rows; if None, `audit.sqlite` in the release's folder, or in `runs/audit-NAME`.
-        device: where victim and clones run; where the victim is if None.
+        device: where clones run, and a victim that is read here: a release's folder, or a torch module that is no
+            victim yet. Where the victim is if None.
         workers: processes that steal at the same time, each with its share of torch's threads. They are spawned, so a
             script that asks for more than one is a file and needs `if __name__ == "__main__":`; what it changes of
             torch's switches below that line does not hold in them, but for deterministic algorithms. 1 for a `Remote`.
