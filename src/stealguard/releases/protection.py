@@ -37,6 +37,7 @@ from stealguard.nets import (
     state_of,
     structure,
 )
+from stealguard.nets.building import statistics
 from stealguard.releases import release as releases
 from stealguard.releases.honest import ACCOUNT, honest
 from stealguard.releases.presets import PRESETS, Preset
@@ -105,7 +106,7 @@ def protect(
         epochs: overrides the training's.
         seed: the whole run follows from it.
         start: already trained weights to begin with: a release folder or a module, of the net's architecture or of
-            all that the defense trains.
+            all that the defense trains. Its mean and deviation, if it has some, are kept.
         weights: already trained weights to begin with, in a file: a state dict that torch saved, or safetensors.
         partial: take of `weights` what fits the net; without it, all of the net's tensors must be there.
         mean, std: what the net's inputs are normalized with, both or none: 1 number, or 1 for each channel or column.
@@ -156,6 +157,8 @@ def protect(
     made_of = structure(own)
     model = preset.defense.build(own, like)
     begun = None if start is None else _warm(model, start, net, like, task.classes)
+    if mean is not None:
+        _check_kept(model.net, mean, std, like)
     if outliers is None:
         outliers = stand_ins(shape) if preset.defense.needs_outliers else []
         if outliers and progress:
@@ -376,6 +379,15 @@ def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, 
     except (Invalid, RuntimeError) as e:
         raise Invalid("start", rule, f"`{_word(start)}` ({str(e).splitlines()[-1].strip()})") from e
     return releases.hash_of(given)
+
+
+def _check_kept(net: nn.Module, mean: Statistic, std: Statistic | None, like: Tensor) -> None:
+    """Raise `Invalid` where a net is normalized otherwise than it should be, since `start` brought its own numbers."""
+    for name, given in zip(("mean", "std"), statistics(mean, std, like), strict=True):
+        kept = getattr(net, name).flatten().tolist()
+        require(
+            given.flatten().tolist() == kept, name, f"that of `start`, {kept}, or left out", given.flatten().tolist()
+        )
 
 
 def _compare(kept: nn.Module, trained: nn.Module, x: Inputs) -> None:
