@@ -51,6 +51,7 @@ def protect(
         The release folder to write.
     outliers
         Sets that stand for stealing queries while the defense is trained; those of the task's shape if none are named.
+        A defense that needs none is trained without them, and audited as those are that it is compared with.
     defense
         A defense's name (none, ini, ini-robust, top-k, rounding, reverse-sigmoid, dcp, mad, grad2, modelguard-w,
         modelguard-s, adaptive-misinformation, edm, nasty-teacher, misleader, cip, memguard, prada, hoda or d-add),

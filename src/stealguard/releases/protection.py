@@ -100,7 +100,8 @@ def protect(
         out: the folder to write.
         outliers: what stands for stealing queries, one or several of what `stealguard.data.images` takes; for a
             defense that needs some, the sets of the task's shape if None. The last third of each is never trained on,
-            so that an audit can query the family with unseen inputs.
+            so that an audit can query the family with unseen inputs. A defense that needs none is trained without them,
+            and is audited as those are that it is compared with.
         defense: a preset's name, `module:Class` or a defense.
         training: how to train; the way of the preset, or of the defense's kind, if None.
         epochs: overrides the training's.
@@ -166,6 +167,8 @@ def protect(
     families = _families(outliers, task, resize)
     for doubt in doubts(task.train.x, {label: known for label, (known, _) in families.items()}) if progress else ():
         print(f"notice: {doubt}", file=sys.stderr)
+    if families and not preset.defense.needs_outliers and progress:
+        print("notice: This defense reads no outliers. An audit takes a third of each, as in-family.", file=sys.stderr)
     require(bool(families) or not preset.defense.needs_outliers, "outliers", "given: this defense needs some", "none")
     for note in notes if progress else ():
         print(f"data: {note}", file=sys.stderr)
