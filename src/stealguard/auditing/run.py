@@ -104,7 +104,7 @@ def audit(
         resize: fit pools of another shape to the victim's inputs.
         store: the SQLite file for the rows; if None, `audit.sqlite` in the release's folder, or in `runs/audit-NAME`.
         device: where clones run, and a victim that is read here: a release's folder, or a torch module that is no
-            victim yet. Where the victim is if None.
+            victim yet. Where the victim is if None, and a folder is read to the processor then.
         workers: processes that steal at the same time, each with its share of torch's threads. They are spawned, so a
             script that asks for more than one is a file and needs `if __name__ == "__main__":`; what it changes of
             torch's switches below that line does not hold in them, but for deterministic algorithms. 1 for a `Remote`.

@@ -144,7 +144,7 @@ def audit(
     """
     from stealguard.attacks import ATTACKS
     from stealguard.auditing import audit as run
-    from stealguard.devices import repeatable
+    from stealguard.devices import choose, repeatable
     from stealguard.errors import require
     from stealguard.settings import create
 
@@ -168,7 +168,7 @@ def audit(
     given: dict[str, Any] = {
         "attacks": attacks, "pools": pools, "labels": labels, "budgets": budget or [], "treatments": treatments,
         "own": own, "seeds": seeds or [0], "clone": clone, "data": task, "net": net, "defense": defense,
-        "resize": resize, "store": store, "device": device,
+        "resize": resize, "store": store, "device": choose(device),
     }  # fmt: skip
     with repeatable(deterministic):
         if accounts_to_reach is None:
