@@ -201,8 +201,8 @@ def _attacks(given: Any, budgets: Sequence[int]) -> list[Attack]:
 
 def _attack(given: Any) -> Attack:
     if isinstance(given, str):
-        if ":" not in given and given not in ATTACKS:
-            pick({**SUITES, **ATTACKS}, given, "attacks")
+        if ":" not in given:
+            pick(dict.fromkeys([*SUITES, *ATTACKS.names]), given, "attacks")
         return create(ATTACKS, given, {}, "attacks")
     complete = all(hasattr(given, name) for name in ("budget", "needed")) and callable(given)
     require(complete and not isinstance(given, type), "attacks", "attacks, their names or a suite's", repr(given))

@@ -23,7 +23,7 @@ from stealguard.data.roles import chosen, divide, doubts, named, stand_ins
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defended, Defense
 from stealguard.devices import choose, device_of
-from stealguard.errors import Invalid, ReleaseError, pick, require
+from stealguard.errors import Invalid, ReleaseError, require
 from stealguard.nets import (
     Normalized,
     Statistic,
@@ -40,13 +40,13 @@ from stealguard.nets import (
 from stealguard.nets.building import statistics
 from stealguard.releases import release as releases
 from stealguard.releases.honest import ACCOUNT, honest
-from stealguard.releases.presets import PRESETS, Preset
+from stealguard.releases.presets import PRESETS, Preset, preset_of
 from stealguard.releases.release import CHECKPOINT, Release
 from stealguard.releases.workplace import free, working
 from stealguard.results.honest import PoorAnswers, complaints
 from stealguard.results.provenance import provenance
 from stealguard.seeds import derive
-from stealguard.settings import create, describe
+from stealguard.settings import describe
 from stealguard.training import Training
 from stealguard.training import fit as train
 from stealguard.training.combine import COMBINES
@@ -102,7 +102,7 @@ def protect(
             defense that needs some, the sets of the task's shape if None. The last third of each is never trained on,
             so that an audit can query the family with unseen inputs. A defense that needs none is trained without them,
             and is audited as those are that it is compared with.
-        defense: a preset's name, `module:Class` or a defense.
+        defense: a preset's name, that of a defense of an installed package, `module:Class` or a defense.
         training: how to train; the way of the preset, or of the defense's kind, if None.
         epochs: overrides the training's.
         seed: the whole run follows from it.
@@ -322,10 +322,8 @@ def _word(given: str | Path | nn.Module) -> str:
 
 def _preset(defense: str | Defense, training: Training | None, epochs: int | None) -> Preset:
     """That of the name; for a defense, itself with the training of the preset of its kind."""
-    if isinstance(defense, str) and defense not in PRESETS and ":" in defense:
-        defense = create(DEFENSES, defense, {}, "defense")
     if isinstance(defense, str):
-        known = pick(PRESETS, defense, "defense")
+        known = preset_of(defense)
     else:
         name, _ = describe(DEFENSES, defense)
         known = Preset(defense, PRESETS[name].training if name in PRESETS else Training())
