@@ -106,6 +106,8 @@ def test_the_history_of_an_account_is_shown(capsys: pytest.CaptureFixture[str]) 
     listed, _ = said(capsys, "history", "ann", "--json", "--days", "1")
     assert [Event(**{**entry, "hashes": tuple(entry["hashes"])}) for entry in json.loads(listed)] == [event]
     assert json.loads(said(capsys, "history", "nobody", "--json")[0]) == []
+    for days in ("0", "-1", "nan"):
+        assert "`days` should be above 0" in refused(capsys, "history", "ann", "--days", days)
 
 
 def test_a_ledger_that_is_not_there_is_named_and_not_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

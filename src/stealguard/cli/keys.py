@@ -14,6 +14,7 @@ from cyclopts import App
 
 from stealguard.cli.options import Json, Many, check_labels_alone
 from stealguard.cli.printing import print_table
+from stealguard.errors import require
 
 if TYPE_CHECKING:
     from stealguard.serving.keys import Key
@@ -125,6 +126,7 @@ def history(account: str, *, days: float = 90.0, ledger: str = LEDGER, json_: Js
     json_
         Print a list of objects as JSON.
     """
+    require(days > 0, "days", "above 0", days)
     with _opened(ledger) as keys:
         events = keys.history(account, time.time() - days * 86_400)
     if json_:
