@@ -69,7 +69,8 @@ def serve(
     threads
         Processor threads for each model (1).
     merge
-        Let requests share batches (as by default). Without, answers are those of the release to the last bit.
+        Let requests share batches (as by default). Without, and with --backend torch, answers are those of the release
+        to the last bit.
     allow_same_weights
         Serve releases of the same weights together, although their answers can then be compared.
     keep_hashes
