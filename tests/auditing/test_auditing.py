@@ -355,6 +355,15 @@ class TestTreatments:
 
 
 @pytest.mark.slow
+def test_an_attack_that_makes_its_own_queries_needs_no_pool(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"attacks": [sg.attacks.DFME(budget=4)], "labels": "soft", "progress": True}
+    (row,) = audit(folder, **given, pools=None)
+    assert (row.pool, row.queries) == ("nothing", 4)
+    assert "pools:" not in capsys.readouterr().err
+    (row,) = audit(folder, **given, pools=[noise(20)])
+    assert f"pools: `dfme` makes its own queries, and asks none of `{row.pool}`" in capsys.readouterr().err
+
+
 def test_a_suite_brings_its_own_settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stealguard.auditing import suites
 

@@ -24,7 +24,7 @@ from stealguard.auditing.beside import beside, helping
 from stealguard.auditing.owned import fine_tuned, near_task, no_theft_accuracy, owned
 from stealguard.auditing.plan import Architecture, Theft, architecture, thefts
 from stealguard.auditing.remote import HONEST, Remote
-from stealguard.auditing.suites import SUITES, Block, suite
+from stealguard.auditing.suites import NOTHING, SUITES, Block, suite
 from stealguard.auditing.utility import boxed, everything, utility
 from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
 from stealguard.boxes import AccountsInTurn, AnswerLedger, Boxed, Labels, LedgerError, ManyAccounts, Metered
@@ -84,8 +84,9 @@ def audit(
         pools: what attackers query with: one or several of what `stealguard.data.images` takes. Of a pool that is one
             of the defender's outlier families, the part is queried that the defender did not train on; test inputs of
             the task are left out. `own:N` is N task samples, with altered copies of them as far as the budget goes;
-            `nothing` is for attacks that make their own queries. A set with the role `near-task` (`digits`) has inputs
-            that anyone can make who knows the task. A family that fits the inputs' shape if None.
+            `nothing` is for attacks that make their own queries, and their only pool if None. A set with the role
+            `near-task` (`digits`) has inputs that anyone can make who knows the task. The families that fit the inputs'
+            shape if None.
         labels: `soft` (answers as they are) and `hard` (the most probable class only); both if None.
         budgets: how many inputs may be answered, where it is not the attacks' own number.
         treatments: what attackers do with the answers: "" for nothing, or names in `TREATMENTS` joined by "+"; nothing
@@ -130,8 +131,9 @@ def audit(
     if isinstance(victim, Given | Remote):
         victim = victim.fitted(tuple(task.train.x.shape[1:]), task.classes, task.names)
     shape = tuple(task.train.x.shape[1:])
-    families = unseen(shape) if pools is None else several(pools)
-    if pools is None and progress:
+    made = [] if isinstance(attacks, str) and attacks in SUITES else _attacks(attacks, _many(budgets))
+    families = several(pools) if pools is not None else [NOTHING] if made and all(map(_free, made)) else unseen(shape)
+    if pools is None and families != [NOTHING] and progress:
         print(f"pools: {chosen(families, shape)}", file=sys.stderr)
     if isinstance(attacks, str) and attacks in SUITES:
         brought = {"labels": labels, "budgets": budgets or None, "treatments": treatments, "own": own}
@@ -141,7 +143,7 @@ def audit(
     else:
         parts = {"labels": labels, "treatments": treatments, "own": own, "accounts": accounts}
         combined = {name: _many(part) for name, part in parts.items() if part is not None}
-        blocks = [Block(_attacks(attacks, _many(budgets)), families, **combined)]
+        blocks = [Block(made, families, **combined)]
     where = choose(device) if device is not None else _device(victim)
     clones = architecture(victim, clone, task.classes, where, tuple(task.train.x.shape[1:]))
     planned = [t for block in blocks for t in thefts(victim, task, block, _many(seeds), clones, resize=resize)]
@@ -209,6 +211,11 @@ def _attack(given: Any) -> Attack:
     return given  # type: ignore[no-any-return]
 
 
+def _free(attack: Attack) -> bool:
+    """Whether an attack makes its own queries, as it says itself."""
+    return getattr(attack, "data_free", False)
+
+
 def _device(victim: Victim) -> torch.device:
     module = victim.model if isinstance(victim, Release) else victim.module if isinstance(victim, Given) else None
     return torch.device("cpu") if module is None else device_of(module)
@@ -228,6 +235,9 @@ def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
         spent = sum(theft.attack.budget for theft in planned)
         n = len(planned)
         notes.append(f"queries: {len(task.test.x):,} test inputs, and at most {spent:,} of {n} theft{'s' * (n > 1)}")
+    for name, unread in dict.fromkeys((theft.name, theft.pool.name) for theft in planned if _free(theft.attack)):
+        if unread != NOTHING:
+            notes.append(f"pools: `{name}` makes its own queries, and asks none of `{unread}`")
     for pool in {theft.pool.name: theft.pool for theft in planned if theft.pool.dropped}.values():
         notes.append(f"pools: {pool.dropped:,} inputs of `{pool.name}` are test inputs of the task and are not queried")
     for note in notes:

@@ -78,8 +78,9 @@ def audit(
     set_
         Settings of the attack, KEY=VALUE ... (training.epochs=50, for example).
     pools
-        Sets that the attacker queries with, own:N (near N task samples), or nothing (for data-free attacks). Printed
-        digits (the set digits) are what anyone can query who knows that the task is about digits.
+        Sets that the attacker queries with, own:N (near N task samples), or nothing (for dfme, maze, disguide and
+        dfms-hl, which make their own queries). Printed digits (the set digits) are what anyone can query who knows that
+        the task is about digits.
     labels
         soft (answers as they are), hard (the most probable class alone), or both words; both unless told otherwise.
     treatments
