@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+import stealguard as sg
 from samples import noise, task
 from stealguard.attacks import ATTACKS
 from stealguard.attacks.treatments import TREATMENTS
@@ -175,6 +176,23 @@ def test_audit_with_accounts(stealguard: Run, sets: Path, tmp_path: Path) -> Non
         done = stealguard("audit", tmp_path / "a", "--suite", "quick", "--pools", f"npz:{sets}/pool.npz", *option)
         assert done.returncode == 2
         assert f"`{option[0][2:]}` should be left out: the suite `quick` chooses" in done.stderr
+
+
+@pytest.mark.slow
+def test_guard_keeps_the_settings_that_are_not_named(stealguard: Run, sets: Path, tmp_path: Path) -> None:
+    made = sg.protect(
+        "mlp", f"npz:{sets}/task.npz", defense=sg.defenses.TopK(k=2, rest="spread"), epochs=1, out=tmp_path / "a",
+        progress=False,
+    )  # fmt: skip
+
+    def guarded(out: str, defense: str, *settings: str) -> dict[str, object]:
+        done = stealguard("guard", made.folder, defense, "--out", tmp_path / out, "--json", *settings)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["defense"]["settings"]  # type: ignore[no-any-return]
+
+    assert guarded("b", "top-k", "--set", "k=1") == {"k": 1, "rest": "spread"}
+    assert guarded("c", "rounding") == {"digits": 1}
+    assert guarded("d", "none") == {}
 
 
 @pytest.mark.slow
