@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,11 @@ from torch.nn import functional as F
 import stealguard as sg
 from marked import NAME, Marked, MixedDevices, pretended
 from samples import mlp, noise, task
+from stealguard.cli import main
+from stealguard.comparing.cells import plan
+from stealguard.comparing.grid import read
+from stealguard.comparing.layout import cell_file, rows_in
+from stealguard.comparing.work import work
 from stealguard.defenses import DEFENSES, Defense, MemGuard
 from stealguard.devices import choose, repeatable, without_tf32
 from stealguard.nets import build
@@ -100,5 +107,42 @@ def test_protect_and_audit_run_on_one_device(tmp_path: Path, monkeypatch: pytest
         )  # fmt: skip
         assert all(isinstance(p, Marked) for p in release.model.parameters())
         attack = sg.attacks.Knockoff(budget=40, training=short)
-        rows = sg.audit(release, [attack], pools=[pool], data=data, net=mlp(), device=device, progress=False)
+        rows = sg.audit(release, [attack], pools=[pool], data=data, device=device, progress=False)
         assert [row.status for row in rows] == ["ok", "ok"]
+
+
+@pytest.fixture
+def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a task and a pool."""
+    data = dict(zip(("train_x", "train_y", "test_x", "test_y"), task(160, (16,), 3), strict=True))
+    np.savez(tmp_path / "task.npz", **{name: part.numpy() for name, part in data.items()})
+    np.savez(tmp_path / "pool.npz", x=noise(60, (16,), seed=8).numpy())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_command_audits_on_a_gpu_if_there_is_one(
+    sets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sg.protect("mlp", "npz:task.npz", defense="none", out="r", device="cpu", epochs=1, progress=False)
+    with pretended() as device:
+        monkeypatch.setattr("stealguard.devices.choose", lambda named=None: choose(device if named is None else named))
+        main(["audit", "r", "--pools", "npz:pool.npz", "--budget", "40", "--labels", "soft", "--json"])
+    (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (row["status"], row["device"]) == ("ok", NAME)
+
+
+@pytest.mark.slow
+def test_a_comparison_steals_on_a_gpu_if_there_is_one(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = {"data": "npz:task.npz", "nets": "mlp", "epochs": 1, "defenses": "none", "labels": "soft",
+            "attacks": {"knockoff": {"budget": 40}}, "pools": "npz:pool.npz"}  # fmt: skip
+    train, steal = plan(read(grid))
+    Path("compared").mkdir()
+    assert work("compared", train.arguments, torch.get_num_threads(), "cpu") == ""
+    with pretended() as device:
+        monkeypatch.setattr(
+            "stealguard.comparing.work.choose", lambda named: choose(device if named is None else named)
+        )
+        assert work("compared", steal.arguments, torch.get_num_threads()) == ""
+    assert [row.device for row in rows_in(cell_file(Path("compared"), steal.key))] == [NAME]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import own_methods
+import stealguard as sg
+from samples import mlp, noise, task
 from stealguard import registry
 from stealguard.attacks import ATTACKS, Knockoff
 from stealguard.defenses import DEFENSES, InI
@@ -19,13 +21,14 @@ from stealguard.settings import create, describe
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package that offers two attacks, one of which cannot be imported."""
+    """A package that offers a defense and two attacks, one of which cannot be imported."""
     points = {
         "stealguard.attacks": [
             EntryPoint("lazy", "own_methods:Lazy", "stealguard.attacks"),
             EntryPoint("broken", "own_methods:nowhere", "stealguard.attacks"),
             EntryPoint("knockoff", "own_methods:Lazy", "stealguard.attacks"),
-        ]
+        ],
+        "stealguard.defenses": [EntryPoint("halves", "own_methods:Halves", "stealguard.defenses")],
     }
     monkeypatch.setattr(registry, "entry_points", lambda group: points.get(group, []))
 
@@ -65,7 +68,7 @@ def test_installed_packages_offer_methods_by_name() -> None:
     assert ATTACKS.name_of(own_methods.Lazy()) == "lazy"
     assert ATTACKS.names == [*ATTACKS, "lazy", "broken"], "built-in names come first and stay what they are"
     assert ATTACKS.find("knockoff", "attack") is Knockoff
-    assert DEFENSES.names == list(DEFENSES)
+    assert DEFENSES.names == [*DEFENSES, "halves"]
     with pytest.raises(
         Invalid, match=r"`attack` should be a method that can be imported. Found `broken`, own_methods:"
     ):
@@ -121,3 +124,14 @@ def test_modules_lie_in_the_working_directory_too_and_are_hashed(
     (tmp_path / "just_here.py").write_text("class A:\n    class B:\n        size = 3\n")
     assert source_hash(found) != before
     assert source_hash(InI) == source_hash(InI()) == source_hash(len) == ""
+
+
+@pytest.mark.usefixtures("installed")
+def test_protect_and_audit_take_the_names_of_installed_packages(tmp_path: Path) -> None:
+    data, pool = task(100, (16,), 3), noise(60, (16,), seed=8)
+    release = sg.protect(mlp(), data, defense="halves", epochs=1, out=tmp_path / "r", progress=False)
+    assert release.recipe["defense"]["name"] == "halves"
+    (row,) = sg.audit(release, "lazy", [pool], "soft", budgets=20, data=data, progress=False)
+    assert row.attack == "lazy"
+    with pytest.raises(Invalid, match=r"`attacks` should be one of quick, .*, lazy, broken. Found `lazzy` .*`lazy`"):
+        sg.audit(release, "lazzy", [pool], data=data, progress=False)

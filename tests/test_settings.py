@@ -127,6 +127,8 @@ BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10) if n else 1}]\n" f
         ("[" * 700, "nested too deeply"),
         pytest.param("[" * 5_000, "nested too deeply", marks=pytest.mark.slow),
         ("\x00", "not YAML"),
+        ("a: 1\nb: 2\na: 3", "has the key `a` twice, again in line 3"),
+        ("x: [{a: 1, a: 1}]", "has the key `a` twice, again in line 1"),
     ],
 )
 def test_yaml_that_cannot_be_read_is_one_line(text: str, message: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from stealguard.errors import Invalid, StealguardError, nearest, one_line
+from stealguard.errors import Invalid, StealguardError, nearest, one_line, printable
 from stealguard.registry import Registry
 
 T = TypeVar("T")
@@ -115,10 +115,23 @@ def from_yaml(text: str) -> Any:
         raise StealguardError(f"This is not YAML: {one_line(e)}") from e
 
 
+def _check_keys(node: Any) -> None:
+    """Raise `StealguardError` where a mapping has a key twice: YAML forbids that, and the loader takes the last one."""
+    known = set[tuple[str, str]]()
+    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+        if (key.tag, key.value) in known:
+            raise StealguardError(
+                f"This YAML has the key `{printable(key.value)}` twice, again in line {key.start_mark.line + 1}"
+            )
+        known.add((key.tag, key.value))
+
+
 def _size(node: Any, known: dict[int, float]) -> float:
     """How many values a node stands for, aliases written out; infinite for one that contains itself."""
     if id(node) not in known:
         known[id(node)] = math.inf
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
         inside = node.value if isinstance(node, yaml.CollectionNode) else []
         parts = [part for entry in inside for part in (entry if isinstance(entry, tuple) else (entry,))]
         known[id(node)] = 1 + sum(_size(part, known) for part in parts)

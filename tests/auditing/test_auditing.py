@@ -337,6 +337,10 @@ class TestOwnedSamples:
 
 class TestTreatments:
     @pytest.mark.slow
+    def test_a_theft_that_is_asked_for_twice_is_one_row(self, folder: Path) -> None:
+        rows = audit(folder, pools=["own:100"], labels=["soft"], own=[10, 20], seeds=[0, 0])
+        assert [(row.own, row.seed) for row in rows] == [(100, 0)], "the pool has more samples than either number"
+
     def test_treatments_are_part_of_the_row(self, folder: Path) -> None:
         plain, sharp, both = audit(folder, labels=["soft"], treatments=["", "sharpen", "z-score+confident"])
         assert [row.treatment for row in (plain, sharp, both)] == ["", "sharpen", "z-score+confident"]
@@ -344,13 +348,22 @@ class TestTreatments:
 
     def test_an_attack_without_meaning_is_a_row_that_says_why(self, tmp_path: Path) -> None:
         release = sg.protect(mlp(), task(200, (16,), 3), defense="none", epochs=1, out=tmp_path / "a", progress=False)
-        (row,) = audit(release, net=mlp(), clone=None, data=task(200, (16,), 3), pools=[noise(150, (16,))],
+        (row,) = audit(release, clone=None, data=task(200, (16,), 3), pools=[noise(150, (16,))],
                        labels=["soft"], treatments=["smooth"])  # fmt: skip
         assert (row.status, row.queries) == ("skip", 0)
         assert row.reason == "Smoothing turns and shifts images, and these inputs are not images."
 
 
 @pytest.mark.slow
+def test_an_attack_that_makes_its_own_queries_needs_no_pool(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"attacks": [sg.attacks.DFME(budget=4)], "labels": "soft", "progress": True}
+    (row,) = audit(folder, **given, pools=None)
+    assert (row.pool, row.queries) == ("nothing", 4)
+    assert "pools:" not in capsys.readouterr().err
+    (row,) = audit(folder, **given, pools=[noise(20)])
+    assert f"pools: `dfme` makes its own queries, and asks none of `{row.pool}`" in capsys.readouterr().err
+
+
 def test_a_suite_brings_its_own_settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stealguard.auditing import suites
 

@@ -55,6 +55,12 @@ def test_a_remote_model_is_audited_as_the_same_model_in_the_process(url: str, mo
     assert "over HTTP" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_there_is_a_name_for_each_class_of_a_remote_model(url: str) -> None:
+    assert sg.Remote(url, names=("a", "b", "c")).output.names == ("a", "b", "c")
+    with pytest.raises(Invalid, match=r"`names` should be of all 3 classes. Found 2"):
+        sg.Remote(url, names=("a", "b"))
+
+
 @pytest.mark.slow
 def test_rows_carry_the_identity_that_the_server_tells(url: str, model: Model, tmp_path: Path) -> None:
     identity = "ab" * 32

@@ -293,3 +293,15 @@ def test_answers_that_are_no_probabilities_are_found_before_anything_is_stolen(t
     with pytest.raises(BoxFault, match=r"should answer rows on the simplex|finite numbers"):
         audit(Broken(), tmp_path)
     assert not len(Store(tmp_path / "rows.sqlite"))
+
+
+def test_a_net_and_a_defense_are_those_of_a_releases_folder(net: nn.Module) -> None:
+    for name, value in (("net", mlp()), ("net", "their_model:net"), ("defense", sg.defenses.TopK)):
+        with pytest.raises(Invalid, match=f"`{name}` should be left out where the victim is not the folder of a"):
+            victim_of(net, **{name: value})
+
+
+def test_there_is_a_name_for_each_class_or_none() -> None:
+    assert sg.Given(mlp(), names=("a", "b", "c")).output == (3, ("a", "b", "c"))
+    with pytest.raises(Invalid, match=r"`names` should be of all 3 classes. Found 2"):
+        sg.Given(mlp(), classes=3, names=("a", "b"))

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import stealguard as sg
 from endpoint import SHAPE, Model, expected
 from samples import noise
+from stealguard.auditing.brought import brought
 from stealguard.cli import main
 
 Run = Callable[..., "tuple[int, str, str]"]
@@ -109,3 +112,20 @@ def test_a_failed_theft_ends_with_status_1_and_goes_on_later(audit: Run, model: 
     assert (code, "Found status 500: it broke" in err) == (1, True)
     assert audit("--i-own-this")[0] == 0
     assert model.answered[""] == 160
+
+
+def test_the_size_of_pictures_is_told_beside_a_url(endpoint: tuple[str, Model], tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (int(name[2]) + 8, 9)).save(tmp_path / name)
+    victim = sg.Remote(f"{endpoint[0]}/v2/models/m")
+    found = brought(victim, f"folder:{tmp_path}", size=4)
+    assert found.victim is victim
+    assert found.task.train.x.shape[1:] == (1, 4, 4)
+
+
+def test_statistics_of_a_model_behind_a_url_are_refused(audit: Run, model: Model) -> None:
+    code, _, err = audit("--i-own-this", "--mean", "0.5", "--std", "0.5")
+    assert code == 2
+    assert "`victim` should be a net of your own where `mean`, `std` or `weights` are given. Found `m`" in err
+    assert model.requests == []

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+import stealguard as sg
 from samples import noise, task
 from stealguard.attacks import ATTACKS
 from stealguard.attacks.treatments import TREATMENTS
@@ -178,6 +179,23 @@ def test_audit_with_accounts(stealguard: Run, sets: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_guard_keeps_the_settings_that_are_not_named(stealguard: Run, sets: Path, tmp_path: Path) -> None:
+    made = sg.protect(
+        "mlp", f"npz:{sets}/task.npz", defense=sg.defenses.TopK(k=2, rest="spread"), epochs=1, out=tmp_path / "a",
+        progress=False,
+    )  # fmt: skip
+
+    def guarded(out: str, defense: str, *settings: str) -> dict[str, object]:
+        done = stealguard("guard", made.folder, defense, "--out", tmp_path / out, "--json", *settings)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["defense"]["settings"]  # type: ignore[no-any-return]
+
+    assert guarded("b", "top-k", "--set", "k=1") == {"k": 1, "rest": "spread"}
+    assert guarded("c", "rounding") == {"digits": 1}
+    assert guarded("d", "none") == {}
+
+
+@pytest.mark.slow
 def test_guard_refuses_a_defense_with_another_training(stealguard: Run, protect: Run, tmp_path: Path) -> None:
     assert protect(tmp_path / "a").returncode == 0
     done = stealguard("guard", tmp_path / "a", "none", "--out", tmp_path / "b")
@@ -219,6 +237,12 @@ def test_protect_tells_the_folder_and_the_accuracy(protect: Run, tmp_path: Path)
         ),
         (["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--train", "lr=fast"], "of the kind of 0.05"),
         (["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--set", "gamma=1", "gamma.x=1"], "setting once"),
+        (["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--set", "gamma.x=1", "gamma=1"], "setting once"),
+        (
+            ["audit", "x", "--budget", "1", "--set", "budget=2"],
+            "`budget` should be given once: by itself or with `--set`",
+        ),
+        (["audit", "nowhere", "--set", "budget=10", "budget=20"], "each setting once. Found `budget=20`"),
         (
             ["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--defense", "nowhere:D"],
             "importable",
@@ -227,6 +251,13 @@ def test_protect_tells_the_folder_and_the_accuracy(protect: Run, tmp_path: Path)
             ["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--defense", "own_methods:Lazy"],
             "a frozen",
         ),
+        (["protect", "lenet5", "mnist", "--out", "x", "--partial"], "`partial` should be left out where there are no"),
+        (
+            ["protect", "lenet5", "mnist", "--out", "x", "--epochs", "1", "--train", "epochs=3"],
+            "`epochs` should be given once: by itself or with `--train`. Found 1",
+        ),
+        (["report", "x", "--json", "--format", "csv"], "`format` should be left out with `--json`. Found `csv`"),
+        (["report", "x", "--title", "Mine"], "`title` should be given with `--out`: it is the page's. Found `Mine`"),
         (["audit", "nowhere", "--attack", "nowhere:A"], "`attack` should be an importable `module:name`"),
         (["audit", "nowhere", "--attack", "own_methods:Unbudgeted"], "an attack with `budget`"),
         (["audit", "nowhere", "--set", "[/x]=1"], "Found `[/x]`"),

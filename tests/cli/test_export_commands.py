@@ -11,6 +11,7 @@ import stealguard as sg
 from stealguard.cli import main
 
 Captured = pytest.CaptureFixture[str]
+HOME = Path(__file__).parent.parent.parent
 
 
 def fails(*arguments: str) -> None:
@@ -61,3 +62,7 @@ def test_card_is_printed_or_written(folder: Path, capsys: Captured, tmp_path: Pa
     assert "--overwrite" in capsys.readouterr().err
     main(["card", str(folder), "--out", str(out), "--overwrite"])
     fails("card", str(folder), "--store", str(tmp_path / "none.sqlite"))
+    capsys.readouterr()
+    fails("card", str(folder), "--store", str(HOME / "docs/results/rivals.jsonl"), "--out", str(tmp_path / "other.md"))
+    assert "`store` should be one with rows of" in capsys.readouterr().err
+    assert not (tmp_path / "other.md").exists()

@@ -106,6 +106,8 @@ def test_the_history_of_an_account_is_shown(capsys: pytest.CaptureFixture[str]) 
     listed, _ = said(capsys, "history", "ann", "--json", "--days", "1")
     assert [Event(**{**entry, "hashes": tuple(entry["hashes"])}) for entry in json.loads(listed)] == [event]
     assert json.loads(said(capsys, "history", "nobody", "--json")[0]) == []
+    for days in ("0", "-1", "nan"):
+        assert "`days` should be above 0" in refused(capsys, "history", "ann", "--days", days)
 
 
 def test_a_ledger_that_is_not_there_is_named_and_not_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -117,6 +119,9 @@ def test_a_ledger_that_is_not_there_is_named_and_not_made(capsys: pytest.Capture
 def test_terms_that_break_a_rule_make_no_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "`budget` should be from 0" in refused(capsys, "add", "ann", "--budget", "-1")
     assert "`digits` should be from 1 to 6" in refused(capsys, "add", "ann", "--digits", "7")
+    for option in ("top-k", "digits"):
+        told = refused(capsys, "add", "ann", "--labels", f"--{option}", "2")
+        assert f"`{option}` should be left out with `--labels`, which tells no probability. Found 2" in told
     assert "`account` should be 1 to 200" in refused(capsys, "add", "")
     assert list(tmp_path.iterdir()) == []
 

@@ -26,7 +26,7 @@ COMMANDS: list[list[str]] = [
     ["compare", "{home}/grid.yaml", "--out", "{home}/out", "--workers", "1", "--engine", "local", "--allow-code"],
     ["compare", "{home}/text", "--out", "{home}/out", "--gpus", "0", "--threads", "1"],
     ["report", "{home}/none", "{home}/text", "--out", "{home}/page.html", "--format", "csv"],
-    ["report", "{home}/rows.jsonl", "--format", "json", "--title", "x"],
+    ["report", "{home}/rows.jsonl", "--format", "json", "--out", "{home}/page.html", "--title", "x"],
     ["list", "attacks", "--json"],
     ["data", "list", "--json"],
     ["data", "get", "nothing"],

@@ -52,6 +52,21 @@ def test_a_file_names_what_is_served_and_options_come_before_it(
     assert "nothing is counted" in out
 
 
+def test_options_say_what_releases_of_a_file_tell(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "server.yaml"
+    config.write_text(f"releases: [{{path: {folder}, name: digits, version: '2', top_k: 3}}]\nopen: true\n")
+    for options, told in (
+        ([], "digits version 2: .*, top 3"),
+        (["--top-k", 2, "--digits", 1], "digits version 2: .*, top 2, 1 digits"),
+        (["--top-k", 0, "--name", "mine"], "mine version 2: .*, probabilities"),
+        (["--labels"], "digits version 2: .*, labels"),
+    ):
+        code, out, _ = run(capsys, "serve", "--config", config, "--check", *options)
+        assert (code, re.fullmatch(told, out.splitlines()[0]) is not None) == (0, True), out
+
+
 def test_a_missing_ledger_is_told_by_check(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "serve", folder, "--ledger", tmp_path / "none.sqlite", "--check")
     assert code == 2
@@ -79,6 +94,10 @@ def test_releases_of_the_same_weights_are_not_served_together_unless_told(
         (["{folder}", "--open", "--port", "99999"], "`port` should be from 0 to 65535"),
         (["{folder}", "--open", "--name", "a/b"], "`name` should be free of spaces"),
         (["/nowhere", "--open"], "Release `/nowhere` should hold"),
+        (["{folder}", "--open", "--ledger", "l.sqlite"], "`ledger` should be left out with `--open`"),
+        (["{folder}", "--open", "--keep-hashes"], "`keep-hashes` should be left out with `--open`"),
+        (["{folder}", "--open", "--labels", "--top-k", "2"], "`top-k` should be left out with `--labels`"),
+        (["{folder}", "--open", "--labels", "--digits", "2"], "`digits` should be left out with `--labels`"),
     ],
 )
 def test_what_cannot_be_served_is_told_in_one_line(

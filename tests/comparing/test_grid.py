@@ -85,8 +85,28 @@ def test_adaptive_attackers_know_each_defense_of_the_grid() -> None:
     assert [block.treatments for block in dcp[len(plain) :]] == [["p-bayes"], ["d-dae"]]
     assert prada[-1].accounts == ACCOUNTS
     assert {attack.budget for blocks in (plain, dcp, prada) for block in blocks for attack in block.attacks} == {70}
-    with pytest.raises(Invalid, match="`labels` should be left out: the suite `adaptive` chooses them"):
-        read(small(attacks="adaptive", labels=["soft"]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("labels", ["soft"]), ("labels", ["soft", "hard"]), ("treatments", [""]), ("own", [0]), ("accounts", [1])],
+)
+def test_what_a_suite_chooses_is_refused_beside_it(key: str, value: list[Any]) -> None:
+    with pytest.raises(Invalid, match=f"`{key}` should be left out: the suite `adaptive` chooses them"):
+        read(small(attacks="adaptive", **{key: value}))
+
+
+def test_attacks_of_a_suite_that_differ_in_nothing_but_budgets_are_one_with_a_budget() -> None:
+    blocks = read(small(attacks="standard", budgets=[70])).blocks(Defense())
+    assert list(blocks[0].attacks) == [Knockoff(budget=70)]
+
+
+def test_the_budget_of_an_attack_comes_before_the_budgets_of_all() -> None:
+    attacks = ["copycat", {"knockoff": {"budget": [5, 6]}}]
+    blocks = read(small(attacks=attacks, budgets=[30, 40])).blocks(Defense())
+    assert [block.attacks[0].budget for block in blocks] == [30, 40, 5, 6]
+    (block,) = read(small(attacks=Knockoff(budget=7), budgets=[30])).blocks(Defense())
+    assert block.attacks[0].budget == 30, "an attack that is handed over always has a budget"
 
 
 def test_outliers_may_be_by_data_set() -> None:
@@ -151,6 +171,9 @@ def test_outliers_may_be_by_data_set() -> None:
         ({"seeds": [0, True]}, "`seeds` should be whole numbers"),
         ({"seeds": [0, 0]}, "`seeds` should be without repetitions"),
         ({"epochs": 0}, "`epochs` should be a whole number of at least 1"),
+        ({"epochs": 2, "training": {"epochs": 3}}, "given once: by itself or in `training`. Found 2"),
+        ({"defenses": [{"none": {"epochs": 2, "training": {"epochs": 3}}}]}, "`epochs` should be given once"),
+        ({"attacks": [{"knockoff": {"budget": 2, "budgets": [3]}}]}, "`budgets` should be left out beside `budget`"),
         ({"resize": "yes please"}, "`resize` should be true or false"),
     ],
 )  # fmt: skip

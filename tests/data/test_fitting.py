@@ -12,7 +12,7 @@ from test_folders import classes, picture, pixels
 
 from stealguard import data
 from stealguard.data import pictures
-from stealguard.data.reading import Fit, fitted, reading_of
+from stealguard.data.reading import Columns, Fit, fitted, reading_of
 from stealguard.errors import Invalid
 
 
@@ -98,6 +98,11 @@ def test_three_means_ask_for_color() -> None:
         (lambda: fitted(None, "pad", None), "`fit` should be left out without `size`"),
         (lambda: reading_of({"sizes": 3}), "`reading`"),
         (lambda: data.task("mnist", reading=Fit(64)), "`size` should be left out where the data are no folder"),
+        (lambda: data.images("letters", reading=Fit(64)), "`size` should be left out where the data are no folder"),
+        (
+            lambda: data.task("mnist", reading=Columns((("age", ()),), "pay")),
+            "`reading` should be left out where the data are no table. Found columns for `mnist`",
+        ),
     ],
 )
 def test_rules_of_sizes(make: object, said: str) -> None:

@@ -124,6 +124,17 @@ def test_a_bare_trained_module_is_a_start_of_a_normalized_one(tmp_path: Path) ->
     torch.testing.assert_close(made.model.net.body[0].weight, trained[0].weight)
 
 
+def test_a_start_that_is_normalized_otherwise_than_the_net_is_refused(tmp_path: Path) -> None:
+    data = task(100, (16,), 3)
+    start = protect(tmp_path / "a", mlp(), data, mean=0.3, std=0.2).folder
+    assert protect(tmp_path / "b", mlp(), data, mean=0.3, std=0.2, start=start).recipe["mean"] == [0.3]
+    with pytest.raises(Invalid, match=r"`mean` should be that of `start`, \[0.30*1?\d*\], or left out. Found \[0.4"):
+        protect(tmp_path / "c", mlp(), data, mean=0.4, std=0.2, start=start)
+    with pytest.raises(Invalid, match="`std` should be that of `start`"):
+        protect(tmp_path / "c", mlp(), data, mean=0.3, std=0.1, start=start)
+    assert not (tmp_path / "c").exists()
+
+
 def test_other_statistics_are_another_setting(tmp_path: Path) -> None:
     data = task(100, (16,), 3)
     settings = [

@@ -348,3 +348,13 @@ def test_two_arrays_are_split_by_the_seed(tmp_path: Path) -> None:
         made, data=(x.numpy(), y.numpy()), pools=[noise(100, (16,), seed=7)], budgets=50, progress=False
     )
     assert row.status == "ok"
+
+
+def test_outliers_that_a_defense_does_not_read_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given: dict[str, Any] = {"data": task(100, (16,), 3), "defense": "none", "epochs": 1}
+    net = mlp()
+    plain = sg.protect(net, out=tmp_path / "a", **given)
+    assert "reads no outliers" not in capsys.readouterr().err
+    beside = sg.protect(net, out=tmp_path / "b", outliers=[noise(60, (16,))], **given)
+    assert "notice: This defense reads no outliers. An audit takes a third of each" in capsys.readouterr().err
+    assert beside.recipe["weights_sha256"] == plain.recipe["weights_sha256"]

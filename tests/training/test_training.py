@@ -436,5 +436,7 @@ def test_bad_settings_are_named(field: str, value: object, rule: str) -> None:
 
 
 def test_best_needs_a_validation_split() -> None:
+    with pytest.raises(Invalid, match="`resume` should be left out where no checkpoint is kept"):
+        fit(small(), *data(), QUICK, seed=0, resume=True, progress=False)
     with pytest.raises(Invalid, match="`keep` should be `last` without a validation split"):
         fit(small(), *data(), replace(QUICK, keep="best"), seed=0, progress=False)

@@ -21,7 +21,7 @@ class Attack(Protocol):
 
     Attacks are frozen dataclasses whose fields are their settings. `box` is all that an attack sees of the victim:
     never a gradient, a weight or the victim's training data. The same box, pool, clone and seed give the same queries
-    and the same trained clone.
+    and the same trained clone. An attack that makes its own queries may say so by an attribute `data_free`, True.
     """
 
     @property

@@ -11,9 +11,10 @@ from torch import nn
 
 from stealguard import data as sets
 from stealguard.auditing.plan import LIKE
+from stealguard.auditing.remote import Remote
 from stealguard.auditing.victim import Given
 from stealguard.data.reading import fitted
-from stealguard.errors import require
+from stealguard.errors import Invalid, require
 from stealguard.nets import Statistic, build, give, read_weights
 
 STATISTICS = 2**25  # numbers, at most, of the inputs that a net is tried with
@@ -22,12 +23,12 @@ STATISTICS = 2**25  # numbers, at most, of the inputs that a net is tried with
 class Brought(NamedTuple):
     """What `audit` takes as its victim and its data."""
 
-    victim: Given | str
+    victim: Given | Remote | str
     task: sets.Task
 
 
 def brought(
-    model: str, data: str | None, *, size: int | None = None, fit: str | None = None,
+    model: str | Remote, data: str | None, *, size: int | None = None, fit: str | None = None,
     mean: Statistic | None = None, std: Statistic | None = None,
     weights: str | Path | None = None,
 ) -> Brought:  # fmt: skip
@@ -45,6 +46,8 @@ def brought(
     task = sets.task(data, reading=fitted(size, fit, mean))
     if mean is None and std is None and weights is None:
         return Brought(model, task)
+    if isinstance(model, Remote):
+        raise Invalid("victim", "a net of your own where `mean`, `std` or `weights` are given", f"`{model.name}`")
     state = None if weights is None else read_weights(weights)
     like = task.train.x[: min(LIKE, STATISTICS // math.prod(task.train.x.shape[1:]) + 2)]
 

@@ -66,6 +66,7 @@ class Remote:
         self.name, self.shape = name or served.name, served.shape
         self.identity = served.identity
         self.output = Probabilities(served.classes or len(names), served.names or tuple(names))
+        require(len(names) in (0, self.output.classes), "names", f"of all {self.output.classes} classes", len(names))
         self.close = self._endpoint.close
         self._dealt: dict[str, str] = {}
 

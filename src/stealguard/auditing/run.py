@@ -24,7 +24,7 @@ from stealguard.auditing.beside import beside, helping
 from stealguard.auditing.owned import fine_tuned, near_task, no_theft_accuracy, owned
 from stealguard.auditing.plan import Architecture, Theft, architecture, thefts
 from stealguard.auditing.remote import HONEST, Remote
-from stealguard.auditing.suites import SUITES, Block, suite
+from stealguard.auditing.suites import NOTHING, SUITES, Block, suite
 from stealguard.auditing.utility import boxed, everything, utility
 from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
 from stealguard.boxes import AccountsInTurn, AnswerLedger, Boxed, Labels, LedgerError, ManyAccounts, Metered
@@ -84,24 +84,28 @@ def audit(
         pools: what attackers query with: one or several of what `stealguard.data.images` takes. Of a pool that is one
             of the defender's outlier families, the part is queried that the defender did not train on; test inputs of
             the task are left out. `own:N` is N task samples, with altered copies of them as far as the budget goes;
-            `nothing` is for attacks that make their own queries. A set with the role `near-task` (`digits`) has inputs
-            that anyone can make who knows the task. A family that fits the inputs' shape if None.
+            `nothing` is for attacks that make their own queries, and their only pool if None. A set with the role
+            `near-task` (`digits`) has inputs that anyone can make who knows the task. The families that fit the inputs'
+            shape if None.
         labels: `soft` (answers as they are) and `hard` (the most probable class only); both if None.
         budgets: how many inputs may be answered, where it is not the attacks' own number.
         treatments: what attackers do with the answers: "" for nothing, or names in `TREATMENTS` joined by "+"; nothing
             if None.
-        own: how many labeled task samples attackers fine-tune the clone on; none if None.
+        own: how many labeled task samples attackers fine-tune the clone on; none if None. With a pool `own:N` they have
+            N at least.
         accounts: over how many accounts of the victim the budget is divided (see `ManyAccounts`); an `OpeningAttack`
             opens them when it likes, and so many at most. One if None, or the numbers of a suite.
         seeds: one attack for each.
         clone: the clone's architecture: a name or `module:callable`, drawn anew for each seed; or a module, which is
             taken as it is. The victim's own, drawn anew, if None; for a victim that shows none, one by the shape.
         data: the task, where the victim is not a release made from data with a name.
-        net: the protected network, where it is the user's own: `module:callable`, or a module like it.
+        net: the protected network of a release's folder, where it is the user's own: `module:callable`, or a module
+            like it.
         defense: the class of the release's defense or its `module:Class`, where it is the user's own.
         resize: fit pools of another shape to the victim's inputs.
         store: the SQLite file for the rows; if None, `audit.sqlite` in the release's folder, or in `runs/audit-NAME`.
-        device: where victim and clones run; where the victim is if None.
+        device: where clones run, and a victim that is read here: a release's folder, or a torch module that is no
+            victim yet. Where the victim is if None, and a folder is read to the processor then.
         workers: processes that steal at the same time, each with its share of torch's threads. They are spawned, so a
             script that asks for more than one is a file and needs `if __name__ == "__main__":`; what it changes of
             torch's switches below that line does not hold in them, but for deterministic algorithms. 1 for a `Remote`.
@@ -127,8 +131,9 @@ def audit(
     if isinstance(victim, Given | Remote):
         victim = victim.fitted(tuple(task.train.x.shape[1:]), task.classes, task.names)
     shape = tuple(task.train.x.shape[1:])
-    families = unseen(shape) if pools is None else several(pools)
-    if pools is None and progress:
+    made = [] if isinstance(attacks, str) and attacks in SUITES else _attacks(attacks, _many(budgets))
+    families = several(pools) if pools is not None else [NOTHING] if made and all(map(_free, made)) else unseen(shape)
+    if pools is None and families != [NOTHING] and progress:
         print(f"pools: {chosen(families, shape)}", file=sys.stderr)
     if isinstance(attacks, str) and attacks in SUITES:
         brought = {"labels": labels, "budgets": budgets or None, "treatments": treatments, "own": own}
@@ -138,7 +143,7 @@ def audit(
     else:
         parts = {"labels": labels, "treatments": treatments, "own": own, "accounts": accounts}
         combined = {name: _many(part) for name, part in parts.items() if part is not None}
-        blocks = [Block(_attacks(attacks, _many(budgets)), families, **combined)]
+        blocks = [Block(made, families, **combined)]
     where = choose(device) if device is not None else _device(victim)
     clones = architecture(victim, clone, task.classes, where, tuple(task.train.x.shape[1:]))
     planned = [t for block in blocks for t in thefts(victim, task, block, _many(seeds), clones, resize=resize)]
@@ -177,7 +182,7 @@ def audit(
     if helped is None:
         done = [key for key in plan if _done(kept, key)]
         work.close(done, complete=len(done) == len(plan))
-    return Rows(found for found in map(kept.get, keys) if found is not None)
+    return Rows(found for found in map(kept.get, plan) if found is not None)
 
 
 def _done(kept: Store, key: str) -> bool:
@@ -198,12 +203,17 @@ def _attacks(given: Any, budgets: Sequence[int]) -> list[Attack]:
 
 def _attack(given: Any) -> Attack:
     if isinstance(given, str):
-        if ":" not in given and given not in ATTACKS:
-            pick({**SUITES, **ATTACKS}, given, "attacks")
+        if ":" not in given:
+            pick(dict.fromkeys([*SUITES, *ATTACKS.names]), given, "attacks")
         return create(ATTACKS, given, {}, "attacks")
     complete = all(hasattr(given, name) for name in ("budget", "needed")) and callable(given)
     require(complete and not isinstance(given, type), "attacks", "attacks, their names or a suite's", repr(given))
     return given  # type: ignore[no-any-return]
+
+
+def _free(attack: Attack) -> bool:
+    """Whether an attack makes its own queries, as it says itself."""
+    return getattr(attack, "data_free", False)
 
 
 def _device(victim: Victim) -> torch.device:
@@ -225,6 +235,9 @@ def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
         spent = sum(theft.attack.budget for theft in planned)
         n = len(planned)
         notes.append(f"queries: {len(task.test.x):,} test inputs, and at most {spent:,} of {n} theft{'s' * (n > 1)}")
+    for name, unread in dict.fromkeys((theft.name, theft.pool.name) for theft in planned if _free(theft.attack)):
+        if unread != NOTHING:
+            notes.append(f"pools: `{name}` makes its own queries, and asks none of `{unread}`")
     for pool in {theft.pool.name: theft.pool for theft in planned if theft.pool.dropped}.values():
         notes.append(f"pools: {pool.dropped:,} inputs of `{pool.name}` are test inputs of the task and are not queried")
     for note in notes:

@@ -71,10 +71,11 @@ class Given:
         classes: how many there are; the audit's data tell if None.
         names: of the classes, in the order of the answers' columns.
         name: what reports call the victim.
-        device: where a torch module runs; where it is if None.
+        device: where a torch module runs; where it is if None. Other models run where they please, and ONNX files on
+            the processor.
 
     Raises:
-        Invalid: `model` is none of these.
+        Invalid: `model` is none of these, or there are more `classes` or fewer than `names`.
 
     Example:
         >>> victim = Given(lambda x: np.full((len(x), 2), 0.5), shape=(30,), classes=2)
@@ -96,6 +97,7 @@ class Given:
         self.name = name or getattr(model, "__name__", word).rsplit("/", 1)[-1]
         self.shape = tuple(shape or ())
         self.output = Probabilities(classes or len(names), tuple(names))
+        require(len(names) in (0, self.output.classes), "names", f"of all {self.output.classes} classes", len(names))
         self._word = word
         self._model, self._device = model, device
         self.identity, self.module, self._ask = _opened(model, device)
@@ -259,16 +261,19 @@ def victim_of(
     """The victim that `given` stands for: a victim, a release folder, or what `Given` takes.
 
     Raises:
-        Invalid: it stands for none.
+        Invalid: it stands for none, or `net` or `defense` is given and it is not the folder of a release.
     """
-    if isinstance(given, Victim):
-        return given
-    if str(given).startswith(("http://", "https://")):
-        raise Invalid("victim", "`stealguard.Remote(url, key)` for a model behind a server that is yours", f"`{given}`")
     if isinstance(given, str | os.PathLike):
         path = Path(given)
         if path.is_dir() or (":" not in str(given) and path.suffix != ".onnx") or (path / RECIPE).exists():
             return load(path, net=net, defense=defense, device="cpu" if device is None else device)
+    for name, part in ("net", net), ("defense", defense):
+        rule = "left out where the victim is not the folder of a release"
+        require(part is None, name, rule, f"`{part if isinstance(part, str) else type(part).__name__}`")
+    if isinstance(given, Victim):
+        return given
+    if str(given).startswith(("http://", "https://")):
+        raise Invalid("victim", "`stealguard.Remote(url, key)` for a model behind a server that is yours", f"`{given}`")
     return Given(given, device=device)
 
 

@@ -74,19 +74,21 @@ def audit(
         explore, own-form, cover, refusals, active-thief, marich, dissector, jbda, jbda-tr, dfme, maze, disguide or
         dfms-hl (`stealguard list attacks` has a line on each), or module:Class of your own.
     budget
-        How many answers the attacker may have; several for a curve.
+        How many answers the attacker may have; several for a curve. Short for --set budget=N.
     set_
         Settings of the attack, KEY=VALUE ... (training.epochs=50, for example).
     pools
-        Sets that the attacker queries with, own:N (near N task samples), or nothing (for data-free attacks). Printed
-        digits (the set digits) are what anyone can query who knows that the task is about digits.
+        Sets that the attacker queries with, own:N (near N task samples), or nothing (for dfme, maze, disguide and
+        dfms-hl, which make their own queries). Printed digits (the set digits) are what anyone can query who knows that
+        the task is about digits.
     labels
-        soft, hard or both.
+        soft (answers as they are), hard (the most probable class alone), or both words; both unless told otherwise.
     treatments
         What the attacker does with the answers before training on them: sharpen, z-score, debias, confident, smooth,
         top-1, d-dae, p-bayes; joined by + for one after the other.
     own
-        How many labeled task samples the attacker has, to fine-tune the clone on.
+        How many labeled task samples the attacker has, to fine-tune the clone on; N where the pool is own:N and that is
+        more.
     accounts
         Over how many accounts of the victim the budget is divided, 1 unless told otherwise; several for a curve.
         `refusals` opens so many at most.
@@ -143,7 +145,7 @@ def audit(
     """
     from stealguard.attacks import ATTACKS
     from stealguard.auditing import audit as run
-    from stealguard.devices import repeatable
+    from stealguard.devices import choose, repeatable
     from stealguard.errors import require
     from stealguard.settings import create
 
@@ -157,15 +159,17 @@ def audit(
         from stealguard.auditing.brought import brought
 
         statistics = {"mean": numbers(mean, "mean"), "std": numbers(std, "std")}
-        target, task = brought(victim, data, size=size, fit=fit, weights=weights, **statistics)
+        target, task = brought(target, data, size=size, fit=fit, weights=weights, **statistics)
     if suite:
         for name, option in ("attack", attack), ("set", set_):
             require(option is None, name, f"left out: the suite `{suite}` chooses the attacks", option)
-    attacks = suite or [create(ATTACKS, attack or "knockoff", settings(set_, "set"), "attack")]
+    chosen = settings(set_, "set")
+    require(budget is None or "budget" not in chosen, "budget", "given once: by itself or with `--set`", budget)
+    attacks = suite or [create(ATTACKS, attack or "knockoff", chosen, "attack")]
     given: dict[str, Any] = {
         "attacks": attacks, "pools": pools, "labels": labels, "budgets": budget or [], "treatments": treatments,
         "own": own, "seeds": seeds or [0], "clone": clone, "data": task, "net": net, "defense": defense,
-        "resize": resize, "store": store, "device": device,
+        "resize": resize, "store": store, "device": choose(device),
     }  # fmt: skip
     with repeatable(deterministic):
         if accounts_to_reach is None:

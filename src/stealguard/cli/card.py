@@ -34,6 +34,7 @@ def card(
     from stealguard.errors import require
     from stealguard.files import write_text
     from stealguard.releases.bom import bom as bill
+    from stealguard.releases.release import identity_of, read_recipe
     from stealguard.report.card import card as made
     from stealguard.results import read
     from stealguard.results.store import STORE
@@ -43,6 +44,10 @@ def card(
         require(free, name, "a file that does not exist yet (or pass `--overwrite`)", f"`{path}`")
     known = store is not None or (release / STORE).exists()
     rows = read(release / STORE if store is None else store) if known else []
+    if store is not None:
+        identity = identity_of(read_recipe(release))
+        its_own = any(row.victim.key == identity for row in rows)
+        require(its_own, "store", f"one with rows of `{release}`, by its identity", f"none in `{store}`")
     text = made(release, rows)
     if out is None:
         print(text, end="")

@@ -15,7 +15,8 @@ def demo(*, out: Path = Path("runs/demo"), epochs: int = 16, threads: int | None
     out
         Where releases and page go; what is already there is not done again.
     epochs
-        Passes over the task data, for either net: half of the usual number, so that it takes minutes.
+        Passes over the task data, for either net: half of the usual number, so that it takes minutes. As before, where
+        the releases are there.
     threads
         Processor threads.
     """

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from stealguard import report
 from stealguard.attacks import Knockoff
 from stealguard.auditing.run import audit
+from stealguard.errors import require
 from stealguard.releases.protection import protect
 from stealguard.releases.release import Release, load
 
@@ -27,9 +27,15 @@ def run(out: Path, epochs: int) -> Path:
     ]
     print(report.render(rows, "table"))
     page = out / "report.html"
-    report.write_html(rows, page, title="LeNet-5 on MNIST, with and without robust InI", command="stealguard demo")
+    command = f"stealguard demo --out {out} --epochs {epochs}"
+    report.write_html(rows, page, title="LeNet-5 on MNIST, with and without robust InI", command=command)
     return page
 
 
-def _release(folder: Path, **how: Any) -> Release:
-    return load(folder) if folder.exists() else protect("lenet5", DATA, out=folder, resume=True, **how)
+def _release(folder: Path, *, defense: str, epochs: int) -> Release:
+    if not folder.exists():
+        return protect("lenet5", DATA, out=folder, defense=defense, epochs=epochs, resume=True)
+    found = load(folder)
+    trained = found.recipe["training"]["epochs"]
+    require(trained == epochs, "epochs", f"{trained}, as `{folder}` was trained (or name another `out`)", epochs)
+    return found

@@ -34,7 +34,7 @@ def guard(
     out
         The release folder to write.
     set_
-        Settings of the defense, KEY=VALUE ...
+        Settings of the defense, KEY=VALUE ... Where the defense stays the same, the others stay as they are.
     net
         The module:callable of the protected network, where it is your own.
     trained
@@ -50,18 +50,19 @@ def guard(
     from stealguard.releases.protection import guarded
     from stealguard.releases.release import load
     from stealguard.results.honest import PoorAnswers, complaints, sentence
-    from stealguard.settings import create
+    from stealguard.settings import changed
 
-    chosen = create(DEFENSES, defense, settings(set_, "set"), "defense")
+    given, kind = settings(set_, "set"), DEFENSES.find(defense, "defense")
     kept = load(release, net=net, defense=trained)
+    chosen = changed(kept.defense if type(kept.defense) is kind else kind(), given, f"defense {defense}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PoorAnswers)  # they are told below, in the same words
-        changed = guarded(kept, chosen, out, data=data, overwrite=overwrite)
-    found = changed.recipe["honest"]
+        made = guarded(kept, chosen, out, data=data, overwrite=overwrite)
+    found = made.recipe["honest"]
     if json_:
-        print(json.dumps(dict(changed.recipe)))
+        print(json.dumps(dict(made.recipe)))
     else:
-        print(f"{changed.folder}: {sentence(found)}" if found else f"{changed.folder}")
+        print(f"{made.folder}: {sentence(found)}" if found else f"{made.folder}")
     if found is None:
         print("what honest users get was not measured: name the task's data with --data", file=sys.stderr)
     for complaint in complaints(found) if found else ():

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
-from stealguard.cli.options import Json, Many
+from stealguard.cli.options import Json, Many, check_labels_alone
 from stealguard.cli.printing import print_table
+from stealguard.errors import require
 
 if TYPE_CHECKING:
     from stealguard.serving.keys import Key
@@ -65,6 +66,7 @@ def add(
     """
     from stealguard.serving.keys import Restriction, new_key
 
+    check_labels_alone(labels, top_k, digits)
     restriction = Restriction(labels, top_k, digits)
     key, token = new_key(account, restriction, budget=budget, rate=rate, models=tuple(models or ()), owner=owner)
     with _opened(ledger, create=True) as keys:
@@ -124,6 +126,7 @@ def history(account: str, *, days: float = 90.0, ledger: str = LEDGER, json_: Js
     json_
         Print a list of objects as JSON.
     """
+    require(days > 0, "days", "above 0", days)
     with _opened(ledger) as keys:
         events = keys.history(account, time.time() - days * 86_400)
     if json_:

@@ -23,6 +23,7 @@ def settings(pairs: list[str] | None, parameter: str) -> dict[str, Any]:
     from stealguard.settings import from_yaml
 
     read: dict[str, Any] = {}
+    once = "KEY=VALUE, each setting once"
     for pair in pairs or []:
         key, equals, text = pair.partition("=")
         require(bool(key and equals), parameter, "KEY=VALUE", f"`{pair}`")
@@ -30,7 +31,8 @@ def settings(pairs: list[str] | None, parameter: str) -> dict[str, Any]:
         inside = read
         for name in outer:
             inside = inside.setdefault(name, {})
-            require(isinstance(inside, dict), parameter, "KEY=VALUE, each setting once", f"`{pair}`")
+            require(isinstance(inside, dict), parameter, once, f"`{pair}`")
+        require(last not in inside, parameter, once, f"`{pair}`")
         try:
             inside[last] = from_yaml(text)
         except StealguardError as e:
@@ -48,6 +50,12 @@ def numbers(text: str | None, parameter: str) -> list[float] | None:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError as e:
         raise Invalid(parameter, "numbers that commas separate", f"`{text}`") from e
+
+
+def check_labels_alone(labels: bool, top_k: int | None, digits: int | None) -> None:
+    """Raise `Invalid` where answers would be labels, which have no probabilities that the other two could change."""
+    for name, number in ("top-k", top_k), ("digits", digits):
+        require(not labels or number is None, name, "left out with `--labels`, which tells no probability", number)
 
 
 def use_threads(threads: int | None) -> None:

@@ -51,6 +51,7 @@ def protect(
         The release folder to write.
     outliers
         Sets that stand for stealing queries while the defense is trained; those of the task's shape if none are named.
+        A defense that needs none is trained without them, and audited as those are that it is compared with.
     defense
         A defense's name (none, ini, ini-robust, top-k, rounding, reverse-sigmoid, dcp, mad, grad2, modelguard-w,
         modelguard-s, adaptive-misinformation, edm, nasty-teacher, misleader, cip, memguard, prada, hoda or d-add),
@@ -61,7 +62,7 @@ def protect(
     train
         Settings of the training, KEY=VALUE ... (lr, batch, momentum, weight_decay, schedule, augment, keep, ...).
     epochs
-        Passes over the task data.
+        Passes over the task data: short for --train epochs=N.
     classes
         The names of the classes, in the order of their labels; those that the data have if none are given.
     seed
@@ -71,7 +72,7 @@ def protect(
     weights
         A file of already trained weights to start from: a state_dict in .pt, or safetensors.
     partial
-        Take of the weights what fits the net.
+        Take of --weights what fits the net.
     mean
         What is subtracted from the net's inputs, which are in [0, 1]: one number, or one a channel (0.485,0.456,0.406).
     std
@@ -96,20 +97,22 @@ def protect(
         Print the recipe as JSON.
     """
     from stealguard.devices import repeatable
+    from stealguard.errors import require
     from stealguard.releases.presets import preset_of
     from stealguard.releases.protection import protect as run
     from stealguard.results.honest import PoorAnswers, complaints, sentence
     from stealguard.settings import changed
     from stealguard.training.ranks import joined
 
-    preset = preset_of(defense, "defense")
+    preset, trained = preset_of(defense, "defense"), settings(train, "train")
+    require(epochs is None or "epochs" not in trained, "epochs", "given once: by itself or with `--train`", epochs)
     use_threads(threads)
     with joined() as ranks, repeatable(deterministic), warnings.catch_warnings():
         warnings.simplefilter("ignore", PoorAnswers)  # they are told below, in the same words
         release = run(
             net, data, out=out, outliers=outliers,
             defense=changed(preset.defense, settings(set_, "set"), f"defense {defense}"),
-            training=changed(preset.training, settings(train, "train"), "training"),
+            training=changed(preset.training, trained, "training"),
             epochs=epochs, classes=classes, seed=seed, start=start, weights=weights, partial=partial,
             mean=numbers(mean, "mean"), std=numbers(std, "std"), size=size, fit=fit, resize=resize, resume=resume,
             overwrite=overwrite, device=device,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stealguard.cli.options import Many
+from stealguard.cli.options import Many, check_labels_alone
 
 
 def serve(
@@ -18,10 +18,10 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     metrics_port: int | None = None,
-    name: str = "",
-    labels: bool = False,
-    top_k: int = 0,
-    digits: int = 0,
+    name: str | None = None,
+    labels: bool | None = None,
+    top_k: int | None = None,
+    digits: int | None = None,
     page: bool | None = None,
     backend: str | None = None,
     device: str | None = None,
@@ -38,11 +38,12 @@ def serve(
     Parameters
     ----------
     releases
-        The release folders to serve; those of the file if there is one.
+        The release folders to serve, in place of those of the file if there is one.
     config
         A YAML file of settings; options of the command line come before it.
     ledger
-        Where keys, budgets and history are: the path of an SQLite file (stealguard-ledger.sqlite), or redis://...
+        Where keys, budgets and history are: the path of an SQLite file (stealguard-ledger.sqlite), or redis://...; not
+        with --open.
     open_
         Ask for no key and count nothing, for trials.
     host
@@ -56,9 +57,9 @@ def serve(
     labels
         Answer with labels alone, whatever a key says.
     top_k
-        Tell so many classes at most, whatever a key says.
+        Tell so many classes at most, whatever a key says; 0 for all.
     digits
-        Tell so many decimal digits at most, whatever a key says.
+        Tell so many decimal digits at most, whatever a key says; 0 for all.
     page
         Show a page at / to try the models.
     backend
@@ -68,11 +69,12 @@ def serve(
     threads
         Processor threads for each model (1).
     merge
-        Let requests share batches (as by default). Without, answers are those of the release to the last bit.
+        Let requests share batches (as by default). Without, and with --backend torch, answers are those of the release
+        to the last bit.
     allow_same_weights
         Serve releases of the same weights together, although their answers can then be compared.
     keep_hashes
-        Keep the SHA-256 of each input in the history.
+        Keep the SHA-256 of each input in the history; not with --open, which keeps none.
     net
         The module:callable of the protected network, where it is your own.
     defense
@@ -89,20 +91,26 @@ def serve(
         from stealguard.serving.config import Config, ServedRelease, read_config
     except ImportError as e:
         raise StealguardError(f"The server needs further packages: pip install 'stealguard[serve]' ({e}).") from e
+    check_labels_alone(bool(labels), top_k, digits)
+    for option, value in ("ledger", ledger), ("keep-hashes", keep_hashes):
+        require(not (open_ and value), option, "left out with `--open`, which keeps neither counts nor history", value)
     chosen = Config() if config is None else read_config(config)
-    if releases:
-        require(not name or len(releases) == 1, "name", "given for a single release", f"{len(releases)} releases")
-        chosen = replace(chosen, releases=tuple(
-            ServedRelease(path, name, labels=labels, top_k=top_k, digits=digits) for path in releases
-        ))  # fmt: skip
-    require(bool(chosen.releases), "releases", "one release folder at least", "none")
+    served = tuple(map(ServedRelease, releases)) if releases else chosen.releases
+    require(bool(served), "releases", "one release folder at least", "none")
+    require(name is None or len(served) == 1, "name", "given for a single release", f"{len(served)} releases")
+    told: dict[str, Any] = {"name": name, "labels": labels, "top_k": top_k, "digits": digits}
     given: dict[str, Any] = {
+        "releases": tuple(replace(one, **_of_those_given(told)) for one in served),
         "ledger": ledger, "open": open_, "host": host, "port": port, "metrics_port": metrics_port, "page": page,
         "backend": backend, "device": device, "threads": threads, "merge": merge,
         "allow_same_weights": allow_same_weights, "keep_hashes": keep_hashes,
     }  # fmt: skip
-    chosen = replace(chosen, **{key: value for key, value in given.items() if value is not None})
+    chosen = replace(chosen, **_of_those_given(given))
     if check:
         print(run.check(chosen, net=net, defense=defense))
     else:
         run.serve(chosen, net=net, defense=defense)
+
+
+def _of_those_given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -11,7 +11,8 @@ defenses:
   - my_module:MyDefense         # your own; a file that names code is read with `allow_code`
 attacks:
   - knockoff: {budget: 20000}
-  - jbda: {pools: ["own:150"]}  # pools, labels, treatments, own, accounts and budgets hold for all or one
+  - jbda: {pools: ["own:150"]}  # pools, labels, treatments, own, accounts and budgets hold for all or one; an attack
+                                # that has a `budget` has no other
 pools: [letters]
 seeds: [0, 1, 2]
 ```
@@ -20,7 +21,7 @@ seeds: [0, 1, 2]
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -137,13 +138,14 @@ def _grid(values: Mapping[str, Any]) -> GridSpec:
     _whole(seeds, "seeds")
     require(isinstance(given["resize"], bool), "resize", "true or false", repr(given["resize"]))
     outliers = _outliers(given["outliers"], data)
-    training = _settings(given["training"], "training") | _epochs(given["epochs"])
+    training = _training(given["training"], given["epochs"])
     defenses = [one for entry in _list(given, "defenses") for one in _defense_settings(entry, training)]
     for name in data:
         needy = next((one.name for one in defenses if one.defense.needs_outliers and not outliers[name]), None)
         require(needy is None, "outliers", f"given for `{name}`: `{needy}` needs some", "none")
     _tell_apart(defenses)
-    return GridSpec(data, nets, outliers, defenses, _attackers(given), seeds, given["clone"], given["resize"])
+    attackers = _attackers(given, set(values))
+    return GridSpec(data, nets, outliers, defenses, attackers, seeds, given["clone"], given["resize"])
 
 
 def _known_keys(values: Mapping[str, Any]) -> None:
@@ -164,7 +166,7 @@ def _defense_settings(entry: Any, training: Mapping[str, Any]) -> Iterator[Defen
     preset = preset_of(preset_name, "defenses")
     label = given.pop("name", preset_name)
     require(isinstance(label, str), "name", "a text", repr(label))
-    own = _settings(given.pop("training", {}), "training") | _epochs(given.pop("epochs", None))
+    own = _training(given.pop("training", {}), given.pop("epochs", None))
     how = changed(preset.training, {**training, **own}, "training")
     for defense, words in _swept(preset.defense, given, f"defense {preset_name}"):
         yield DefenseSetting(" ".join([label, *words]), defense, how)
@@ -176,7 +178,7 @@ def _tell_apart(defenses: Sequence[DefenseSetting]) -> None:
     require(not twice, "defenses", "told apart: give one of them a `name`", f"{', '.join(twice)} more than once")
 
 
-def _attackers(given: Mapping[str, Any]) -> Callable[[Defense], Sequence[Block]]:
+def _attackers(given: Mapping[str, Any], named: Collection[str]) -> Callable[[Defense], Sequence[Block]]:
     """What attackers do against a defense: the same against all, unless a suite knows what counters each."""
     common = {key: _list(given, key, empty=True) for key in STEALING}
     name = given["attacks"]
@@ -184,7 +186,7 @@ def _attackers(given: Mapping[str, Any]) -> Callable[[Defense], Sequence[Block]]
         blocks = list(_blocks(given, common))
         return lambda _: blocks
     for key in ("labels", "treatments", "own", "accounts"):
-        require(common[key] == STEALING[key], key, f"left out: the suite `{name}` chooses them", repr(given[key]))
+        require(key not in named, key, f"left out: the suite `{name}` chooses them", repr(given[key]))
     pools, budgets = _checked_pools(common["pools"]), common["budgets"]
 
     def of(defense: Defense) -> Sequence[Block]:
@@ -195,8 +197,9 @@ def _attackers(given: Mapping[str, Any]) -> Callable[[Defense], Sequence[Block]]
 
 
 def _with_budgets(attacks: Sequence[Attack], budgets: Sequence[int]) -> Sequence[Attack]:
-    """Each attack with each of the budgets; with its own if none is given."""
-    return [changed(attack, {"budget": n}, "budgets") for attack in attacks for n in budgets] if budgets else attacks
+    """Each attack with each of the budgets, once; with its own if none is given."""
+    found = [changed(attack, {"budget": n}, "budgets") for attack in attacks for n in budgets] if budgets else attacks
+    return [attack for n, attack in enumerate(found) if attack not in found[:n]]
 
 
 def _blocks(given: Mapping[str, Any], common: dict[str, list[Any]]) -> Iterator[Block]:
@@ -206,6 +209,9 @@ def _blocks(given: Mapping[str, Any], common: dict[str, list[Any]]) -> Iterator[
         _not_renamed(own)
         how = common | {key: _list(own, key, empty=True) for key in STEALING if key in own}
         settings = {key: value for key, value in own.items() if key not in STEALING}
+        if "budget" in settings and isinstance(entry, Mapping):
+            require("budgets" not in own, "budgets", "left out beside `budget`", repr(own.get("budgets")))
+            how["budgets"] = []
         kind = ATTACKS.find(name, "attacks")
         attacks = _with_budgets([a for a, _ in _swept(kind(), settings, f"attack {name}")], how["budgets"])
         for attack, pool in product(attacks, _checked_pools(how["pools"])):
@@ -303,8 +309,11 @@ def _settings(given: Any, parameter: str) -> dict[str, Any]:
     return dict(given)
 
 
-def _epochs(epochs: int | None) -> dict[str, int]:
-    return {} if epochs is None else {"epochs": epochs}
+def _training(given: Any, epochs: int | None) -> dict[str, Any]:
+    """Settings of the training, with the epochs that stand beside them."""
+    training = _settings(given, "training")
+    require(epochs is None or "epochs" not in training, "epochs", "given once: by itself or in `training`", epochs)
+    return training if epochs is None else training | {"epochs": epochs}
 
 
 def _whole(numbers: Sequence[Any], parameter: str) -> None:

@@ -32,6 +32,7 @@ from stealguard.comparing.layout import (
     whole,
     write_rows,
 )
+from stealguard.devices import choose
 from stealguard.errors import StealguardError, disk_error, one_line
 from stealguard.files import appending
 from stealguard.releases.protection import guarded, protect
@@ -87,7 +88,7 @@ def _steal(home: Path, victim: PlannedVictim, cell: Mapping[str, Any], device: s
         release_folder(home, victim), [attack_of(attack) for attack in block["attacks"]], block["pools"],
         block["labels"], treatments=block["treatments"], own=block["own"], accounts=block["accounts"],
         seeds=[victim.seed], clone=cell["clone"], data=_task(victim.data), net=_own(victim.net),
-        defense=_own(victim.defense), resize=victim.resize, store=kept / STORE, device=device, progress=False,
+        defense=_own(victim.defense), resize=victim.resize, store=kept / STORE, device=choose(device), progress=False,
     )  # fmt: skip
     write_rows(path, [under(victim.name, row) for row in rows])
     failed = [row.reason for row in rows if row.status == "failed"]

@@ -189,6 +189,7 @@ def images(data: Any, *, seed: int = 0, reading: Reading | None = None, root: Pa
     """
     from stealguard.data import own
 
+    own.check_reading(data, reading)
     return own.in_unit(own.unlabeled(data, seed, root, reading), "x")
 
 

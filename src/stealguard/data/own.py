@@ -62,15 +62,18 @@ def task(
 ) -> Task:
     if scaling is None and isinstance(data, Task):
         scaling = data.scaling
-    if isinstance(reading, Fit):
-        pictures = isinstance(data, str) and _kind(data) in PICTURES
-        require(
-            pictures,
-            "size",
-            "left out where the data are no folder or shards of pictures",
-            f"{reading.size} for `{data!s:.80}`",
-        )
+    check_reading(data, reading)
     return _settled(_labeled(data, classes, seed, root, reading), scaling)
+
+
+def check_reading(data: Any, reading: Reading | None) -> None:
+    """Raise `Invalid` unless the data are of the kind that is read so: pictures, or a table."""
+    kind = _kind(data) if isinstance(data, str) else ""
+    if isinstance(reading, Fit):
+        rule = "left out where the data are no folder or shards of pictures"
+        require(kind in PICTURES, "size", rule, f"{reading.size} for `{data!s:.80}`")
+    if isinstance(reading, Columns):
+        require(kind in tables.KINDS, "reading", "left out where the data are no table", f"columns for `{data!s:.80}`")
 
 
 def unlabeled(data: Any, seed: int, root: Path | None, reading: Reading | None = None) -> Inputs:

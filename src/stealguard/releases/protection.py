@@ -23,7 +23,7 @@ from stealguard.data.roles import chosen, divide, doubts, named, stand_ins
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defended, Defense
 from stealguard.devices import choose, device_of
-from stealguard.errors import Invalid, ReleaseError, pick, require
+from stealguard.errors import Invalid, ReleaseError, require
 from stealguard.nets import (
     Normalized,
     Statistic,
@@ -37,15 +37,16 @@ from stealguard.nets import (
     state_of,
     structure,
 )
+from stealguard.nets.building import statistics
 from stealguard.releases import release as releases
 from stealguard.releases.honest import ACCOUNT, honest
-from stealguard.releases.presets import PRESETS, Preset
+from stealguard.releases.presets import PRESETS, Preset, preset_of
 from stealguard.releases.release import CHECKPOINT, Release
 from stealguard.releases.workplace import free, working
 from stealguard.results.honest import PoorAnswers, complaints
 from stealguard.results.provenance import provenance
 from stealguard.seeds import derive
-from stealguard.settings import create, describe
+from stealguard.settings import describe
 from stealguard.training import Training
 from stealguard.training import fit as train
 from stealguard.training.combine import COMBINES
@@ -99,13 +100,14 @@ def protect(
         out: the folder to write.
         outliers: what stands for stealing queries, one or several of what `stealguard.data.images` takes; for a
             defense that needs some, the sets of the task's shape if None. The last third of each is never trained on,
-            so that an audit can query the family with unseen inputs.
-        defense: a preset's name, `module:Class` or a defense.
+            so that an audit can query the family with unseen inputs. A defense that needs none is trained without them,
+            and is audited as those are that it is compared with.
+        defense: a preset's name, that of a defense of an installed package, `module:Class` or a defense.
         training: how to train; the way of the preset, or of the defense's kind, if None.
         epochs: overrides the training's.
         seed: the whole run follows from it.
         start: already trained weights to begin with: a release folder or a module, of the net's architecture or of
-            all that the defense trains.
+            all that the defense trains. Its mean and deviation, if it has some, are kept.
         weights: already trained weights to begin with, in a file: a state dict that torch saved, or safetensors.
         partial: take of `weights` what fits the net; without it, all of the net's tensors must be there.
         mean, std: what the net's inputs are normalized with, both or none: 1 number, or 1 for each channel or column.
@@ -139,6 +141,7 @@ def protect(
     preset = _preset(defense, training, epochs)
     check_name(net)
     require(start is None or weights is None, "start", "left out where there are `weights`", "both")
+    require(weights is not None or not partial, "partial", "left out where there are no `weights`", partial)
     state = None if weights is None else read_weights(weights)
     task = sets.task(data, classes=classes, seed=seed, reading=fitted(size, fit, mean))
     shape = tuple(task.train.x.shape[1:])
@@ -155,6 +158,8 @@ def protect(
     made_of = structure(own)
     model = preset.defense.build(own, like)
     begun = None if start is None else _warm(model, start, net, like, task.classes)
+    if mean is not None:
+        _check_kept(model.net, mean, std, like)
     if outliers is None:
         outliers = stand_ins(shape) if preset.defense.needs_outliers else []
         if outliers and progress:
@@ -162,6 +167,8 @@ def protect(
     families = _families(outliers, task, resize)
     for doubt in doubts(task.train.x, {label: known for label, (known, _) in families.items()}) if progress else ():
         print(f"notice: {doubt}", file=sys.stderr)
+    if families and not preset.defense.needs_outliers and progress:
+        print("notice: This defense reads no outliers. An audit takes a third of each, as in-family.", file=sys.stderr)
     require(bool(families) or not preset.defense.needs_outliers, "outliers", "given: this defense needs some", "none")
     for note in notes if progress else ():
         print(f"data: {note}", file=sys.stderr)
@@ -315,10 +322,8 @@ def _word(given: str | Path | nn.Module) -> str:
 
 def _preset(defense: str | Defense, training: Training | None, epochs: int | None) -> Preset:
     """That of the name; for a defense, itself with the training of the preset of its kind."""
-    if isinstance(defense, str) and defense not in PRESETS and ":" in defense:
-        defense = create(DEFENSES, defense, {}, "defense")
     if isinstance(defense, str):
-        known = pick(PRESETS, defense, "defense")
+        known = preset_of(defense)
     else:
         name, _ = describe(DEFENSES, defense)
         known = Preset(defense, PRESETS[name].training if name in PRESETS else Training())
@@ -375,6 +380,15 @@ def _warm(model: Defended, start: str | Path | nn.Module, net: str | nn.Module, 
     except (Invalid, RuntimeError) as e:
         raise Invalid("start", rule, f"`{_word(start)}` ({str(e).splitlines()[-1].strip()})") from e
     return releases.hash_of(given)
+
+
+def _check_kept(net: nn.Module, mean: Statistic, std: Statistic | None, like: Tensor) -> None:
+    """Raise `Invalid` where a net is normalized otherwise than it should be, since `start` brought its own numbers."""
+    for name, given in zip(("mean", "std"), statistics(mean, std, like), strict=True):
+        kept = getattr(net, name).flatten().tolist()
+        require(
+            given.flatten().tolist() == kept, name, f"that of `start`, {kept}, or left out", given.flatten().tolist()
+        )
 
 
 def _compare(kept: nn.Module, trained: nn.Module, x: Inputs) -> None:

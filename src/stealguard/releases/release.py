@@ -300,9 +300,12 @@ def _defense_of(folder: Path, recipe: Mapping[str, Any], given: str | type[Defen
             f"Release `{folder}` was made with your own `{name}`: pass it as `defense` "
             "(`--defense` on the command line)."
         )
+    rule = f"`{name}`, which the release was made with"
     if isinstance(given, type):
+        found = DEFENSES.name_of(given)
+        require(":" in name or found == name, "defense", rule, f"`{found}`")
         return changed(given(), settings, f"defense {name}")
-    require(given in (None, name), "defense", f"`{name}`, which the release was made with", f"`{given}`")
+    require(given in (None, name), "defense", rule, f"`{given}`")
     return create(DEFENSES, name, settings, "defense")
 
 

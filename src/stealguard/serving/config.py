@@ -73,7 +73,8 @@ class Config:
         backend: what computes the nets: onnx, torch, or auto for ONNX Runtime where an export with parity is there.
         device: a torch device; the processor if empty.
         threads: of the processor, for each model.
-        merge: whether requests share batches. Without, answers are those of the release in the process to the last bit.
+        merge: whether requests share batches. Without, answers of the backend torch are those of the release in the
+            process to the last bit.
         allow_same_weights: whether releases of the same weights may be served together, although an attacker can then
             compare their answers.
         keep_hashes: whether the history keeps the SHA-256 of each input.

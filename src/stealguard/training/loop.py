@@ -152,6 +152,7 @@ def fit(
         True
     """
     require(training.keep == "last" or validation is not None, "keep", "`last` without a validation split", "`best`")
+    require(checkpoint is not None or not resume, "resume", "left out where no checkpoint is kept", resume)
     x, outliers = as_inputs(x), None if outliers is None else as_inputs(outliers)
     run, ranks = _Run(model, training), present()
     if checkpoint is not None or ranks is not ALONE:

@@ -62,6 +62,10 @@ class DFMSHL:
             require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
 
     @property
+    def data_free(self) -> bool:
+        return not self.proxy
+
+    @property
     def needed(self) -> int:
         return 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,8 @@ class DisGUIDE:
             than the given clone.
         training: how generator and clones train.
     """
+
+    data_free: ClassVar[bool] = True
 
     budget: int = 60_000
     generator_steps: int = 1

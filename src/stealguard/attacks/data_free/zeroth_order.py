@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,8 @@ class ZerothOrder:
         NotApplicable: all of the first answers are labels alone, so that every difference would be 0. That batch is
             spent: only answers tell what a box answers.
     """
+
+    data_free: ClassVar[bool] = True
 
     budget: int = 500_000
     generator_steps: int = 1
