@@ -26,6 +26,10 @@ from stealguard.report.statistics import Spread
 from stealguard.results import read
 
 RESULTS = Path(__file__).parent.parent / "docs/results"
+ROBUST = {  # rows of attackers who know the default, of honest accounts, and of attackers who read refusals
+    "mnist": ("adaptive.jsonl", "adaptive-honest.jsonl", "refusals.jsonl"),
+    "fashion-mnist": ("adaptive-fashion.jsonl", "adaptive-fashion.jsonl", "refusals-fashion.jsonl"),
+}
 POINT = 0.01 + 1e-9  # of benign accuracy
 HEAD = ["defense", "accounts", "benign accuracy", "loss", "worst clone", "by", "queries", "not tried yet"]
 
@@ -53,7 +57,7 @@ def entries(task: str) -> list[Entry]:
     """The lines of a task, the lowest worst clone first; the undefended net stands last."""
     groups = [group for group in summary(read(RESULTS / "rivals.jsonl")) if group.task.data == task]
     found = [entry for group in groups for entry in _of_group(group, baselines(groups).get(group.name))]
-    found += [*_of_adaptive(), *_of_known()] if task == "mnist" else []
+    found += [*_of_adaptive(task), *(_of_known() if task == "mnist" else [])]
     best: dict[tuple[str, str], Entry] = {}
     for entry in found:
         place = entry.defense, entry.accounts
@@ -96,21 +100,18 @@ def _of_group(group: Group, baseline: Group | None) -> list[Entry]:
     return [Entry(group.label, accounts, group.benign, loss, worst.clone, how, worst.line.budget, missing)]
 
 
-def _of_adaptive() -> list[Entry]:
+def _of_adaptive(task: str) -> list[Entry]:
     """The lines of `ini-robust` with memory, one a number of accounts, after renaming where that is more."""
-    what = ("first five", "as it is")
-    honest = [
-        row for row in lines.read(RESULTS / "adaptive-honest.jsonl") if (row["measurement"], row.get("how")) == what
-    ]
+    rows, honest, refused = (lines.read(RESULTS / name) for name in ROBUST[task])
+    honest = [row for row in honest if (row["measurement"], row.get("how")) == ("first five", "as it is")]
     benign, alone = (Spread.of([row[name] for row in honest]) for name in ("later", "net_alone"))
     cells: dict[int, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    rows = lines.read(RESULTS / "adaptive.jsonl")
     for row in rows:
         if (row["measurement"], row.get("guard"), row["variant"]) == ("theft", "memory", ""):
             how = f"{row['attack']}, {row['pool_name']}, {row['labels']}"
             cells[row["accounts"]][how].append((row["clone_accuracy"], row["renamed_accuracy_20"]))
     runs: dict[tuple[int, str, str], list[tuple[float, float]]] = defaultdict(list)  # of each victim
-    for row in lines.read(RESULTS / "refusals.jsonl"):
+    for row in refused:
         if row["variant"] in ("", "first version"):
             how = ", ".join(filter(None, ["refusals", row["pool_name"], "hard", row["variant"]]))
             values = row["clone_accuracy"], row["renamed_accuracy_20"]
