@@ -90,7 +90,8 @@ class Batcher(Generic[Job, Result]):
         self._thread.submit(self._run, batch, loop)
 
     def _next(self) -> list[_Waiting[Job, Result]]:
-        batch, rows = list[_Waiting[Job, Result]](), 0
+        batch: list[_Waiting[Job, Result]] = []
+        rows = 0
         while self._waiting and (not batch or self._merge):
             account, jobs = next(iter(self._waiting.items()))
             if batch and rows + jobs[0].rows > self._rows:

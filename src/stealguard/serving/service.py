@@ -124,7 +124,7 @@ class Service:
         self._batcher.close()
 
     def _compute(self, questions: Sequence[_Question]) -> list[Answered | Exception]:
-        groups = dict[str, list[int]]()  # the places of questions that count in one memory
+        groups: dict[str, list[int]] = {}  # the places of questions that count in one memory
         for place, question in enumerate(questions):
             groups.setdefault(self._accounts.memory_of(question.account), []).append(place)
         order = [place for group in groups.values() for place in group]
@@ -132,7 +132,7 @@ class Service:
         if self._scaling is not None:
             inputs = self._scaling.to01(inputs)
         outputs, end = self.engine(inputs.numpy()), 0
-        found = dict[int, Answered | Exception]()
+        found: dict[int, Answered | Exception] = {}
         for name, group in groups.items():
             sizes = [len(questions[place].x) for place in group]
             start, end = end, end + sum(sizes)
