@@ -128,10 +128,10 @@ class Service:
         for place, question in enumerate(questions):
             groups.setdefault(self._accounts.memory_of(question.account), []).append(place)
         order = [place for group in groups.values() for place in group]
-        inputs = torch.from_numpy(np.concatenate([questions[place].x for place in order]))
+        x = np.concatenate([questions[place].x for place in order])
         if self._scaling is not None:
-            inputs = self._scaling.to01(inputs)
-        outputs, end = self.engine(inputs.numpy()), 0
+            x = self._scaling.to01(torch.from_numpy(x)).numpy()
+        outputs, inputs, end = self.engine(x), torch.from_numpy(x), 0
         found: dict[int, Answered | Exception] = {}
         for name, group in groups.items():
             sizes = [len(questions[place].x) for place in group]
