@@ -20,7 +20,7 @@ from stealguard.serving.app import Application
 from stealguard.serving.http import Server
 from stealguard.serving.keys import Key, Restriction, new_key
 from stealguard.serving.ledger.base import Event, Ledger, Spent, TooFast
-from stealguard.serving.protocol import Spec
+from stealguard.serving.protocol import Query, Spec
 from stealguard.serving.service import Answered
 
 AnyLedger = TypeVar("AnyLedger", bound=Ledger)
@@ -54,7 +54,7 @@ class Linear:
         self.fails: Exception | None = None
         self.asked, self.closed = 0, False
 
-    async def answer(self, account: str, x: NDArray[np.float32], restriction: Restriction) -> Answered:
+    async def answer(self, account: str, query: Query, restriction: Restriction) -> Answered:
         self.asked += 1
         while self.gate is not None and not self.gate.is_set():
             await asyncio.sleep(0.005)
@@ -62,7 +62,7 @@ class Linear:
             raise self.fails
         if account in self.refused:
             raise Refused("The guard refuses.", self.refused[account])
-        return Answered(restriction(torch.from_numpy(self.expected(x))).numpy())
+        return Answered(restriction(torch.from_numpy(self.expected(query.x))).numpy())
 
     def expected(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         scores = np.exp(np.clip(x, -1, 1).reshape(len(x), 16) @ self._matrix / 4)

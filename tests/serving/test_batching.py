@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -201,6 +204,82 @@ def test_the_thread_begins_with_what_it_is_told() -> None:
     assert asyncio.run(run()) == 8
     assert len(where) == 1
     assert where[0].startswith("stealguard-batches")
+
+
+def threads() -> int:
+    return sum(thread.name == "stealguard-batches" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_the_thread_ends_with_its_batcher(closed: bool) -> None:
+    before = threads()
+    batcher = Batcher[int, int](Doubling(), rows=1, queue=1)
+
+    async def run() -> int:
+        return await batcher(4, 1)
+
+    assert asyncio.run(run()) == 8
+    assert threads() == before + 1
+    if closed:
+        batcher.close()
+        batcher.close()
+    else:
+        del batcher, run
+    assert threads() == before
+
+
+def test_the_thread_ends_with_its_batcher_too_where_the_loop_was_closed_while_it_computed() -> None:
+    before = threads()
+    compute = Doubling()
+    compute.gate.clear()
+
+    async def give_up() -> None:
+        job = asyncio.ensure_future(Batcher[int, int](compute, rows=1, queue=8)(1, 1))
+        await until(lambda: compute.batches)
+        job.cancel()
+
+    asyncio.run(give_up())
+    assert threads() == before + 1
+    compute.gate.set()
+    for _ in range(6_000):
+        if threads() == before:
+            break
+        time.sleep(0.01)
+    assert threads() == before
+
+
+def test_the_interpreter_ends_after_the_batch_that_is_computed() -> None:
+    found = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, timeout=120, check=True)
+    assert found.stdout.split() == ["begun", "left", "computed"]
+    assert not found.stderr
+
+
+LEFT = """
+import asyncio, threading, time
+from stealguard.serving.batching import Batcher
+
+begun, left = threading.Event(), threading.Event()
+
+def compute(jobs):
+    print("begun", flush=True)
+    begun.set()
+    assert left.wait(60)
+    time.sleep(0.1)  # so that the interpreter would be gone, if it did not wait
+    print("computed", flush=True)
+    return jobs
+
+async def run():
+    job = asyncio.ensure_future(batcher(1, 1))
+    while not begun.is_set():
+        await asyncio.sleep(0)
+    job.cancel()
+
+batcher = Batcher(compute, rows=1, queue=1)
+idle = Batcher(compute, rows=1, queue=1)
+asyncio.run(run())
+print("left", flush=True)
+left.set()
+"""
 
 
 @pytest.mark.parametrize("name", ["rows", "queue"])

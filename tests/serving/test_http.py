@@ -148,7 +148,7 @@ def test_answers_take_as_long_as_they_take(service: Linear) -> None:
         async def slow(*args: Any) -> Any:
             await asyncio.sleep(4 * SHORT.body_seconds)
             waited.set()
-            return Answered(service.expected(args[1]))
+            return Answered(service.expected(args[1].x))
 
         service.answer = slow  # type: ignore[method-assign]
         good(server.port, service)

@@ -20,6 +20,7 @@ from stealguard.defenses.truncation import truncated
 from stealguard.errors import Invalid, Refused
 from stealguard.serving.engine import TorchEngine
 from stealguard.serving.keys import Restriction
+from stealguard.serving.protocol import Query
 from stealguard.serving.service import Answered, Service
 from stealguard.types import Scope
 
@@ -30,7 +31,7 @@ X = task(40, SHAPE, 3)[0].numpy()
 
 def asked(service: Service, *questions: tuple[str, NDArray[np.float32]], told: Restriction = FREE) -> list[Answered]:
     async def run() -> list[Answered]:
-        return list(await asyncio.gather(*(service.answer(account, x, told) for account, x in questions)))
+        return list(await asyncio.gather(*(service.answer(account, Query(x), told) for account, x in questions)))
 
     return asyncio.run(run())
 
@@ -57,7 +58,9 @@ def test_requests_of_one_account_in_a_batch_count_in_their_order(robust: sg.Rele
     service = Service(robust, TorchEngine(robust))
 
     async def run() -> list[object]:
-        return list(await asyncio.gather(*(service.answer(a, x, FREE) for a, x in questions), return_exceptions=True))
+        return list(
+            await asyncio.gather(*(service.answer(a, Query(x), FREE) for a, x in questions), return_exceptions=True)
+        )
 
     for (account, x), one in zip(questions, asyncio.run(run()), strict=True):
         if x is many:  # what it has left is what came before the outlier that revealed it
@@ -77,7 +80,9 @@ def test_a_refusal_is_that_accounts_alone_and_others_in_the_batch_are_answered(r
 
     async def run() -> list[object]:
         questions = [("eve", outliers), ("ann", X)]
-        return list(await asyncio.gather(*(service.answer(a, x, FREE) for a, x in questions), return_exceptions=True))
+        return list(
+            await asyncio.gather(*(service.answer(a, Query(x), FREE) for a, x in questions), return_exceptions=True)
+        )
 
     refused, answered = asyncio.run(run())
     assert isinstance(refused, Refused)
@@ -106,7 +111,9 @@ def test_a_request_that_its_guard_cannot_judge_fails_alone(robust: sg.Release, g
     questions = [("ann", X[:2]), ("bob", np.zeros_like(X[:1])), ("bob", X[2:3]), ("ann", X[3:4])]
 
     async def run() -> list[object]:
-        return list(await asyncio.gather(*(service.answer(a, x, FREE) for a, x in questions), return_exceptions=True))
+        return list(
+            await asyncio.gather(*(service.answer(a, Query(x), FREE) for a, x in questions), return_exceptions=True)
+        )
 
     found = asyncio.run(run())
     assert [type(one) for one in found] == [Answered, ZeroDivisionError, Answered, Answered]
@@ -147,6 +154,21 @@ def test_labels_alone_leave_no_other_number(robust: sg.Release) -> None:
 def test_inputs_off_the_unit_range_are_refused_before_they_are_queued(robust: sg.Release) -> None:
     with pytest.raises(Invalid, match=r"`input` should be in \[0, 1\]"):
         asked(Service(robust, TorchEngine(robust)), ("ann", X + 2))
+
+
+def test_inputs_on_the_border_of_the_unit_range_are_answered(robust: sg.Release) -> None:
+    x = np.tile(np.array([-0.0, 1.0], np.float32), 8)[None]
+    (found,) = asked(Service(robust, TorchEngine(robust)), ("ann", x))
+    assert len(found.answers) == 1
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_inputs_in_memory_that_is_read_only_and_not_aligned_are_answered(robust: sg.Release, merge: bool) -> None:
+    odd = np.frombuffer(memoryview(b"." + X.tobytes())[1:], np.float32).reshape(X.shape)
+    assert (odd.flags.aligned, odd.flags.writeable) == (False, False)
+    (expected,) = asked(Service(robust, TorchEngine(robust), merge=merge), ("ann", X))
+    (found,) = asked(Service(robust, TorchEngine(robust), merge=merge), ("ann", odd))
+    assert np.array_equal(found.answers, expected.answers)
 
 
 def test_a_release_with_units_of_its_own_takes_these_units(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from stealguard.serving.batching import Overloaded
 from stealguard.serving.keys import Key, Restriction, key_id, matches
 from stealguard.serving.ledger.base import Event, Ledger, LedgerUnavailable, Outcome, TooFast
 from stealguard.serving.limits import Limits
-from stealguard.serving.protocol import BadRequest, Spec
+from stealguard.serving.protocol import BadRequest, Query, Spec
 from stealguard.serving.service import Answered
 
 Message = MutableMapping[str, Any]
@@ -44,8 +44,8 @@ class Answering(Protocol):
     spec: Spec
     weights: str
 
-    async def answer(self, account: str, x: NDArray[np.float32], restriction: Restriction) -> Answered:
-        """The account's answers to inputs (N, *shape)."""
+    async def answer(self, account: str, query: Query, restriction: Restriction) -> Answered:
+        """The account's answers to a query."""
         ...
 
     def close(self) -> None:
@@ -142,7 +142,8 @@ class Request:
             BadRequest: it is longer (413), or not compressed as its headers say.
         """
         _check_length(int(self.headers.get(b"content-length", b"0")), limit)
-        parts, size, more = list[bytes](), 0, True
+        parts: list[bytes] = []
+        size, more = 0, True
         while more:
             message = await self._receive()
             if message["type"] != "http.request":
@@ -344,7 +345,7 @@ class Application:
         request.rows = len(query.x)
         ledger = self._ledger
         if ledger is None:
-            answers, _ = await service.answer(request.key.account, query.x, request.key.restriction)
+            answers, _ = await service.answer(request.key.account, query, request.key.restriction)
             return _answered(answers, query, service.spec)
         key = request.key
         if await ledger.key(key.id) is not key:  # it may have been revoked while the body arrived
@@ -354,7 +355,7 @@ class Application:
         try:
             await ledger.reserve(key, service.weights, request.rows)
             try:
-                answers, suspicion = await service.answer(key.account, query.x, key.restriction)
+                answers, suspicion = await service.answer(key.account, query, key.restriction)
                 reply = _answered(answers, query, service.spec)
             except BaseException:
                 ledger.give_back(key, service.weights, request.rows)
@@ -386,9 +387,12 @@ def log_to(stream: BinaryIO) -> Observer:
     """An observer that writes one JSON object a line."""
 
     def line(entry: LogLine) -> bytes:
-        found = {**entry._asdict(), "milliseconds": round(1e3 * entry.seconds, 3)}
-        del found["seconds"]
-        return orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE)
+        at, account, model, rows, status, seconds = entry
+        told = {
+            "time": at, "account": account, "model": model, "rows": rows, "status": status,
+            "milliseconds": round(1e3 * seconds, 3),
+        }  # fmt: skip
+        return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)
 
     def write(entries: Sequence[LogLine]) -> None:
         stream.write(b"".join(map(line, entries)))
@@ -397,7 +401,7 @@ def log_to(stream: BinaryIO) -> Observer:
     return write
 
 
-def _answered(answers: NDArray[np.float32], query: protocol.Query, spec: Spec) -> Reply:
+def _answered(answers: NDArray[np.float32], query: Query, spec: Spec) -> Reply:
     return Reply(200, *protocol.write(answers, query, spec))
 
 

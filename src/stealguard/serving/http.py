@@ -10,7 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -65,7 +65,7 @@ class _Exchange:
         self.scope, self.keep_alive = scope, keep_alive
         self.begun, self.received, self.size = False, False, 0
         self._connection, self._asks = connection, asks
-        self._parts = list[bytes | bytearray]()
+        self._parts: list[bytes | bytearray] = []
         self._ready, self._over = False, False  # for the application to read; nothing further is received or sent
         self._woken: asyncio.Future[None] | None = None
         self._started: Message = {}
@@ -239,7 +239,7 @@ class _Connection(asyncio.Protocol):
         scope = {
             "type": "http",
             "method": self._parser.get_method().decode("ascii"),
-            "path": unquote(httptools.parse_url(self._url).path.decode("ascii")),
+            "path": _path(self._url),
             "headers": self._headers,
         }
         self._framing = ()
@@ -247,7 +247,7 @@ class _Connection(asyncio.Protocol):
             self._framing = [h for h in self._headers if h[0] in (b"content-length", b"transfer-encoding")]
         old = self._parser.get_http_version() == "1.0"
         keep_alive = not old and self._parser.should_keep_alive()
-        asks = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers)
+        asks = b"100-continue" in [value.lower() for name, value in self._headers if name == b"expect"]
         self._due.append(_Exchange(self, scope, keep_alive, asks and not old))
         self._expect()
         if len(self._due) > 1:
@@ -423,6 +423,11 @@ def _parser(connection: _Connection) -> httptools.HttpRequestParser:
     parser = httptools.HttpRequestParser(connection)
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
+
+
+@lru_cache(64)
+def _path(url: bytes) -> str:
+    return unquote(httptools.parse_url(url).path.decode("ascii"))
 
 
 def _lines(headers: Headers) -> bytes:

@@ -19,7 +19,7 @@ from stealguard.serving.batching import Batcher
 from stealguard.serving.engine import HeadsEngine
 from stealguard.serving.keys import Restriction
 from stealguard.serving.limits import Limits
-from stealguard.serving.protocol import Spec
+from stealguard.serving.protocol import Query, Spec
 
 
 class Answered(NamedTuple):
@@ -30,7 +30,7 @@ class Answered(NamedTuple):
 
 
 class _Question(NamedTuple):
-    """What one request asks: inputs (N, *shape) in [0, 1], for an account, and how much its answers may tell."""
+    """What one request asks: inputs (N, *shape) as users have them, for an account; and what its answers may tell."""
 
     account: str
     x: NDArray[np.float32]
@@ -75,6 +75,7 @@ class Service:
         self.release, self.engine = release, engine
         self.weights: str = release.recipe["weights_sha256"]
         self.restriction = restriction or Restriction()
+        self._scaling = release.scaling
         self._accounts = Accounts({}, release.model.guard, release.shape, states)
         self._batcher = Batcher[_Question, Answered](
             self._compute, limits.batch_rows, limits.queue_rows, merge=merge,
@@ -86,18 +87,16 @@ class Service:
         """How many inputs wait for their answers."""
         return self._batcher.waiting
 
-    async def answer(self, account: str, x: NDArray[np.float32], restriction: Restriction) -> Answered:
-        """The account's answers to inputs (N, *shape), in the units that users have.
+    async def answer(self, account: str, query: Query, restriction: Restriction) -> Answered:
+        """The account's answers to a query.
 
         Raises:
             Invalid: a value is outside of [0, 1], where the release has no units of its own.
             Refused: the guard answers fewer inputs; none is answered.
             Overloaded: too many inputs wait.
         """
-        scaling = self.release.scaling
-        if scaling is not None:
-            x = scaling.to01(torch.from_numpy(x)).numpy()
-        elif x.min() < 0 or x.max() > 1:
+        x = query.x
+        if self._scaling is None and not query.unit:
             check_range(float(x.min()), float(x.max()), "input", unit=True)
         question = _Question(account, x, restriction.stricter(self.restriction))
         return await self._batcher(question, len(x), account)
@@ -125,13 +124,15 @@ class Service:
         self._batcher.close()
 
     def _compute(self, questions: Sequence[_Question]) -> list[Answered | Exception]:
-        groups = dict[str, list[int]]()  # the places of questions that count in one memory
+        groups: dict[str, list[int]] = {}  # the places of questions that count in one memory
         for place, question in enumerate(questions):
             groups.setdefault(self._accounts.memory_of(question.account), []).append(place)
         order = [place for group in groups.values() for place in group]
-        x = np.concatenate([questions[place].x for place in order]) if len(order) > 1 else questions[0].x
+        x = np.concatenate([questions[place].x for place in order])
+        if self._scaling is not None:
+            x = self._scaling.to01(torch.from_numpy(x)).numpy()
         outputs, inputs, end = self.engine(x), torch.from_numpy(x), 0
-        found = dict[int, Answered | Exception]()
+        found: dict[int, Answered | Exception] = {}
         for name, group in groups.items():
             sizes = [len(questions[place].x) for place in group]
             start, end = end, end + sum(sizes)
