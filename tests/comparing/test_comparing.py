@@ -199,7 +199,8 @@ def test_a_failure_is_marked_and_done_again_when_its_cause_is_gone(
 
 
 def test_a_theft_that_fails_does_not_stop_the_others_of_its_victim(sets: Path, tmp_path: Path) -> None:
-    grid = tiny(sets, defenses=["none"], seeds=[0], labels=["soft"], budgets=[100, 121])  # the pool has 120
+    grid = tiny(sets, defenses=["none"], seeds=[0], labels=["soft"])
+    grid["attacks"][0]["knockoff"] |= {"budget": [100, 121]}  # the pool has 120
     rows = sg.compare(grid, tmp_path, **HERE)
     assert [row.status for row in rows] == ["ok", "failed"]
     assert "`budget` should be at most the pool's size: pass a budget of 120" in rows[1].reason
