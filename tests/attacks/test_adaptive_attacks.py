@@ -65,6 +65,7 @@ class TestFilter:
 
 
 class TestUnmask:
+    @pytest.mark.slow
     def test_the_class_left_out_is_the_nets(self) -> None:
         answers = Decoyed()(POOL)
         rows = candidates(POOL, answers, 0.005, 0.15, 0.1)

@@ -14,6 +14,7 @@ from stealguard.errors import Invalid
 from stealguard.types import Batch
 
 
+@pytest.mark.slow
 def test_the_share_is_one_below_tau_half_at_it_and_zero_above() -> None:
     rows = torch.tensor([[0.4, 0.3, 0.3], [0.5, 0.25, 0.25], [0.9, 0.05, 0.05]], dtype=torch.float64)
     assert mixing_share(rows, 0.5, 1e4).squeeze(1).tolist() == [1.0, 0.5, 0.0]

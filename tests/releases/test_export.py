@@ -103,6 +103,7 @@ def test_the_whole_box_takes_inputs_in_the_users_units(plain: Exported, tmp_path
     torch.testing.assert_close(one, answers[:1], atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_heads_take_inputs_in_the_unit_interval(plain: Exported, tmp_path: Path) -> None:
     release = copy_of(plain, tmp_path)
     session = Session((plain.folder / "heads.onnx").read_bytes())
@@ -113,6 +114,7 @@ def test_the_heads_take_inputs_in_the_unit_interval(plain: Exported, tmp_path: P
     torch.testing.assert_close(found["logits"], expected["logits"], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_file_tells_its_classes_its_scaling_and_its_release(plain: Exported, tmp_path: Path) -> None:
     release = copy_of(plain, tmp_path)
     for part in ("heads", "model"):
@@ -124,6 +126,7 @@ def test_a_file_tells_its_classes_its_scaling_and_its_release(plain: Exported, t
         assert notes["weights_sha256"] == release.recipe["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_the_report_has_hashes_versions_and_numbers(plain: Exported) -> None:
     record = read_report(plain.folder)["onnx"]
     assert record["tier"] == "A"
@@ -204,6 +207,7 @@ def test_what_cannot_be_written_as_a_graph_says_why(tmp_path: Path) -> None:
     assert read_report(tmp_path / "r")["torch"]["model"]["reason"]
 
 
+@pytest.mark.slow
 def test_files_and_report_are_checked(plain: Exported, tmp_path: Path) -> None:
     release = copy_of(plain, tmp_path)
     record = read_report(release.folder)["onnx"]
@@ -236,6 +240,7 @@ FOREIGN = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("foreign", FOREIGN, ids=str)
 def test_a_report_that_anybody_sealed_is_read_with_care(plain: Exported, tmp_path: Path, foreign: Any) -> None:
     release = copy_of(plain, tmp_path)
@@ -251,6 +256,7 @@ def test_a_report_that_anybody_sealed_is_read_with_care(plain: Exported, tmp_pat
         read_report(release.folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [REPORT, "heads.onnx"])
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(plain: Exported, tmp_path: Path, name: str) -> None:
     release = copy_of(plain, tmp_path)
@@ -261,6 +267,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(plain: Exported, tmp_path: 
         read_report(release.folder) if name == REPORT else checked(release.folder, record, "heads", release.identity)
 
 
+@pytest.mark.slow
 def test_an_export_that_was_compared_with_nothing_is_not_used(plain: Exported, tmp_path: Path) -> None:
     release = copy_of(plain, tmp_path)
     record = read_report(release.folder)["onnx"]

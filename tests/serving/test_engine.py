@@ -49,6 +49,7 @@ def test_both_engines_give_what_the_guard_reads(release: sg.Release, n: int) -> 
     assert torch.equal(expected["signals"], release.model.guard.digest(outputs)["signals"])
 
 
+@pytest.mark.slow
 def test_a_guard_answers_as_audited_from_either_engine(release: sg.Release) -> None:
     guard, x = release.model.guard, noise(5, (16,), seed=8)
     expected, _ = guard(outputs_of(release.model.heads(), x), x, guard.start())
@@ -57,6 +58,7 @@ def test_a_guard_answers_as_audited_from_either_engine(release: sg.Release) -> N
         assert torch.equal(answers, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["no report", "another file", "another release", "no file"])
 def test_an_export_that_cannot_be_trusted_is_not_used(release: sg.Release, damage: str, tmp_path: Path) -> None:
     if damage == "no report":
@@ -107,6 +109,7 @@ def test_an_export_that_anybody_sealed_is_not_used(
         engine_of(release, "onnx")
 
 
+@pytest.mark.slow
 def test_engines_leave_the_numbers_next_to_zero_of_their_caller_alone(release: sg.Release) -> None:
     x = np.full((2, 16), 1e-40, np.float32)
     for engine in (OnnxEngine(release), TorchEngine(release)):
@@ -114,6 +117,7 @@ def test_engines_leave_the_numbers_next_to_zero_of_their_caller_alone(release: s
         assert (x * np.float32(0.5) > 0).all()
 
 
+@pytest.mark.slow
 def test_on_a_thread_where_numbers_next_to_zero_are_zero_engines_compute_so(release: sg.Release) -> None:
     """The thread of a served release is one: such numbers would slow the processor down by far."""
     x = np.full((2, 16), 1e-40, np.float32)
@@ -123,11 +127,13 @@ def test_on_a_thread_where_numbers_next_to_zero_are_zero_engines_compute_so(rele
             assert torch.equal(found, zero)
 
 
+@pytest.mark.slow
 def test_a_backend_that_does_not_exist_is_refused(release: sg.Release) -> None:
     with pytest.raises(Invalid, match="`backend` should be one of auto, onnx, torch"):
         engine_of(release, "tensorrt")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_torch_computes_on_a_gpu(release: sg.Release) -> None:
     engine = engine_of(release, device="cuda")

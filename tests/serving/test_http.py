@@ -390,6 +390,7 @@ def test_of_requests_that_come_together_a_number_is_answered(port: int) -> None:
     assert [status for status, _ in found] == [200] * 100
 
 
+@pytest.mark.slow
 def test_a_request_that_the_server_does_not_read_yet_is_not_late(service: Linear) -> None:
     with running(Application({("linear", "1"): service}, None, SHORT)) as server:
         answer = service.answer
