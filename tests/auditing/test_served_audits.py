@@ -23,6 +23,7 @@ from stealguard.serving.app import Application
 from stealguard.serving.engine import TorchEngine
 from stealguard.serving.keys import Restriction, new_key
 from stealguard.serving.ledger import Ledger, open_ledger
+from stealguard.serving.protocol import Query
 from stealguard.serving.service import Service
 
 SHAPE, CLASSES = (16,), 3
@@ -189,11 +190,11 @@ def test_an_interrupted_audit_goes_on_when_the_server_is_back(
     """The server fails after 800 inputs; the ledgers of both sides agree in the end."""
     token, answered, asked = key(ledger), list[int](), Service.answer
 
-    async def failing(self: Service, account: str, x: Any, restriction: Restriction) -> Any:
-        answered.append(len(x))
+    async def failing(self: Service, account: str, query: Query, restriction: Restriction) -> Any:
+        answered.append(len(query.x))
         if sum(answered) > 800:
             raise OSError("the device is gone")
-        return await asked(self, account, x, restriction)
+        return await asked(self, account, query, restriction)
 
     with monkeypatch.context() as patch, serving(release, ledger) as url:
         patch.setattr(Service, "answer", failing)

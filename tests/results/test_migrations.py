@@ -24,7 +24,7 @@ PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
 OTHER = {
     *("adaptive", "adaptive-honest", "border", "classes", "labelling", "milder", "refusals", "related", "shifted"),
     "step-cost",
-    *("tables", "tables-mixed", "rivals-adaptive", "ini-fast"),
+    *("tables", "tables-mixed", "rivals-adaptive", "ini-fast", "adaptive-fashion", "refusals-fashion"),
 }
 FILES = sorted(path for path in PUBLISHED.glob("*.jsonl") if path.stem not in OTHER)
 
