@@ -136,7 +136,7 @@ def fitted(
     with suppress(Interrupted):
         fit(
             model, kind(x), y, training, seed=seed, objective=objective, combine=COMBINES["pcgrad"], outliers=kind(z),
-            validation=(kind(x[:30]), y[:30]), checkpoint=checkpoint, resume=True, progress=False,
+            validation=(kind(x[:30]), y[:30]), checkpoint=checkpoint, resume=checkpoint is not None, progress=False,
         )  # fmt: skip
     return model
 

@@ -73,6 +73,8 @@ def test_the_fast_preset_takes_the_step_that_was_timed() -> None:
 
 
 MEMORY = {"measurement": "theft", "guard": "memory", "variant": ""}
+ON_FASHION = {"measurement": "theft", "guard": "memory"}
+STOLEN = ["clone_accuracy", "renamed_accuracy_20"]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,27 @@ def test_the_tables_of_adaptive_attackers_are_means_of_committed_rows(by: list[s
     table = means.table(rows, by, ["clone_accuracy", "renamed_accuracy_20"], where)
     assert table in NOTEBOOK
     assert (table in README) == (where.get("attack") == "told explore")
+
+
+@pytest.mark.parametrize(
+    ("by", "of", "where"),
+    [
+        (["pool_name", "accounts"], STOLEN, {**ON_FASHION, "attack": "told explore"}),
+        (["pool_name", "accounts"], STOLEN, {**ON_FASHION, "attack": "told early"}),
+        (["attack", "labels"], STOLEN, {**ON_FASHION, "accounts": "1", "pool_name": "clipart"}),
+        (["attack", "labels"], STOLEN, {**ON_FASHION, "guard": "none"}),
+        (["how"], ["first_five", "later", "net_alone"], {"measurement": "first five"}),
+    ],
+)
+def test_the_tables_of_fashion_mnist_are_means_of_committed_rows(
+    by: list[str], of: list[str], where: dict[str, str]
+) -> None:
+    assert means.table(HOME / "docs/results/adaptive-fashion.jsonl", by, of, where) in NOTEBOOK
+
+
+def test_the_table_of_refusals_on_fashion_mnist_is_means_of_committed_rows() -> None:
+    table = means.table(HOME / "docs/results/refusals-fashion.jsonl", ["pool_name", "accounts"], STOLEN)
+    assert table in NOTEBOOK
 
 
 def test_the_table_of_honest_accounts_is_means_of_committed_rows() -> None:

@@ -25,6 +25,7 @@ OTHER = {
     *("adaptive", "adaptive-honest", "border", "classes", "labelling", "milder", "refusals", "related", "shifted"),
     "step-cost",
     *("tables", "tables-mixed", "rivals-adaptive", "ini-fast", "adaptive-fashion", "refusals-fashion"),
+    "undefended-fashion",
 }
 FILES = sorted(path for path in PUBLISHED.glob("*.jsonl") if path.stem not in OTHER)
 
