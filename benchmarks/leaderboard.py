@@ -107,7 +107,8 @@ def _of_adaptive(task: str) -> list[Entry]:
     benign, alone = (Spread.of([row[name] for row in honest]) for name in ("later", "net_alone"))
     cells: dict[int, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if (row["measurement"], row.get("guard"), row["variant"]) == ("theft", "memory", ""):
+        made = "clone_accuracy" in row  # few answers may leave nothing to train on
+        if made and (row["measurement"], row.get("guard"), row["variant"]) == ("theft", "memory", ""):
             how = f"{row['attack']}, {row['pool_name']}, {row['labels']}"
             cells[row["accounts"]][how].append((row["clone_accuracy"], row["renamed_accuracy_20"]))
     runs: dict[tuple[int, str, str], list[tuple[float, float]]] = defaultdict(list)  # of each victim

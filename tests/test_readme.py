@@ -98,7 +98,6 @@ def test_the_tables_of_adaptive_attackers_are_means_of_committed_rows(by: list[s
     [
         (["pool_name", "accounts"], STOLEN, {**ON_FASHION, "attack": "told explore"}),
         (["pool_name", "accounts"], STOLEN, {**ON_FASHION, "attack": "told early"}),
-        (["attack", "labels"], STOLEN, {**ON_FASHION, "accounts": "1", "pool_name": "clipart"}),
         (["attack", "labels"], STOLEN, {**ON_FASHION, "guard": "none"}),
         (["how"], ["first_five", "later", "net_alone"], {"measurement": "first five"}),
     ],
