@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -206,8 +205,9 @@ def test_the_thread_begins_with_what_it_is_told() -> None:
     assert where[0].startswith("stealguard-batches")
 
 
-def threads() -> int:
-    return sum(thread.name == "stealguard-batches" for thread in threading.enumerate())
+def threads() -> set[threading.Thread]:
+    """Those of batchers; such of earlier tests may end at any time."""
+    return {thread for thread in threading.enumerate() if thread.name == "stealguard-batches"}
 
 
 @pytest.mark.parametrize("closed", [True, False])
@@ -219,13 +219,13 @@ def test_the_thread_ends_with_its_batcher(closed: bool) -> None:
         return await batcher(4, 1)
 
     assert asyncio.run(run()) == 8
-    assert threads() == before + 1
+    (thread,) = threads() - before
     if closed:
         batcher.close()
         batcher.close()
     else:
         del batcher, run
-    assert threads() == before
+    assert not thread.is_alive()
 
 
 def test_the_thread_ends_with_its_batcher_too_where_the_loop_was_closed_while_it_computed() -> None:
@@ -239,13 +239,10 @@ def test_the_thread_ends_with_its_batcher_too_where_the_loop_was_closed_while_it
         job.cancel()
 
     asyncio.run(give_up())
-    assert threads() == before + 1
+    (thread,) = threads() - before
     compute.gate.set()
-    for _ in range(6_000):
-        if threads() == before:
-            break
-        time.sleep(0.01)
-    assert threads() == before
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_the_interpreter_ends_after_the_batch_that_is_computed() -> None:
