@@ -131,11 +131,10 @@ def audit(
     if isinstance(victim, Given | Remote):
         victim = victim.fitted(tuple(task.train.x.shape[1:]), task.classes, task.names)
     shape = tuple(task.train.x.shape[1:])
-    made = [] if isinstance(attacks, str) and attacks in SUITES else _attacks(attacks, _many(budgets))
-    families = several(pools) if pools is not None else [NOTHING] if made and all(map(_free, made)) else unseen(shape)
-    if pools is None and families != [NOTHING] and progress:
-        print(f"pools: {chosen(families, shape)}", file=sys.stderr)
-    if isinstance(attacks, str) and attacks in SUITES:
+    of_suite = isinstance(attacks, str) and attacks in SUITES
+    made = [] if of_suite else _attacks(attacks, _many(budgets))
+    families = _families(pools, made, shape, progress)
+    if of_suite:
         brought = {"labels": labels, "budgets": budgets or None, "treatments": treatments, "own": own}
         for name, value in brought.items():
             require(value is None, name, f"left out: the suite `{attacks}` chooses them", value)
@@ -209,6 +208,18 @@ def _attack(given: Any) -> Attack:
     complete = all(hasattr(given, name) for name in ("budget", "needed")) and callable(given)
     require(complete and not isinstance(given, type), "attacks", "attacks, their names or a suite's", repr(given))
     return given  # type: ignore[no-any-return]
+
+
+def _families(pools: Any, attacks: Sequence[Attack], shape: tuple[int, ...], progress: bool) -> list[Any]:
+    """The pools that are given, or those that fit the shape; none to read where all attacks make their own queries."""
+    if pools is not None:
+        return several(pools)
+    if attacks and all(map(_free, attacks)):
+        return [NOTHING]
+    families = unseen(shape)
+    if progress:
+        print(f"pools: {chosen(families, shape)}", file=sys.stderr)
+    return families
 
 
 def _free(attack: Attack) -> bool:
