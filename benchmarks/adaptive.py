@@ -546,8 +546,7 @@ def finished(path: Path, scale: Scale) -> set[str]:
     """The keys of what a file has already of this task and net."""
     lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in map(json.loads, lines) if "key" in line and "error" not in line]
-    of_scale = [line for line in kept if {**asdict(Scale("")), **line["scale"]}["task"] == scale.task]
-    return {line["key"] for line in of_scale}
+    return {line["key"] for line in kept if (line["scale"]["task"], line["scale"]["net"]) == (scale.task, scale.net)}
 
 
 def results(given: argparse.Namespace, scale: Scale) -> Iterator[dict[str, Any]]:
