@@ -22,6 +22,8 @@ from stealguard.files import sha256
 from stealguard.releases.export import _write, export, read_report
 from stealguard.serving.engine import OnnxEngine, TorchEngine, engine_of
 
+pytestmark = pytest.mark.slow  # each test has an export made
+
 Once = Callable[[str, Callable[[Path], object]], Path]
 
 
@@ -36,7 +38,6 @@ def release(once: Once, tmp_path: Path) -> sg.Release:
     return written(tmp_path / "r", RobustInI(), sharpness=10.0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 7, 1500])
 def test_both_engines_give_what_the_guard_reads(release: sg.Release, n: int) -> None:
     engine, other = engine_of(release), engine_of(release, "torch")
@@ -49,7 +50,6 @@ def test_both_engines_give_what_the_guard_reads(release: sg.Release, n: int) -> 
     assert torch.equal(expected["signals"], release.model.guard.digest(outputs)["signals"])
 
 
-@pytest.mark.slow
 def test_a_guard_answers_as_audited_from_either_engine(release: sg.Release) -> None:
     guard, x = release.model.guard, noise(5, (16,), seed=8)
     expected, _ = guard(outputs_of(release.model.heads(), x), x, guard.start())
@@ -58,7 +58,6 @@ def test_a_guard_answers_as_audited_from_either_engine(release: sg.Release) -> N
         assert torch.equal(answers, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["no report", "another file", "another release", "no file"])
 def test_an_export_that_cannot_be_trusted_is_not_used(release: sg.Release, damage: str, tmp_path: Path) -> None:
     if damage == "no report":
@@ -77,7 +76,6 @@ def test_an_export_that_cannot_be_trusted_is_not_used(release: sg.Release, damag
         engine_of(release, "onnx")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forged", "reason"),
     [
@@ -109,7 +107,6 @@ def test_an_export_that_anybody_sealed_is_not_used(
         engine_of(release, "onnx")
 
 
-@pytest.mark.slow
 def test_engines_leave_the_numbers_next_to_zero_of_their_caller_alone(release: sg.Release) -> None:
     x = np.full((2, 16), 1e-40, np.float32)
     for engine in (OnnxEngine(release), TorchEngine(release)):
@@ -117,7 +114,6 @@ def test_engines_leave_the_numbers_next_to_zero_of_their_caller_alone(release: s
         assert (x * np.float32(0.5) > 0).all()
 
 
-@pytest.mark.slow
 def test_on_a_thread_where_numbers_next_to_zero_are_zero_engines_compute_so(release: sg.Release) -> None:
     """The thread of a served release is one: such numbers would slow the processor down by far."""
     x = np.full((2, 16), 1e-40, np.float32)
@@ -127,13 +123,11 @@ def test_on_a_thread_where_numbers_next_to_zero_are_zero_engines_compute_so(rele
             assert torch.equal(found, zero)
 
 
-@pytest.mark.slow
 def test_a_backend_that_does_not_exist_is_refused(release: sg.Release) -> None:
     with pytest.raises(Invalid, match="`backend` should be one of auto, onnx, torch"):
         engine_of(release, "tensorrt")  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_torch_computes_on_a_gpu(release: sg.Release) -> None:
     engine = engine_of(release, device="cuda")
