@@ -5,7 +5,7 @@
 Victims are LeNet-5 on MNIST under the default preset, trained first and kept beside the output, so that a second run
 uses them again. Each measurement of each victim is then work of its own. `--quick` is for a look at whether all runs.
 `--task` and `--net` name another task. What a program draws that is near the task is digits or garments; printed digits
-are for MNIST alone.
+are for MNIST alone. With `--device cuda`, victims and clones are trained and asked on the GPU.
 
 Attackers query with letters, or with the first of `--pools`, in 20,000 queries in all, one at a time, over a number of
 accounts: when an account has had its share or is refused, the next one is used. `told` attackers know which answers are
@@ -26,6 +26,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -92,6 +93,7 @@ class Scale:
     pools: tuple[str, ...] = ("letters", "hershey")
     budget: int = 20_000
     epochs: int | None = None
+    device: str = "cpu"
     accounts: int = 200
     each: int = 5000
 
@@ -102,11 +104,12 @@ class Scale:
 class Target:
     """A victim under some settings of its guard, as its owner sees it."""
 
-    def __init__(self, release: sg.Release, defense: RobustInI):
+    def __init__(self, release: sg.Release, defense: RobustInI, device: str = "cpu"):
         model = release.model
         assert isinstance(model, Decoyed)
+        self.gate = Gate(deepcopy(model.measured), defense.strictness, decoys=True)  # outputs come to the processor
+        model.to(device)
         self.heads, self.net, self.shape = model.heads(), model.net, release.shape
-        self.gate = Gate(model.measured, defense.strictness, decoys=True)
         classes = release.output.classes
         remembering = Suspicion(self.gate, defense.floor, defense.suspicion, defense.suspects, classes)
         self.guard: Gate | Suspicion = remembering if defense.memory else self.gate
@@ -203,7 +206,8 @@ def pool(name: str, task: str) -> Tensor:
 
 
 def clone(seed: int, scale: Scale) -> nn.Module:
-    return build(scale.net, pool(scale.pools[0], scale.task)[:2000], 10, seed=derive(seed, "clone"))
+    net = build(scale.net, pool(scale.pools[0], scale.task)[:2000], 10, seed=derive(seed, "clone"))
+    return net.to(scale.device)
 
 
 def right(net: nn.Module, task: str) -> float:
@@ -255,7 +259,7 @@ def cover(target: Target, seed: int, scale: Scale, *, k: int) -> dict[str, Any]:
     size = scale.budget // (k + 1)
     drawn, names = DRAWN[scale.task](scale.budget - size, seed)
     many = ManyAccounts(target, 1, scale.budget)
-    box, stolen = Recorded(Covered(many, drawn, k)), clone(seed, scale)
+    box, stolen = Recorded(Covered(many, drawn, k), target.shape), clone(seed, scale)
     with suppress(*FEW):
         queries = pool(scale.pools[0], scale.task)
         Explore(budget=size, doubt=0.0)(Metered(box, size), queries, stolen, seed=seed, honest=many.honest)
@@ -286,8 +290,8 @@ def drawn_pass(target: Target, drawn: Tensor) -> float:
 class Recorded:
     """A box that keeps what was asked and answered."""
 
-    def __init__(self, box: Callable[[Tensor], Tensor]):
-        self._box, self.x, self.answers = box, torch.empty(0, 1, 28, 28), torch.empty(0, 10)
+    def __init__(self, box: Callable[[Tensor], Tensor], shape: tuple[int, ...]):
+        self._box, self.x, self.answers = box, torch.empty(0, *shape), torch.empty(0, 10)
 
     def __call__(self, x: Tensor) -> Tensor:
         answers = self._box(x)
@@ -353,7 +357,8 @@ def related(target: Target, seed: int, scale: Scale, *, kept: int, accounts: int
     attackers' against honest queries, and against the same of accounts, by the means of their queries.
     """
     many, size = ManyAccounts(target, accounts, -(-scale.budget // accounts)), min(scale.budget, EARNED * accounts)
-    box, how = Recorded(many), replace(CLONES["told early"], budget=size, training=Training(epochs=1), least=1)  # type: ignore[type-var]
+    box = Recorded(many, target.shape)
+    how = replace(CLONES["told early"], budget=size, training=Training(epochs=1), least=1)  # type: ignore[type-var]
     with suppress(*FEW):
         queries = pool(scale.pools[0], scale.task)
         how(Metered(box, size), queries, clone(seed, scale), seed=seed, honest=many.honest)  # type: ignore[call-arg, operator]
@@ -516,22 +521,23 @@ def trained(victim: int, scale: Scale, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     out = release_of(victim, scale)
     if not (out / "recipe.json").exists():
-        sg.protect(scale.net, scale.task, out=out, seed=victim, epochs=scale.epochs, progress=False)
+        sg.protect(
+            scale.net, scale.task, out=out, seed=victim, epochs=scale.epochs, device=scale.device, progress=False
+        )
     kept = sg.load(out)
     measured = {name: value.tolist() for name, value in kept.model.measured.named_buffers()}  # type: ignore[operator, union-attr]
     return {"measurement": "victim", "victim": victim, "seconds": kept.recipe["seconds"], **measured}
 
 
 def measured(work: Work, scale: Scale) -> dict[str, Any]:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # many small nets are trained at once, each on a processor of its own
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # many small nets are trained at once, each on a processor of its own
     started, settings = time.perf_counter(), dict(work.settings)
     variant = " ".join(f"{name}={settings[name]:g}" for name in VARIED if name in settings)
     told = {"measurement": work.measurement, "victim": work.victim, "guard": "memory", "variant": variant, **settings}
     defense = ALONE if settings.pop("guard", "memory") == "none" else RobustInI()
     defense = replace(defense, **{name: settings.pop(name) for name in VARIED if name in settings})
     try:
-        target = Target(sg.load(release_of(work.victim, scale)), defense)
+        target = Target(sg.load(release_of(work.victim, scale)), defense, scale.device)
         found = MEASUREMENTS[work.measurement](target, work.victim, scale, **settings)
     except Exception:  # one measurement that breaks must not end the others
         found = {"error": traceback.format_exc()}
@@ -570,6 +576,7 @@ def main() -> None:
     parser.add_argument("--net", default="lenet5", help="of victims and clones")
     parser.add_argument("--pools", nargs="+", default=["letters", "hershey"], help="most queries come from the first")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="where nets are trained and asked")
     parser.add_argument("--out", type=Path, required=True, help="lines are added; what it has is not measured again")
     parser.add_argument("--releases", type=Path, help="folder of the victims; beside the output if it is not given")
     usual = ["floor=-1", "strictness=6", "suspicion=14"]
@@ -578,7 +585,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     folder = given.releases or given.out.parent / f"{given.out.stem}-victims"
-    scale = Scale(str(folder), given.task, given.net, tuple(given.pools))
+    scale = Scale(str(folder), given.task, given.net, tuple(given.pools), device=given.device)
     if given.quick:
         scale = replace(scale, budget=4_000, epochs=6, accounts=20, each=1000)
     given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -28,11 +28,11 @@ from stealguard.seeds import derive, seeded
 
 
 def steal(
-    release: sg.Release, images: Tensor, most: int, attack: Refusals, seed: int
+    release: sg.Release, images: Tensor, most: int, attack: Refusals, seed: int, device: str
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A clone by at most `most` accounts, and what was spent."""
     box = AccountsInTurn(lambda number: release.connect(f"account {number}"), most, attack.budget, "release")
-    clone = build(release.recipe["net"], images[:2000], release.output.classes, seed=derive(seed, "clone"))
+    clone = build(release.recipe["net"], images[:2000], release.output.classes, seed=derive(seed, "clone")).to(device)
     with seeded(seed):
         known = Knowledge(attack, box, images, clone, seed)
         known.test_at_random()
@@ -52,16 +52,19 @@ def main() -> None:
     parser.add_argument("--pool", default="letters")
     parser.add_argument("--covers", type=int, default=5, help="known inliers between two explored queries")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="where nets are trained and asked")
     parser.add_argument("--out", type=Path, required=True, help="lines are added")
     given = parser.parse_args()
     torch.set_num_threads(1)
     for path in given.releases:
         for most in given.accounts:
             started, seed = time.process_time(), derive(given.seed, path.name, given.pool, most)
-            release = sg.load(path)
+            release = sg.load(path, device=given.device)
             task = release.recipe["data"]["name"]
             told = {name: release.recipe.get("honest", {}).get(name) for name in ("served", "alone")}
-            clone, spent = steal(release, pool(given.pool, task), most, Refusals(covers=given.covers), seed)
+            clone, spent = steal(
+                release, pool(given.pool, task), most, Refusals(covers=given.covers), seed, given.device
+            )
             line = {"measurement": "refusals", "victim": path.name, "task": task, "pool_name": given.pool,
                     "accounts": most, "covers": given.covers, "seed": given.seed, **judged(clone, task), **told,
                     **spent, "cpu_seconds": time.process_time() - started, "provenance": provenance()}  # fmt: skip
