@@ -56,7 +56,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _one_thread() -> None:
     import torch
 
+    from stealguard.devices import choose
+
     torch.set_num_threads(1)
+    choose()  # begins a GPU's work in this process, if there is one
 
 
 @pytest.fixture(scope="session", autouse=True)

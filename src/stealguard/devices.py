@@ -27,12 +27,14 @@ def choose(device: str | torch.device | None = None) -> torch.device:
     device(type='cpu')
     """
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as e:  # torch built without CUDA asserts
         raise Invalid("device", "a torch device that this machine has", f"`{device}` ({str(e).splitlines()[0]})") from e
+    if found.type == "cuda":  # torch's thread for gradients warns if the first that it computes is a matrix product
+        torch.zeros((), device=found, requires_grad=True).exp().backward()
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,7 +110,8 @@ def test_two_classes_have_no_decoys(memory: bool) -> None:
 
 def test_a_release_keeps_what_was_measured_on_held_out_inputs(tmp_path: Path) -> None:
     outliers = noise(600)
-    made = sg.protect("lenet5", task(600), outliers=[outliers], epochs=1, out=tmp_path / "a", progress=False)
+    given: dict[str, Any] = {"epochs": 1, "out": tmp_path / "a", "device": "cpu", "progress": False}
+    made = sg.protect("lenet5", task(600), outliers=[outliers], **given)
     kept = sg.load(tmp_path / "a")
     assert isinstance(made.model, Decoyed)
     assert isinstance(kept.model, Decoyed)

@@ -54,7 +54,8 @@ class Dictionary(nn.Module):
 
 def protect(out: Path, given: Any, data: Any, **changes: Any) -> sg.Release:
     crawl = sg.Training(epochs=1, batch=8, lr=1e-12, weight_decay=0.0)
-    return sg.protect(given, data, out=out, progress=False, **{"defense": "none", "training": crawl, **changes})
+    usual = {"defense": "none", "training": crawl, "device": "cpu"}
+    return sg.protect(given, data, out=out, progress=False, **{**usual, **changes})
 
 
 @pytest.fixture(scope="module")

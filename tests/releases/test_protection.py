@@ -26,7 +26,7 @@ from stealguard.releases.workplace import working
 def protect(out: Path, **changes: Any) -> sg.Release:
     given: dict[str, Any] = {"net": "lenet5", "data": task(200), "defense": sg.InI(), "epochs": 1}
     given["outliers"] = [] if changes.get("defense") == "none" else [noise(90)]
-    given |= {"out": out, "progress": False, "training": sg.Training(batch=32)}
+    given |= {"out": out, "progress": False, "device": "cpu", "training": sg.Training(batch=32)}
     return sg.protect(**(given | changes))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import stealguard as sg
 from grids import environment
@@ -75,8 +76,13 @@ def test_another_format_is_named(folder: Path) -> None:
         sg.load(folder)
 
 
+def small(net: str | nn.Module, out: Path) -> sg.Release:
+    data = task(200, (16,), 3)
+    return sg.protect(net, data, defense="none", epochs=1, out=out, device="cpu", progress=False)
+
+
 def test_a_users_own_module_has_to_be_passed_again(tmp_path: Path) -> None:
-    made = sg.protect(mlp(), task(200, (16,), 3), defense="none", epochs=1, out=tmp_path / "own", progress=False)
+    made = small(mlp(), tmp_path / "own")
     with pytest.raises(ReleaseError, match="made from your own `given:Sequential`: pass it, or one like it, as `net`"):
         sg.load(made.folder)
     again = sg.load(made.folder, net=mlp())
@@ -95,7 +101,7 @@ def test_a_release_does_not_decide_what_code_is_imported(tmp_path: Path, monkeyp
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    made = sg.protect("their_mlp:make", task(200, (16,), 3), defense="none", epochs=1, out="own", progress=False)
+    made = small("their_mlp:make", Path("own"))
     sys.modules.pop("their_mlp")
     Path("imported").unlink()
     with pytest.raises(ReleaseError, match="made from your own `their_mlp:make`: pass it"):

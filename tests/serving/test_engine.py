@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onnxruntime import get_available_providers
 
 import stealguard as sg
 from exported import written
@@ -40,7 +41,7 @@ def release(once: Once, tmp_path: Path) -> sg.Release:
 
 @pytest.mark.parametrize("n", [1, 7, 1500])
 def test_both_engines_give_what_the_guard_reads(release: sg.Release, n: int) -> None:
-    engine, other = engine_of(release), engine_of(release, "torch")
+    engine, other = engine_of(release, device="cpu"), engine_of(release, "torch", "cpu")
     assert (engine.backend, other.backend) == ("onnx", "torch")
     x = noise(n, (16,)).numpy()
     found, expected = engine(x), other(x)
@@ -54,7 +55,7 @@ def test_a_guard_answers_as_audited_from_either_engine(release: sg.Release) -> N
     guard, x = release.model.guard, noise(5, (16,), seed=8)
     expected, _ = guard(outputs_of(release.model.heads(), x), x, guard.start())
     for backend in ("onnx", "torch"):
-        answers, _ = guard(engine_of(release, backend)(x.numpy()), x, guard.start())
+        answers, _ = guard(engine_of(release, backend, "cpu")(x.numpy()), x, guard.start())
         assert torch.equal(answers, expected)
 
 
@@ -68,7 +69,7 @@ def test_an_export_that_cannot_be_trusted_is_not_used(release: sg.Release, damag
         (release.folder / "heads.onnx").unlink()
     else:
         release = written(tmp_path / "r", RobustInI(strictness=2.0), sharpness=10.0)
-    engine = engine_of(release)
+    engine = engine_of(release, device="cpu")
     assert isinstance(engine, TorchEngine)
     reasons = {"no report": "Nothing was exported", "another file": "tampered", "no file": "cannot be read"}
     assert reasons.get(damage, "belongs to another release") in engine.why
@@ -99,7 +100,7 @@ def test_an_export_that_anybody_sealed_is_not_used(
         shutil.copy(tmp_path / "other" / "heads.onnx", path)
     heads["sha256"] = sha256(path)
     _write(release.folder, exports)
-    engine = engine_of(release)
+    engine = engine_of(release, device="cpu")
     assert isinstance(engine, TorchEngine)
     assert reason in engine.why
     assert engine.why.isprintable()
@@ -126,6 +127,11 @@ def test_on_a_thread_where_numbers_next_to_zero_are_zero_engines_compute_so(rele
 def test_a_backend_that_does_not_exist_is_refused(release: sg.Release) -> None:
     with pytest.raises(Invalid, match="`backend` should be one of auto, onnx, torch"):
         engine_of(release, "tensorrt")  # type: ignore[arg-type]
+
+
+def test_where_no_device_is_named_onnx_computes_on_one_that_it_can_use(release: sg.Release) -> None:
+    engine = engine_of(release, "onnx")
+    assert engine.device == ("cuda" if "CUDAExecutionProvider" in get_available_providers() else "cpu")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

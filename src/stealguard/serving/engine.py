@@ -114,15 +114,16 @@ def engine_of(
     Args:
         release: what is served.
         backend: `onnx` or `torch` for this one or an error; `auto` to choose.
-        device: a torch device; a GPU if there is one, for torch as well as for ONNX Runtime if that can use it.
+        device: a torch device; if it is not given, a GPU if there is one that the backend can use.
         threads: of the processor, that ONNX Runtime computes one batch with.
 
     Raises:
         Invalid: there is no such backend or device.
         ReleaseError: `onnx` was asked for, and there is no export that can be used.
+        StealguardError: `onnx` was asked for on a GPU that ONNX Runtime cannot use.
     """
     pick(dict.fromkeys(BACKENDS), backend, "backend")
-    place = choose(device)
+    place = choose("cpu" if device is None and backend == "onnx" and not _has_cuda() else device)
     if backend == "torch":
         return TorchEngine(release, place)
     cuda = place.type == "cuda"
