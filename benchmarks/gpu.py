@@ -4,7 +4,8 @@
              written, recorded as a CUDA graph (which is how `protect` and `audit` train on a GPU) and with the net
              compiled; and the share of the counted floor, 22 / 3 plain steps over the InI step
     protect  InI on CIFAR-10 at the authors' settings, for as many epochs as fit in `--minutes`: images/s, and accuracy
-    audit    the seconds of `--suite standard` on that release, stopped after 200: the row tells how many thefts ended
+    audit    the seconds of `--suite standard` on that release, six thefts at a time, stopped after 200: the row tells
+             how many thefts ended
 
 Without a GPU each row says "not run here". `--tiny` runs all of it in a minute on a processor, with a small net, one
 theft and a compiler that only traces: what its rows say of speed means nothing. Inputs are made up where
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch._functorch.config as functorch
+from benchmarks import lines
 from torch import Tensor
 
 import stealguard as sg
@@ -57,13 +59,14 @@ class Size(NamedTuple):
     batch: int
     steps: int
     attacks: list[str]
+    workers: int  # of the audit
     limit: float  # seconds of the audit, at most
     rows: int  # of training inputs
     compiler: str
 
 
-FULL = Size("cuda", "resnet18", (3, 32, 32), 128, 20, ["--suite", "standard"], 200.0, 50_000, "inductor")
-TINY = Size("cpu", "lenet5", (1, 28, 28), 16, 2, ["--budget", "100"], 600.0, 400, "aot_eager")
+FULL = Size("cuda", "resnet18", (3, 32, 32), 128, 20, ["--suite", "standard"], 6, 200.0, 50_000, "inductor")
+TINY = Size("cpu", "lenet5", (1, 28, 28), 16, 2, ["--budget", "100"], 1, 600.0, 400, "aot_eager")
 
 
 def steps(size: Size) -> Iterator[Row]:
@@ -154,7 +157,8 @@ def protect_and_audit(size: Size, minutes: float, precision: str, work: Path) ->
 def _audited(size: Size, work: Path, pools: list[str]) -> Row:
     """The audit in a process of its own, which is stopped when its time is up; rows that are finished count."""
     folder, start = work / "release", time.perf_counter()
-    command = [sys.executable, "-m", "stealguard", "audit", str(folder), *size.attacks, *pools, "--device", size.device]
+    placed = ["--device", size.device, "--workers", str(size.workers)]
+    command = [sys.executable, "-m", "stealguard", "audit", str(folder), *size.attacks, *pools, *placed]
     try:
         subprocess.run(command, capture_output=True, check=False, timeout=size.limit)
         stopped = False
@@ -163,7 +167,8 @@ def _audited(size: Size, work: Path, pools: list[str]) -> Row:
     found = read(folder) if (folder / STORE).exists() else []
     best = max((row.clone_accuracy for row in found if row.clone_accuracy is not None), default=None)
     return {
-        "attacks": " ".join(size.attacks), "seconds": time.perf_counter() - start, "stopped": stopped,
+        "attacks": " ".join(size.attacks), "workers": size.workers,
+        "seconds": time.perf_counter() - start, "stopped": stopped,
         "thefts": len(found), "failed": sum(row.status == "failed" for row in found), "best_clone_accuracy": best,
     }  # fmt: skip
 
@@ -211,13 +216,29 @@ def rows(size: Size, minutes: float, precision: str, part: str) -> Iterator[Row]
             yield from ({**row, **where} for row in protect_and_audit(size, minutes, precision, Path(work)))
 
 
+def table(rows: Iterable[Row]) -> str:
+    """The steps in Markdown, a line for each precision and way."""
+    made = [["precision", "step", "plain, images/s", "InI, images/s", "InI / plain", "share of the counted floor"]]
+    made.append(["---", "---", "--:", "--:", "--:", "--:"])
+    for row in rows:
+        if row["what"] == "step" and "ini_over_plain" in row:
+            rates = (f"{row[f'{name}_images_per_second']:,.0f}" for name in ("plain", "ini"))
+            ratio, share = f"{row['ini_over_plain']:.1f}", f"{row['share_of_floor']:.2f}"
+            made.append([row["precision"], row["way"], *rates, ratio, share])
+    return lines.markdown(made)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a small run on a processor, for a test")
     parser.add_argument("--minutes", type=float, default=2.0, help="of training, at most (about)")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="bf16")
     parser.add_argument("--part", choices=("steps", "release", "all"), default="all")
+    parser.add_argument("--table", type=Path, help="show the steps of rows made before, and measure nothing")
     chosen = parser.parse_args()
+    if chosen.table:
+        print(table(lines.read(chosen.table)))
+        return
     size, minutes = (TINY, 0.0) if chosen.tiny else (FULL, chosen.minutes)
     for row in rows(size, minutes, chosen.precision, chosen.part):
         print(json.dumps(row), flush=True)

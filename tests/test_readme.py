@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks import counters, means, step_cost, tables, worst
+from benchmarks import counters, gpu, lines, means, step_cost, tables, worst
 
 from stealguard.defenses import InI
 from stealguard.releases.presets import PRESETS
@@ -61,6 +61,10 @@ def test_the_tables_of_tables_and_signals_are_computed_from_committed_rows(rows:
 def test_the_table_of_training_steps_is_computed_from_committed_rows() -> None:
     rows = step_cost.read(HOME / "docs/results/step-cost.jsonl")
     assert step_cost.table(rows) in (HOME / "docs/speed.md").read_text()
+
+
+def test_the_table_of_steps_on_a_gpu_is_computed_from_committed_rows() -> None:
+    assert gpu.table(lines.read(HOME / "docs/results/gpu.jsonl")) in (HOME / "docs/gpu.md").read_text()
 
 
 def test_the_table_of_the_fast_preset_is_computed_from_committed_rows() -> None:
