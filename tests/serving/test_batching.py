@@ -225,6 +225,7 @@ def test_the_thread_ends_with_its_batcher(closed: bool) -> None:
         batcher.close()
     else:
         del batcher, run
+        thread.join(60)  # it may be what held the batcher last
     assert not thread.is_alive()
 
 
