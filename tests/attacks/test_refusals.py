@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samples import noise
-from stealguard.attacks import Refusals
-from stealguard.attacks.refusals import TESTED, UNREFUSED, WARM, Knowledge, WithOutliers, likely
+from stealguard.attacks import Refusals, refusals
+from stealguard.attacks.refusals import LEARNED, TESTED, UNREFUSED, WARM, Knowledge, WithOutliers, likely
 from stealguard.attacks.treatments import Top
 from stealguard.boxes import Accounts, AccountsInTurn, Labels, Metered
 from stealguard.data.inputs import Stored
 from stealguard.defenses.suspicion import BINS, HIGH, LOW, Gate, Measured, Suspicion
 from stealguard.errors import BoxFault, Invalid, NotApplicable, Refused
 from stealguard.seeds import seeded
-from stealguard.training import Training
+from stealguard.training import Training, fit
 from stealguard.types import BlackBox, Opening
 
 IMAGE, VECTOR = (1, 6, 6), (12,)
@@ -279,6 +279,29 @@ class TestContract:
     def test_a_setting_that_breaks_its_rule_is_named(self, name: str, value: int) -> None:
         with pytest.raises(Invalid, match=f"`{name}` should be at least"):
             Refusals(**{name: value})
+
+
+def test_of_larger_inputs_fewer_are_made_so_that_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Knowledge(quick(), box_of(Server()), pool(), clone_for(), 0)
+    assert known._many(LEARNED) == LEARNED
+    most = max(made_in_a_theft())
+    monkeypatch.setattr(refusals, "MEMORY", 200 * pool()[:1].nbytes)
+    assert most > 200
+    assert max(made_in_a_theft()) <= 200
+
+
+def made_in_a_theft() -> list[int]:
+    """How many inputs each training of a theft has."""
+    seen: list[int] = []
+
+    def counted(model: nn.Module, x: Tensor, *args: Any, **settings: Any) -> object:
+        seen.append(len(x))
+        return fit(model, x, *args, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refusals, "fit", counted)
+        stolen(Server().connect)
+    return seen
 
 
 def test_outliers_are_one_class_more() -> None:

@@ -31,6 +31,7 @@ INSIDE, KNOWN, OUTSIDE = 4000, 1000, 5000  # changed inliers that a gate learns;
 NEAR = 600  # inputs of the pool that explored queries are made with
 MADE, CANDIDATES = 4000, 300  # queries that are made for a round of exploration, of each kind, and that are asked
 LEARNED, COPIES = 15_000, 100  # changed inputs that the clone learns, at most: altogether, and of each on average
+MEMORY = 2**31  # bytes of all that the clone learns; of larger inputs fewer are made, for gates and rounds as well
 SLIGHT, USUAL, STRONG, STRONGEST = 0.25, 1.0, 1.5, 2.5  # how much inputs are changed, as in `moved`
 
 
@@ -108,6 +109,7 @@ class Knowledge:
         self._attack, self._box, self._pool, self._seed = attack, box, pool, seed
         self._net, self._gates, self._classes = copied(net), count(), logits(net, pool[:2]).shape[1]
         self._most, self._trusted = box.accounts_left, False
+        self._share = min(1.0, MEMORY / (2 * LEARNED * pool[:1].nbytes))
         self._for_tests = max(int(SPENT * attack.budget), attack.repeats)  # answers that tests may take
         self._rest = torch.randperm(len(pool))  # rows of the pool that were not tested or asked
         self.inliers = self.outliers = self.explored = pool[:0]
@@ -155,11 +157,15 @@ class Knowledge:
     def learned(self, clone: nn.Module) -> nn.Module:
         """The clone, trained on what was explored; as it is where nothing was."""
         if len(self.explored):
-            rows = balanced(self.classes, min(LEARNED, COPIES * len(self.explored)))
+            rows = balanced(self.classes, min(self._many(LEARNED), COPIES * len(self.explored)))
             x, y = self.explored[rows], self.classes[rows].repeat(2)
             x = torch.cat([moved(x, STRONGEST), moved(x, USUAL)])
             fit(clone, x, y, self._attack.training, seed=derive(self._seed, "clone"), progress=False)
         return clone.eval()
+
+    def _many(self, n: int) -> int:
+        """How many inputs are made where `n` are of small ones."""
+        return max(1, int(self._share * n))
 
     @property
     def _opened(self) -> int:
@@ -204,10 +210,11 @@ class Knowledge:
 
     def _gate(self, x: Tensor, labels: Tensor) -> nn.Module:
         """A classifier of inliers `x` with these labels, and of outliers: the pool's inputs, and those known."""
-        rows, some = balanced(labels, INSIDE), torch.randint(len(self._pool), (OUTSIDE,))
-        inside = torch.cat([moved(x[rows], USUAL), x[rows[:KNOWN]]])
-        outside = torch.cat([moved(self._pool[some], USUAL), moved(drawn(self.outliers, KNOWN), USUAL)])
-        y = torch.cat([labels[rows], labels[rows[:KNOWN]], torch.full((len(outside),), self._classes)])
+        rows, known = balanced(labels, self._many(INSIDE)), self._many(KNOWN)
+        some = torch.randint(len(self._pool), (self._many(OUTSIDE),))
+        inside = torch.cat([moved(x[rows], USUAL), x[rows[:known]]])
+        outside = torch.cat([moved(self._pool[some], USUAL), moved(drawn(self.outliers, known), USUAL)])
+        y = torch.cat([labels[rows], labels[rows[:known]], torch.full((len(outside),), self._classes)])
         gate, seed = WithOutliers(copied(self._net)), derive(self._seed, "gate", next(self._gates))
         fit(gate, torch.cat([inside, outside]), y, self._attack.gate, seed=seed, progress=False)
         return gate
@@ -225,12 +232,12 @@ class Knowledge:
 
     def _candidates(self, gate: nn.Module) -> Tensor:
         """What a round of exploration asks, in random order."""
-        rows = self._likely(gate, NEAR)
-        near, parents = self._pool[rows], self.explored[balanced(self.classes, MADE)]
+        rows, n = self._likely(gate, NEAR), self._many(MADE)
+        near, parents = self._pool[rows], self.explored[balanced(self.classes, n)]
         others = near if len(near) else parents
         made = torch.cat([
-            children(parents, drawn(others, MADE)), children(parents, parents[torch.randperm(MADE)]),
-            moved(drawn(others, MADE // 2), STRONG),
+            children(parents, drawn(others, n)), children(parents, parents[torch.randperm(n)]),
+            moved(drawn(others, n // 2), STRONG),
         ])  # fmt: skip
         asked, best = rows[: CANDIDATES // 3], made[likely(logits(gate, made), 2 * CANDIDATES)]
         self._drop(asked)
