@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+import stealguard as sg
 from exported import written
-from samples import mlp
-from stealguard.defenses import DEFENSES
+from samples import mlp, noise
+from server_process import ServerProcess, answers_of, ask, client
+from stealguard.defenses import DEFENSES, RobustInI
 from stealguard.errors import StealguardError
 from stealguard.serving.config import Config, ServedRelease
 from stealguard.serving.run import services_of
@@ -22,3 +25,21 @@ def test_a_net_is_not_served_beside_itself_under_another_defense(tmp_path: Path,
     config = Config(releases=tuple(ServedRelease(str(tmp_path / name)) for name in ("none", defense)))
     with pytest.raises(StealguardError, match=rf"`none` version 1 and `{defense}` version 1 have the same weights"):
         services_of(config, None, net=mlp())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))],
+)
+def test_a_server_without_merging_answers_as_the_release_does_to_the_last_bit(tmp_path: Path, device: str) -> None:
+    folder, x = tmp_path / "robust", noise(40, (16,))
+    written(folder, RobustInI(), sharpness=10.0)
+    settings = "--net", "samples:mlp", "--open", "--no-merge", "--backend", "torch", "--device", device
+    server = ServerProcess(tmp_path / "messages", folder, *settings)
+    try:
+        with client(server.url, "none") as connection:
+            found = answers_of(ask(connection, "robust", x.numpy()))
+    finally:
+        server.kill()
+    assert (found == sg.load(folder, net=mlp(), device=device).connect("one")(x).numpy()).all()
