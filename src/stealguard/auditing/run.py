@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, cached_property, partial
@@ -20,7 +20,7 @@ from stealguard.attacks import ATTACKS, Knockoff
 from stealguard.attacks.base import Attack, OpeningAttack
 from stealguard.attacks.recovery import Resources
 from stealguard.attacks.treatments import treated
-from stealguard.auditing.beside import beside, helping
+from stealguard.auditing.beside import Before, beside, helping
 from stealguard.auditing.owned import fine_tuned, near_task, no_theft_accuracy, owned
 from stealguard.auditing.plan import Architecture, Theft, architecture, thefts
 from stealguard.auditing.remote import HONEST, Remote
@@ -34,7 +34,7 @@ from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
 from stealguard.errors import NotApplicable, StealguardError, pick, require
 from stealguard.identity import code_of, fingerprint, tensor_hash
-from stealguard.progress import bar
+from stealguard.progress import Tick, bar
 from stealguard.releases import Release
 from stealguard.results import STORE, Row, Rows, Store, VictimFacts
 from stealguard.results.metrics import accuracy, agreement
@@ -131,20 +131,19 @@ def audit(
     if isinstance(victim, Given | Remote):
         victim = victim.fitted(tuple(task.train.x.shape[1:]), task.classes, task.names)
     shape = tuple(task.train.x.shape[1:])
-    of_suite = isinstance(attacks, str) and attacks in SUITES
-    made = [] if of_suite else _attacks(attacks, _many(budgets))
-    families = _families(pools, made, shape, progress)
-    if of_suite:
+    if isinstance(attacks, str) and attacks in SUITES:
         brought = {"labels": labels, "budgets": budgets or None, "treatments": treatments, "own": own}
         for name, value in brought.items():
             require(value is None, name, f"left out: the suite `{attacks}` chooses them", value)
+        families = _families(pools, [], shape, progress)
         blocks = suite(attacks, families, victim, None if accounts is None else _many(accounts))
     else:
+        made = _attacks(attacks, _many(budgets))
         parts = {"labels": labels, "treatments": treatments, "own": own, "accounts": accounts}
         combined = {name: _many(part) for name, part in parts.items() if part is not None}
-        blocks = [Block(made, families, **combined)]
+        blocks = [Block(made, _families(pools, made, shape, progress), **combined)]
     where = choose(device) if device is not None else _device(victim)
-    clones = architecture(victim, clone, task.classes, where, tuple(task.train.x.shape[1:]))
+    clones = architecture(victim, clone, task.classes, where, shape)
     planned = [t for block in blocks for t in thefts(victim, task, block, _many(seeds), clones, resize=resize)]
     required = "attacks, pools, labels, treatments, own, accounts, seeds"
     require(bool(planned), required, "at least one of each", "an empty list")
@@ -159,29 +158,42 @@ def audit(
     plan = dict(zip(keys, planned, strict=True))
     helped = helping()
     before = {key: kept.get(key) for key in plan} if helped is None else helped
-
-    def over(key: str) -> bool:
-        return _done(kept, key) or kept.get(key) != before.get(key)
-
     with (
         beside(min(workers, sum(not _done(kept, key) for key in plan)) - 1, audit, given, before),
         bar(f"audit {victim.name}", len(plan), show=progress) as tick,
     ):
-        for wait in (False, True) if helped is None else (False,):
-            for key, theft in plan.items():
-                if over(key):
-                    continue
-                how = f"{theft.labels} {theft.treatment} accounts {theft.accounts:,} seed {theft.seed}"
-                tick(sum(map(over, plan)), f"{theft.name} {theft.pool.name} {how}")
-                with work.alone(key, wait=wait) as mine:
-                    if mine and not over(key):  # another process may have done it meanwhile
-                        kept.put(work.row(key, theft))
-                    if mine and _done(kept, key):  # else the next try need not pay for the same answers
-                        work.forget(key)
+        _carry_out(work, plan, kept, before, tick, waits=helped is None)
     if helped is None:
         done = [key for key in plan if _done(kept, key)]
         work.close(done, complete=len(done) == len(plan))
     return Rows(found for found in map(kept.get, plan) if found is not None)
+
+
+def _carry_out(
+    work: _Audit, plan: Mapping[str, Theft], kept: Store, before: Before, tick: Tick, *, waits: bool
+) -> None:
+    """Steal whatever is not done, and put the rows into the store; other processes may do the same.
+
+    Args:
+        before: a row that failed is tried again if it failed before the audit began.
+        tick: tells how far this is.
+        waits: whether this process waits for what others are doing, in the end.
+    """
+
+    def over(key: str) -> bool:
+        return _done(kept, key) or kept.get(key) != before.get(key)
+
+    for wait in (False, True) if waits else (False,):
+        for key, theft in plan.items():
+            if over(key):
+                continue
+            how = f"{theft.labels} {theft.treatment} accounts {theft.accounts:,} seed {theft.seed}"
+            tick(sum(map(over, plan)), f"{theft.name} {theft.pool.name} {how}")
+            with work.alone(key, wait=wait) as mine:
+                if mine and not over(key):  # another process may have done it meanwhile
+                    kept.put(work.row(key, theft))
+                if mine and _done(kept, key):  # else the next try need not pay for the same answers
+                    work.forget(key)
 
 
 def _done(kept: Store, key: str) -> bool:
