@@ -20,14 +20,7 @@ from stealguard.results import Row, Store, read
 from stealguard.results.migrations import FORMAT, upgraded
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
-# Files of other measurements, not of thefts, and of rows of the present format.
-OTHER = {
-    *("adaptive", "adaptive-honest", "border", "classes", "labelling", "milder", "refusals", "related", "shifted"),
-    "step-cost",
-    *("tables", "tables-mixed", "rivals-adaptive", "ini-fast", "adaptive-fashion", "refusals-fashion"),
-    "undefended-fashion",
-}
-FILES = sorted(path for path in PUBLISHED.glob("*.jsonl") if path.stem not in OTHER)
+FILES = sorted(path for path in PUBLISHED.glob("*.jsonl") if '"thief": ' in path.open().readline())  # of version 0.1
 
 COLUMNS = """key TEXT, release TEXT, release_hash TEXT, data TEXT, net TEXT, defense TEXT, defense_settings TEXT,
 attack TEXT, attack_settings TEXT, pool TEXT, pool_hash TEXT, own_family INTEGER, labels TEXT, answers TEXT,
