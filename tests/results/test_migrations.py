@@ -20,7 +20,15 @@ from stealguard.results import Row, Store, read
 from stealguard.results.migrations import FORMAT, upgraded
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
-FILES = sorted(path for path in PUBLISHED.glob("*.jsonl") if '"thief": ' in path.open().readline())  # of version 0.1
+
+
+def flat(path: Path) -> bool:
+    """Whether its lines are rows of version 0.1."""
+    with path.open() as file:
+        return "thief" in json.loads(file.readline())
+
+
+FILES = sorted(filter(flat, PUBLISHED.glob("*.jsonl")))
 
 COLUMNS = """key TEXT, release TEXT, release_hash TEXT, data TEXT, net TEXT, defense TEXT, defense_settings TEXT,
 attack TEXT, attack_settings TEXT, pool TEXT, pool_hash TEXT, own_family INTEGER, labels TEXT, answers TEXT,
