@@ -64,7 +64,10 @@ class Recorded:
         self._rate = torch.zeros((), device=batch.x.device)
         self._losses: dict[str, Tensor] = {}
         self._graph = torch.cuda.CUDAGraph()
-        with PINNING, torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        # A recording holds what one stream of one GPU does; by default, of the GPU that is the current one.
+        stream = torch.cuda.Stream(batch.x.device)
+        recording = torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local")
+        with PINNING, torch.cuda.stream(stream), recording:  # after a failure, `graph` alone leaves its stream current
             step(self._batch, self._rate, self._losses.update)
 
     def __call__(self, batch: Batch, rate: float, told: Told) -> None:
