@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from marked import pretended
 from samples import mlp
 from stealguard.boxes import Boxed, Labels, Metered, Rewritten, ask, check_answers
 from stealguard.boxes.base import CHUNK
@@ -25,6 +26,12 @@ def test_a_boxed_module_answers_softmax_in_evaluation_mode() -> None:
     torch.testing.assert_close(answers, net.eval()(x).softmax(dim=1).detach())
     assert not answers.requires_grad
     assert not net.training
+
+
+def test_answers_are_where_the_inputs_are_wherever_the_box_computes_them() -> None:
+    with pretended() as device:
+        assert Metered(lambda x: uniform(x).to(device), 5)(torch.rand(3, 16)).device.type == "cpu"
+        assert Metered(lambda x: uniform(x.cpu()), 5)(torch.rand(3, 16).to(device)).is_meta
 
 
 def test_a_clone_can_be_trained_on_the_answers() -> None:
