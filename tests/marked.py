@@ -114,6 +114,8 @@ def _check(func: Any, args: Any, tensors: list[Tensor]) -> None:
         MixedDevices: an operand is of the processor, beside one that is not, and CUDA would refuse it.
     """
     others = [t for t in tensors if not isinstance(t, Marked)]
+    if any(t.is_meta for t in others):  # as of `torch.tensor(1, device=NAME)`, or of an index that is a list
+        raise RuntimeError(f"{func} of a tensor that torch makes on the pretended device without its values")
     if func in COPIES or len(others) == len(tensors):
         return
     if func in INDEXED and isinstance(args[0], Marked):
