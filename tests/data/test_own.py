@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from marked import pretended
 from PIL import Image
 from small import write_idx
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from marked import pretended
 from stealguard import data
 from stealguard.data import Task, datasets, formats
 from stealguard.data.archives import KEYS
