@@ -40,6 +40,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the training done
     "warm-cosine": lambda done: min(1.0, 20 * done) * (1 + math.cos(math.pi * done)) / 2,
 }
 
+UNREAD, QUEUED = 50, 2**28  # steps, at most, that a GPU may be behind the processor, and bytes of their task inputs
+
 
 @dataclass(frozen=True)
 class Training:
@@ -262,17 +264,18 @@ def _epoch(
 ) -> dict[str, float]:
     """One pass over the task data; the mean of each loss.
 
-    Losses are read from a GPU once in many steps, since each reading waits for it.
+    Losses are read from a GPU once in many steps, since each reading waits for it. Until then the processor holds the
+    batches that the GPU has not copied yet, so large ones are fewer.
     """
     model.train()
-    often = 1 if device_of(model).type == "cpu" else 50
+    waits = device_of(model).type == "cpu"
     unread: list[Mapping[str, Tensor]] = []
     values: list[dict[str, float]] = []
     sums: dict[str, float] = {}
 
     def told(losses: Mapping[str, Tensor]) -> None:
         unread.append(losses)
-        if len(unread) == often or i == steps - 1:
+        if waits or len(unread) >= min(UNREAD, QUEUED // batch.x.nbytes) or i == steps - 1:
             values[:] = _read(unread, done + i + 2 - len(unread))
             for name in losses:
                 sums[name] = sums.get(name, 0.0) + sum(value[name] for value in values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +65,7 @@ class Recorded:
         self._rate = torch.zeros((), device=batch.x.device)
         self._losses: dict[str, Tensor] = {}
         self._graph = torch.cuda.CUDAGraph()
-        # A recording holds what one stream of one GPU does; by default, of the GPU that is the current one.
-        stream = torch.cuda.Stream(batch.x.device)
+        stream = _stream(batch.x.device)
         recording = torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local")
         with PINNING, torch.cuda.stream(stream), recording:  # after a failure, `graph` alone leaves its stream current
             step(self._batch, self._rate, self._losses.update)
@@ -77,6 +77,12 @@ class Recorded:
         self._rate.fill_(rate)
         self._graph.replay()
         told({name: loss.clone() for name, loss in self._losses.items()})
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """What a GPU records on, which need not be the current GPU; one stream alone, since cuBLAS keeps memory for each."""
+    return torch.cuda.Stream(device)
 
 
 class Steps:
