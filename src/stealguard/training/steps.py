@@ -81,7 +81,7 @@ class Recorded:
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """What a GPU records on, which need not be the current one; one stream alone, since cuBLAS keeps memory for each."""
+    """What a GPU, perhaps not the current one, records on: one stream only, since cuBLAS keeps memory for each."""
     return torch.cuda.Stream(device)
 
 
