@@ -2,7 +2,8 @@
 
 Torch's `meta` device lends its name. `with pretended():` makes `device="meta"` mean tensors that have values, so that
 `protect` and `audit` run whole. Rules are CUDA's: operands are all on one device; a tensor of the processor may
-be a single number, or an index; copies go between devices.
+be a single number that is not joined to others, or an index; copies go between devices; what a generator of the
+processor draws is on the processor; nothing but a copy changes a tensor of the processor by another device's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 NAME = "meta"
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default}
+JOINING = {aten.cat.default, aten.stack.default}
 INDEXED = {
     aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default,
     aten._unsafe_index.Tensor,
@@ -50,6 +52,10 @@ class Marked(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.tolist, Tensor.data_ptr):  # torch gives none of a subclass
             return func(args[0].held)
+        if func == Tensor.numpy:
+            if not (kwargs or {}).get("force"):
+                raise TypeError("A tensor of the pretended device is no array before it is copied to the processor.")
+            return func(args[0].held, force=True)
         if func == Tensor.data.__set__ and isinstance(args[1], Marked):  # type: ignore[attr-defined]
             args[0].held = args[1].held
         with torch._C.DisableTorchFunctionSubclass():
@@ -67,6 +73,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     _check(func, args, tensors)
     to = kwargs.get("device")
     goes = bool(marked) if to is None else torch.device(to).type == NAME
+    if goes and kwargs.get("generator") is not None:
+        raise MixedDevices(f"{func} on the pretended device with a generator of the processor")
     if to is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     if func is aten.copy_.default:
@@ -106,11 +114,14 @@ def _check(func: Any, args: Any, tensors: list[Tensor]) -> None:
         MixedDevices: an operand is of the processor, beside one that is not, and CUDA would refuse it.
     """
     others = [t for t in tensors if not isinstance(t, Marked)]
+    if any(t.is_meta for t in others):  # as of `torch.tensor(1, device=NAME)`, or of an index that is a list
+        raise RuntimeError(f"{func} of a tensor that torch makes on the pretended device without its values")
     if func in COPIES or len(others) == len(tensors):
         return
     if func in INDEXED and isinstance(args[0], Marked):
         others = [t for t in args[2:3] if isinstance(t, Tensor) and not isinstance(t, Marked)]
-    apart = [tuple(t.shape) for t in others if t.dim()]
+    changed = func._schema.is_mutable and not isinstance(args[0], Marked)
+    apart = [tuple(t.shape) for t in others if t.dim() or func in JOINING or changed]
     if apart:
         raise MixedDevices(f"{func} of a tensor of the pretended device and one of the processor, {apart}")
 

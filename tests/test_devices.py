@@ -40,6 +40,17 @@ def test_operations_of_two_devices_fail() -> None:
             net(here)
         (gradient,) = torch.autograd.grad(net(there).sum(), [net.bias])
         assert gradient.tolist() == [1, 1]
+        with pytest.raises(MixedDevices, match=r"aten\.stack"):
+            torch.stack([there[0], here[0]])
+        with pytest.raises(MixedDevices, match=r"aten\.add_"):
+            here += there[0]
+        with pytest.raises(MixedDevices, match="generator"):
+            there.multinomial(1, generator=torch.Generator())
+        with pytest.raises(TypeError, match="no array"):
+            there.numpy()
+        assert there.numpy(force=True).tolist() == [1, 1, 1]
+        with pytest.raises(RuntimeError, match="without its values"):
+            torch.tensor(1.0, device=device) + there
 
 
 def test_switches_are_as_before_after_a_block_that_fails() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from marked import pretended
 from samples import noise
 from stealguard.attacks import ATTACKS, Knockoff
 from stealguard.attacks.base import Attack, OpeningAttack
@@ -169,6 +170,19 @@ class TestContract:
             except NotApplicable as e:
                 pytest.skip(str(e))
         assert torch.equal(*map(weights, clones))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("elsewhere", ["clone", "pool"])
+    def test_clone_and_pool_may_be_on_different_devices_and_the_box_on_the_processor(
+        self, usual: Stolen, name: str, shape: tuple[int, ...], classes: int, elsewhere: str
+    ) -> None:
+        box, pool, clone = Stub(shape, classes), noise(60, shape), clone_for(shape, classes)
+        with pretended() as device:
+            pool, clone = (pool.to(device), clone) if elsewhere == "pool" else (pool, clone.to(device))
+            found = quick(name, 50)(Metered(lambda x: box(x.cpu()), 50), pool, clone, seed=0)
+            there = weights(found)
+            assert there.is_meta == (elsewhere == "clone")
+            torch.testing.assert_close(there.cpu(), weights(usual.clone))
 
 
 class Watched(Stored):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from marked import pretended
 from samples import noise
 from stealguard.attacks import Refusals, refusals
 from stealguard.attacks.refusals import LEARNED, TESTED, UNREFUSED, WARM, Knowledge, WithOutliers, likely
@@ -257,6 +258,15 @@ class TestContract:
         stored = (255 * pool()).to(torch.uint8)
         clones = [stolen(Server().connect, x) for x in (stored.float() / 255, Stored(stored))]
         assert torch.equal(*clones)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("elsewhere", ["clone", "pool"])
+    def test_clone_and_pool_may_be_on_different_devices(self, elsewhere: str) -> None:
+        expected, x, clone = stolen(Server().connect), pool(), clone_for()
+        with pretended() as device:
+            x, clone = (x.to(device), clone) if elsewhere == "pool" else (x, clone.to(device))
+            found = quick()(box_of(Server()), x, clone, seed=0)
+            torch.testing.assert_close(weights(found).cpu(), expected)
 
     @pytest.mark.slow
     def test_it_does_not_read_the_whole_pool_at_once(self) -> None:

@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from marked import pretended
 from samples import mlp, noise
 from stealguard.attacks.recovery import Resources
 from stealguard.attacks.treatments import TREATMENTS, Smoothed, treated
 from stealguard.boxes import Metered
 from stealguard.errors import Invalid, NotApplicable
+from stealguard.seeds import seeded
 
 ROWS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.6, 0.3, 0.1]])
 
@@ -41,6 +43,27 @@ def test_rows_stay_on_the_simplex_or_are_zeros(name: str) -> None:
         assert (((sums - 1).abs() < 1e-4) | (sums == 0)).all()
 
     check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("elsewhere", ["nets", "pool", "both"])
+@pytest.mark.parametrize("name", TREATMENTS)
+def test_nets_and_pool_may_be_on_different_devices(name: str, elsewhere: str) -> None:
+    rows, x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)).softmax(dim=1), noise(50, (1, 6, 6))
+
+    def told(nets: str, pool: str) -> Tensor:
+        def fresh(*, seed: int) -> nn.Module:
+            return nn.Sequential(nn.Flatten(), mlp(36, 3)).to(nets)
+
+        with seeded(0):
+            resources = Resources(noise(200, (1, 6, 6)).to(pool), fresh, 0)
+            return treated(box(rows), [name], resources)(x.to(pool))
+
+    expected = told("cpu", "cpu")
+    with pretended() as device:
+        found = told("cpu" if elsewhere == "pool" else device, "cpu" if elsewhere == "nets" else device)
+        assert found.is_meta == (elsewhere != "nets")
+        torch.testing.assert_close(found.cpu(), expected)
 
 
 def test_sharpen_and_top_by_hand() -> None:

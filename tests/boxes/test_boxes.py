@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from marked import pretended
 from samples import mlp
 from stealguard.boxes import Boxed, Labels, Metered, Rewritten, ask, check_answers
-from stealguard.boxes.base import CHUNK
+from stealguard.boxes.base import CHUNK, in_chunks, logits
 from stealguard.errors import BoxFault, BudgetExhausted, Invalid, Refused
 
 
@@ -25,6 +26,24 @@ def test_a_boxed_module_answers_softmax_in_evaluation_mode() -> None:
     torch.testing.assert_close(answers, net.eval()(x).softmax(dim=1).detach())
     assert not answers.requires_grad
     assert not net.training
+
+
+def test_a_module_is_asked_fewer_large_inputs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stealguard.boxes.base.NUMBERS", 100)
+    net, sizes = mlp(), list[int]()
+    net.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    x = torch.rand(20, 16)
+    together = logits(net, x)
+    assert sizes == [6, 6, 6, 2]
+    torch.testing.assert_close(together, net(x).detach())
+    assert [len(part) for part in in_chunks(torch.rand(2, 1000))] == [1, 1]
+    assert [len(part) for part in in_chunks(torch.rand(0, 16))] == [0]
+
+
+def test_answers_are_where_the_inputs_are_wherever_the_box_computes_them() -> None:
+    with pretended() as device:
+        assert Metered(lambda x: uniform(x).to(device), 5)(torch.rand(3, 16)).device.type == "cpu"
+        assert Metered(lambda x: uniform(x.cpu()), 5)(torch.rand(3, 16).to(device)).is_meta
 
 
 def test_a_clone_can_be_trained_on_the_answers() -> None:

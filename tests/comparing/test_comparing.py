@@ -332,6 +332,7 @@ class TestGuards:
         ({"gpus": -1}, "`gpus` should be at least 0"),
         ({"gpus": 1_000}, r"`gpus` should be at most the \d+ that this machine has"),
         ({"device": "cuda:77"}, "`device` should be a torch device that this machine has"),
+        ({"device": "meta:1"}, "`device` should be without a number, or below 1: .* Found `meta:1`"),
     ],
 )
 def test_a_wrong_argument_is_named(sets: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -17,6 +17,7 @@ from small import write_idx
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from marked import pretended
 from stealguard import data
 from stealguard.data import Task, datasets, formats
 from stealguard.data.archives import KEYS
@@ -52,6 +53,19 @@ def test_inputs_by_row_are_taken_again() -> None:
     assert torch.equal(data.images(task.train.x)[:], x)
     assert data.label(task.train.x) == data.label(data.task((x.clone(), y, z, w)).train.x)
     assert data.label(task.train.x) != data.label(task.test.x)
+
+
+def test_tensors_of_another_device_are_read_to_the_processor() -> None:
+    given = four()
+    here = data.task(given)
+    with pretended() as device:
+        there = data.task(tuple(part.to(device) for part in given))
+        items = data.images(TensorDataset(given[0].to(device)))
+    for one, other in ((here.train, there.train), (here.test, there.test)):
+        assert torch.equal(one.x[:], other.x[:])
+        assert torch.equal(one.y, other.y)
+    assert there.hash == here.hash
+    assert torch.equal(items[:], given[0])
 
 
 def test_float64_and_small_integers_are_converted() -> None:

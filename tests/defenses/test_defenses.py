@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import stealguard as sg
+from marked import pretended
 from samples import blobs, boxed, mlp, noise, trained
 from stealguard.boxes.accounts import Accounts
 from stealguard.boxes.base import outputs_of
@@ -184,6 +185,35 @@ def test_training_that_was_interrupted_ends_in_the_same_bits(name: str, tmp_path
     resumed = train(tmp_path / "part.pt", resume=True, steps=8).state_dict()
     for key, value in whole.items():
         torch.testing.assert_close(resumed[key], value, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEFENSES)
+@pytest.mark.parametrize("shape", [(16,), pytest.param((1, 28, 28), marks=pytest.mark.thorough)])
+def test_it_trains_on_another_device_and_answers_where_it_is_asked(name: str, shape: tuple[int, ...]) -> None:
+    defense, (x, y), z = usual(name), blobs(72, shape, 3), noise(72, shape)
+
+    def answers(device: str) -> tuple[Tensor, Tensor]:
+        """To a client who asks from the processor, and to one who asks from the device: guards' memory is neither's."""
+        with seeded(0):
+            model = defense.build(model_for(shape, 3), x[:8]).to(device)
+        training = sg.Training(epochs=1, batch=24, lr=0.01)
+        sg.fit(model, x, y, training, seed=0, objective=lambda _, batch: model.losses(batch), outliers=z,
+               combine=COMBINES[defense.combine], progress=False)  # fmt: skip
+        model.eval().calibrate(Batch(x, y, z))
+        assert {str(t.device) for t in (*model.parameters(), *model.buffers())} == {device}
+        accounts = Accounts(model.heads(), model.guard, shape)
+        here, there = (accounts.answer("a", part) for part in (x[:3], x[3:6].to(device)))
+        assert (str(here.device), str(there.device)) == ("cpu", device)
+        assert accounts.answer("a", x[6:9]).device.type == "cpu"
+        return here, there.cpu()
+
+    expected = answers("cpu")
+    with pretended() as device:
+        found = answers(device)
+    if defense.combine == "total":  # PCGrad draws its orders where it computes
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 ANSWERING = {  # other values of each setting that training does not read

@@ -131,3 +131,17 @@ def test_every_replay_draws_its_own_orders_and_dropout() -> None:
     assert len(set(drawn)) == 5
     torch.manual_seed(3)
     assert [losses_of_step(recorded, batch, 0.0)["task"].item() for _ in range(5)] == drawn
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs")
+def test_steps_are_recorded_on_a_gpu_that_is_not_the_current_one() -> None:
+    net = mlp().to("cuda:1")
+    steps = Steps(step(net), steady=True, expected=100)
+    given = batches(FIRST + 2, (16,), "cuda:1")
+    for batch in given[:-1]:
+        losses_of_step(steps, batch, 0.1)
+    assert steps._recorded is not None
+    before = copy.deepcopy(net)
+    losses_of_step(steps, given[-1], 0.1)
+    assert all(not torch.equal(p, q) for p, q in zip(net.parameters(), before.parameters(), strict=True))
+    assert torch.cuda.current_device() == 0

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 import stealguard as sg
 from grids import environment
+from marked import pretended
 from samples import blobs, mlp, noise
 from stealguard.data.inputs import Stored
 from stealguard.errors import Interrupted, Invalid, NonFiniteLoss
+from stealguard.training.augment import AUGMENTATIONS
 from stealguard.training.combine import COMBINES
-from stealguard.training.loop import SCHEDULES, Training, correct, fit
+from stealguard.training.loop import SCHEDULES, Training, _Run, correct, fit
 from stealguard.training.losses import task_loss
 from stealguard.types import Objective
 
@@ -270,6 +272,23 @@ def test_a_sound_checkpoint_is_taken_up(tmp_path: Path, keep: str, momentum: flo
     told = fit(whole, *data(), training, **again)
     assert fit(model := small(), *data(), training, resume=True, **again) == told  # seconds and all
     assert torch.equal(weights(whole), weights(model))
+
+
+def test_momenta_are_taken_up_where_the_weights_are() -> None:
+    with pretended() as device:
+        run = _Run(small().to(device), QUICK)
+        run._take({**run._state(), "momenta": {0: torch.ones(run.descent.parameters[0].shape)}})
+        assert run.descent.momenta[0].is_meta
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_inputs_on_a_gpu_train_as_those_of_the_processor(augment: str) -> None:
+    (x, y), training = data(), replace(QUICK, augment=augment)
+    clones = [small().cuda(), small().cuda()]
+    fit(clones[0], x, y, training, seed=0, outliers=x, progress=False)
+    fit(clones[1], x.cuda(), y.cuda(), training, seed=0, outliers=x.cuda(), progress=False)
+    torch.testing.assert_close(*map(weights, clones), atol=1e-4, rtol=1e-3)
 
 
 def test_ctrl_c_without_a_checkpoint_says_nothing_of_resuming() -> None:

@@ -15,7 +15,6 @@ from stealguard.attacks.base import PoolAttack, QueryPool
 from stealguard.attacks.selection import entropy, entropy_gradients, guesses, k_means, near_all, near_each
 from stealguard.attacks.transfer import Transfer
 from stealguard.boxes.base import logits
-from stealguard.devices import device_of
 from stealguard.errors import pick, require
 from stealguard.seeds import derive
 from stealguard.training.loop import Training, fit
@@ -110,8 +109,7 @@ class MARICH(PoolAttack):
         first = min(len(unasked), math.ceil(second / self.gammas[0]))
         clusters, near = self.clusters or transfer.answers.shape[1], _NEAR[self.near]
         rows = entropy(guesses(clone, pool, unasked)).topk(first).indices.cpu()
-        x = pool[unasked[rows]].to(device_of(clone))
-        gradients = entropy_gradients(clone, x, over=self.softmax).cpu()
+        gradients = entropy_gradients(clone, pool[unasked[rows]], over=self.softmax)
         rows = rows[near(gradients, _centers(gradients, min(clusters, first), seed), second).cpu()]
         wrong = _mismatch(clone, transfer).topk(min(clusters, len(transfer.x))).indices
         return rows[near(pool[unasked[rows]].flatten(1), transfer.x[wrong].flatten(1), k).cpu()]

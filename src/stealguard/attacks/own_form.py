@@ -34,7 +34,7 @@ class OwnFormed(nn.Module):
     def __init__(self, net: nn.Module, decoys: DecoyFamily, offset: float, masked: bool, doubt: float):
         super().__init__()
         self.net, self.decoys, self._masked, self._doubt = net, decoys, masked, doubt
-        self.offset = nn.Parameter(torch.tensor(offset, device=device_of(net)))
+        self.offset = nn.Parameter(torch.tensor(offset))
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.net(x)

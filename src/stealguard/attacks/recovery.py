@@ -148,7 +148,7 @@ def detect(clean: Tensor, answers: Tensor, suspected: Mapping[str, Map] = SUSPEC
     with seeded(derive(seed, "detector")):
         rows = torch.cat([suspect(clean) for suspect in suspected.values()])
         layers = nn.Linear(clean.shape[1], 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, len(suspected))
-        net = nn.Sequential(*layers)
+        net = nn.Sequential(*layers).to(clean.device)
     targets = torch.arange(len(suspected)).repeat_interleave(len(clean))
     training = Training(epochs=12, batch=256, lr=0.1)
     fit(net, _spectrum(rows), targets, training, seed=derive(seed, "detector"), progress=False)
@@ -203,7 +203,7 @@ def restoring(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 def d_dae(perturb: Map, clean: Tensor, answers: Tensor) -> Map:
     """D-DAE's recovery: a network trained from perturbed to clean rows of shadow models."""
-    net, seed = Restorer(clean.shape[1]), int(torch.randint(2**62, ()))
+    net, seed = Restorer(clean.shape[1]).to(clean.device), int(torch.randint(2**62, ()))
     training = Training(epochs=30, batch=128, lr=0.05, weight_decay=1e-4)
     fit(net, perturb(clean), clean, training, seed=seed, objective=restoring, progress=False)
     return torch.no_grad()(net)

@@ -313,7 +313,7 @@ def likely(v: Tensor, n: int) -> Tensor:
     Of each class there are n / K at most, and one at least where some row names it.
     """
     classes = v.shape[1] - 1
-    best = (v[:, :classes] - v[:, classes:]).max(dim=1)
+    best = (v[:, :classes] - v[:, classes:]).cpu().max(dim=1)
     rows = []
     for k in range(classes):
         of_class = (best.indices == k).nonzero().squeeze(1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stealguard.attacks.base import QueryPool
 from stealguard.boxes.base import CHUNK, Boxed
+from stealguard.devices import device_of
 
 ROWS = 1024  # compared at once
 INPUTS = 128  # differentiated at once: a net keeps every layer's output of each
@@ -139,7 +140,7 @@ def _nearest(points: Tensor, centers: Tensor) -> Tensor:
 
 
 def entropy_gradients(net: nn.Module, x: Tensor, *, over: Literal["classes", "batch"] = "classes") -> Tensor:
-    """The gradient of the entropy of the net's answer at each input, (N, D), in batches.
+    """The gradient of the entropy of the net's answer at each input, (N, D), in batches, on the inputs' device.
 
     Args:
         net: in evaluation mode, from inputs to logits.
@@ -149,10 +150,10 @@ def entropy_gradients(net: nn.Module, x: Tensor, *, over: Literal["classes", "ba
     """
     gradients = []
     for part in x.split(INPUTS):
-        part = part.detach().requires_grad_()
+        part = part.to(device_of(net)).detach().requires_grad_()
         with torch.enable_grad():
             total = torch.special.entr(net(part).softmax(dim=1 if over == "classes" else 0)).sum()
-            gradients.append(torch.autograd.grad(total, part)[0].flatten(1))
+            gradients.append(torch.autograd.grad(total, part)[0].flatten(1).to(x.device))
     return torch.cat(gradients)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stealguard.auditing.remote import Remote
-from stealguard.boxes.base import CHUNK, as_answers, looks_like_logits, on_simplex
+from stealguard.boxes.base import as_answers, in_chunks, looks_like_logits, on_simplex
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
 from stealguard.errors import BoxFault, Invalid, StealguardError, one_line, require
@@ -128,7 +128,7 @@ class Given:
 
     def _answer(self, x: Tensor, /) -> Tensor:
         try:
-            parts = [self._ask(part) for part in x.split(CHUNK)]
+            parts = [self._ask(part) for part in in_chunks(x)]
         except (StealguardError, MemoryError):
             raise
         except (Exception, SystemExit) as e:  # whatever a stranger's model raises

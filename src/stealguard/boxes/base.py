@@ -12,7 +12,7 @@ from stealguard.devices import device_of
 from stealguard.errors import Refused
 from stealguard.types import BlackBox
 
-CHUNK = 1024  # rows answered at once
+CHUNK, NUMBERS = 1024, 2**24  # rows that a module is asked at once, and numbers in them, at most
 SUM_OFF = 1e-3  # how far from 1 the sum of a row on the simplex may be
 
 
@@ -52,8 +52,17 @@ def logits(module: nn.Module, x: Tensor) -> Tensor:
     """
     module.eval()
     device, dtype = device_of(module), _dtype_of(module)
-    parts = [at_least_float32(module(part.to(device, dtype))).to(x.device) for part in x.split(CHUNK)]
+    parts = [at_least_float32(module(part.to(device, dtype))).to(x.device) for part in in_chunks(x)]
     return torch.cat(parts)
+
+
+def in_chunks(x: Tensor) -> tuple[Tensor, ...]:
+    """The rows of inputs (N, ...) in parts that a module can be asked at once: of photographs fewer than of digits.
+
+    >>> [len(part) for part in in_chunks(torch.empty(200, 3, 224, 224, device="meta"))]
+    [111, 89]
+    """
+    return x.split(max(1, min(CHUNK, NUMBERS // max(1, x.shape[1:].numel()))))
 
 
 def outputs_of(heads: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ class Metered:
     """A box that counts queries and answers no more inputs than its budget. One input answered is one query.
 
     When the box refuses, `left` falls to the number of inputs that it will still answer, and `refusal` says why. An
-    input that was not answered is not counted.
+    input that was not answered is not counted. Answers are where the inputs are, wherever the box computes them.
 
     Args:
         box: the box that answers.
@@ -49,7 +49,7 @@ class Metered:
             raise
         except Exception as e:
             raise BoxFault(f"`{self._name}` should answer. Found {type(e).__name__}: {e}") from e
-        return check_answers(answers, len(x), self._name)
+        return check_answers(answers, len(x), self._name).to(x.device)
 
 
 def check_answers(answers: Tensor, n: int, name: str, classes: int | None = None) -> Tensor:

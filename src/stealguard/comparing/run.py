@@ -55,7 +55,7 @@ def compare(
         threads: processor threads of each cell; the processors shared out among local workers, 1 elsewhere.
         gpus: GPUs of each cell. Local workers take one each, in turn, if there are any; clusters give none.
         address: the Ray cluster to join; for `slurm`, another of submitit's clusters (`local`, `debug`).
-        device: a torch device for training and stealing; a GPU if there is one.
+        device: a torch device for training and stealing; a GPU if there is one. Local workers number their own GPUs.
         allow_code: let a grid file name code of your own to import (`module:Class`, `module:callable`).
         progress: show how far the grid has come.
 
@@ -75,7 +75,9 @@ def compare(
         require(number is None or least <= number <= most, name, rule, number)
     start = pick(ENGINES, engine, "engine")
     if device is not None and engine == "local":
-        devices.choose(device)
+        seen = max(1, gpus or 0)
+        own = (devices.choose(device).index or 0) < seen
+        require(own, "device", f"without a number, or below {seen}: a local worker sees no more GPUs", f"`{device}`")
     for name in unpinned(spec):
         sets.get(name, progress=progress)
     cells = plan(spec)

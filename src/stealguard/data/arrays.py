@@ -1,4 +1,4 @@
-"""Tensors and NumPy arrays of numbers, as tensors that share their memory."""
+"""Tensors and NumPy arrays of numbers, as tensors on the processor that share their memory where they can."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ RULE = "floats, uint8 or bool (integer tokens are not supported; make measuremen
 
 
 def tensor(x: Tensor | Array, parameter: str) -> Tensor:
-    """The values as a dense tensor on the memory that they have, copied only where torch cannot read it.
+    """The values as a dense tensor on the processor, copied only from a GPU and where torch cannot read their memory.
 
     Raises:
         Invalid: the values are no numbers, or have more than 64 bits.
     """
     if isinstance(x, Tensor):
         require(x.layout == torch.strided, parameter, "a dense tensor", x.layout)
-        x = x.detach()
+        x = x.detach().cpu()
         return x.to(torch.float32) if x.dtype == torch.bfloat16 else x  # which NumPy and hashes do not know
     require(not isinstance(x, np.ma.MaskedArray), parameter, "an array without masked values", "a masked array")
     require(x.dtype.kind in "fiub", parameter, "an array of numbers", str(x.dtype))

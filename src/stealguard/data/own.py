@@ -149,7 +149,7 @@ def _digest(parts: Iterable[Any]) -> str:
         if isinstance(part, ByRow):
             return np.array(part.hash)
         words = isinstance(part, np.ndarray) and part.dtype.kind in "US"
-        return part if words else np.asarray(tensor(part, "data").cpu())
+        return part if words else np.asarray(tensor(part, "data"))
 
     return store.digest({f"{number:03}": array(part) for number, part in enumerate(parts) if part is not None})[:8]
 

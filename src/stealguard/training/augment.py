@@ -1,6 +1,7 @@
 """Augmentations of image batches (N, C, H, W) in [0, 1].
 
-All are drawn on the CPU, from `generator` or torch's global one, so that the device does not change them.
+All are drawn on the CPU, from `generator` or torch's global one, so that the device does not change them. A GPU is sent
+what was drawn without waiting for the steps that it has still to do.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def crop(x: Tensor, pad: int = 4, *, generator: Generator | None = None) -> Tens
     """Each image shifted by up to `pad` pixels either way, filled up with black."""
     n, _, h, w = x.shape
     padded = F.pad(x, (pad, pad, pad, pad))
-    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1, 1), generator=generator).to(x.device)
+    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1, 1), generator=generator).to(x.device, non_blocking=True)
     rows = (top + torch.arange(h, device=x.device)[:, None]).expand(n, h, w)
     columns = (left + torch.arange(w, device=x.device)).expand(n, h, w)
     return padded.permute(0, 2, 3, 1)[torch.arange(n, device=x.device)[:, None, None], rows, columns].permute(
@@ -37,7 +38,7 @@ def crop(x: Tensor, pad: int = 4, *, generator: Generator | None = None) -> Tens
 
 def crop_flip(x: Tensor, *, generator: Generator | None = None) -> Tensor:
     """`crop`, and half of the images mirrored: the usual one for CIFAR."""
-    mirrored = (torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5).to(x.device)
+    mirrored = (torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5).to(x.device, non_blocking=True)
     x = crop(x, generator=generator)
     return torch.where(mirrored, x.flip(-1), x)
 
@@ -48,7 +49,7 @@ def affine(
     """Each image turned by up to `angle` radians, scaled by up to `scale`, moved by up to `shift` of half its side."""
 
     def draw() -> Tensor:
-        return 2 * torch.rand(len(x), generator=generator, dtype=x.dtype).to(x.device) - 1
+        return 2 * torch.rand(len(x), generator=generator, dtype=x.dtype).to(x.device, non_blocking=True) - 1
 
     turn, grow = angle * draw(), 1 + scale * draw()
     c, s = turn.cos() / grow, turn.sin() / grow

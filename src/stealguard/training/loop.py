@@ -40,6 +40,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the training done
     "warm-cosine": lambda done: min(1.0, 20 * done) * (1 + math.cos(math.pi * done)) / 2,
 }
 
+UNREAD, QUEUED = 50, 2**28  # steps, at most, that a GPU may be behind the processor, and bytes of their task inputs
+
 
 @dataclass(frozen=True)
 class Training:
@@ -228,23 +230,25 @@ def _batches(
     """The batches of an epoch, read by row and augmented, on the model's device.
 
     What is not in memory is read ahead, while the step before is computed; of several processes each reads its share.
-    For a GPU all is read ahead into pinned memory, from which copies wait for nothing.
+    For a GPU all is read ahead into pinned memory, from which copies wait for nothing; what is on a GPU stays there.
     """
     gpu = device.type == "cuda"
     held = x.held and (outliers is None or outliers.held)
     readers = ALONE if held else present()
     generator = torch.Generator().manual_seed(derive(seed, "augmentation", epoch))
 
-    def rows_of(inputs: Inputs, rows: Tensor) -> Tensor:
-        found = inputs.rows(readers.share(len(rows)).take(rows))
-        if not gpu:
+    def ready(found: Tensor) -> Tensor:
+        if not gpu or not found.is_cpu:
             return found
         with PINNING:
             return found.pin_memory()
 
+    def rows_of(inputs: Inputs, rows: Tensor) -> Tensor:
+        return ready(inputs.rows(readers.share(len(rows)).take(rows)))
+
     def read(drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         rows, others = drawn
-        return y[rows.to(y.device)], rows_of(x, rows), None if outliers is None else rows_of(outliers, others)
+        return ready(y[rows.to(y.device)]), rows_of(x, rows), None if outliers is None else rows_of(outliers, others)
 
     def moved(mine: Tensor, rows: int) -> Tensor:
         return augment(readers.share(rows).join(mine.to(device, non_blocking=True)), generator=generator)
@@ -252,7 +256,7 @@ def _batches(
     steps = sampler.epoch(epoch)
     for labels, inputs, drawn in map(read, steps) if held and not gpu else ahead(read, steps):
         others = None if drawn is None else moved(drawn, len(labels))
-        yield Batch(moved(inputs, len(labels)), labels.to(device), others)
+        yield Batch(moved(inputs, len(labels)), labels.to(device, non_blocking=True), others)
 
 
 def _epoch(
@@ -260,17 +264,18 @@ def _epoch(
 ) -> dict[str, float]:
     """One pass over the task data; the mean of each loss.
 
-    Losses are read from a GPU once in many steps, since each reading waits for it.
+    Losses are read from a GPU once in many steps, since each reading waits for it. Until then the processor holds the
+    batches that the GPU has not copied yet, so large ones are fewer.
     """
     model.train()
-    often = 1 if device_of(model).type == "cpu" else 50
+    waits = device_of(model).type == "cpu"
     unread: list[Mapping[str, Tensor]] = []
     values: list[dict[str, float]] = []
     sums: dict[str, float] = {}
 
     def told(losses: Mapping[str, Tensor]) -> None:
         unread.append(losses)
-        if len(unread) == often or i == steps - 1:
+        if waits or len(unread) >= min(UNREAD, QUEUED // batch.x.nbytes) or i == steps - 1:
             values[:] = _read(unread, done + i + 2 - len(unread))
             for name in losses:
                 sums[name] = sums.get(name, 0.0) + sum(value[name] for value in values)
@@ -357,7 +362,8 @@ class _Run:
 
     def _take(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["weights"])
-        self.descent.momenta = dict(state["momenta"])
+        parameters = self.descent.parameters  # which, in another process, may be on another GPU
+        self.descent.momenta = {n: momentum.to(parameters[n].device) for n, momentum in state["momenta"].items()}
         self.history, self.best = state["history"], state["best"]
 
     def _check(self, weights: object) -> None:

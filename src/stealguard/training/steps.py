@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,9 @@ class Recorded:
         self._rate = torch.zeros((), device=batch.x.device)
         self._losses: dict[str, Tensor] = {}
         self._graph = torch.cuda.CUDAGraph()
-        with PINNING, torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        stream = _stream(batch.x.device)
+        recording = torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local")
+        with PINNING, torch.cuda.stream(stream), recording:  # after a failure, `graph` alone leaves its stream current
             step(self._batch, self._rate, self._losses.update)
 
     def __call__(self, batch: Batch, rate: float, told: Told) -> None:
@@ -74,6 +77,12 @@ class Recorded:
         self._rate.fill_(rate)
         self._graph.replay()
         told({name: loss.clone() for name, loss in self._losses.items()})
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """What a GPU, perhaps not the current one, records on: one stream only, since cuBLAS keeps memory for each."""
+    return torch.cuda.Stream(device)
 
 
 class Steps:
