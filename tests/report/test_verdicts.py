@@ -59,9 +59,25 @@ def with_classes(classes: int, reached: float, undefended: float, **changes: obj
     ]
 
 
-def test_a_clone_near_chance_is_protected_whatever_the_attack_reaches_undefended() -> None:
-    """Eight classes: 13.0 % beside a chance of 12.5 % is nothing, although it is above half of 20 %."""
-    assert judged(with_classes(8, 0.13, 0.2))[:2] == (["protected"], "holds")
+def test_a_clone_near_chance_is_protected_although_it_reaches_half_of_the_undefended() -> None:
+    """Eight classes: 13.0 % beside a chance of 12.5 % is nothing, although it is above half of 24 %."""
+    assert judged(with_classes(8, 0.13, 0.24))[:2] == (["protected"], "holds")
+
+
+@pytest.mark.parametrize(("undefended", "word"), [(0.2, "unknown"), (0.14, "unknown"), (0.22, "protected")])
+def test_a_pool_from_which_attacks_gain_nothing_undefended_tells_nothing(undefended: float, word: str) -> None:
+    """Eight classes: near chance is at most 21 %, a tenth of the way from 12.5 % to the benign accuracy."""
+    assert judged(with_classes(8, 0.13, undefended))[0] == [word]
+
+
+def test_a_pool_that_tells_nothing_does_not_make_a_defense_hold() -> None:
+    useless = {"pool": "noise", "clone_accuracy": 0.1}
+    rows = [undefended_row(), undefended_row(**useless), make_row(clone_accuracy=0.9), make_row(**useless)]
+    words, overall, _ = judged(rows)
+    assert (words, overall) == (["not protected", "unknown"], "does not hold")
+
+
+def test_attacks_that_gain_nothing_undefended_are_noted() -> None:
     undefended, ini = summary(with_classes(8, 0.13, 0.14))
     assert "The attacks gain next to nothing from plain either" in " ".join(notes([undefended, ini]))
 
