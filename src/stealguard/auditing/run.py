@@ -34,6 +34,7 @@ from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
 from stealguard.errors import NotApplicable, StealguardError, pick, require
 from stealguard.identity import code_of, fingerprint, tensor_hash
+from stealguard.nets import is_users, structure
 from stealguard.progress import bar
 from stealguard.releases import Release
 from stealguard.results import STORE, Row, Rows, Store, VictimFacts
@@ -327,6 +328,18 @@ class _Audit:
         return [self._victim.source] if isinstance(self._victim, Remote) else []
 
     @cached_property
+    def _code(self) -> list[str]:
+        """Of the user's own code that a release's answers follow from, beside its weights and settings, in a list.
+
+        The structure of the user's own net counts where it is not the one that was protected.
+        """
+        if not isinstance(self._victim, Release):
+            return []
+        recipe, defense = self._victim.recipe, code_of(type(self._victim.defense))
+        net = structure(self._victim.model.net) if is_users(recipe["net"]) else ""
+        return [code for code in (defense, net) if code not in ("", recipe["structure"])]
+
+    @cached_property
     def _identity(self) -> str:
         """Of the victim; for a victim without one, the hash of its answers to the test inputs."""
         return self._victim.facts().key or self._victim.identity or f"answers-{tensor_hash(self._answers)}"
@@ -346,7 +359,8 @@ class _Audit:
         name, settings = describe(ATTACKS, theft.attack)
         train = self._task.train.hash if theft.own else ""
         return fingerprint([
-            *self._source, self._identity, self._victim.facts().setting, self._task.test.hash, train, name, settings,
+            *self._source, *self._code, self._identity, self._victim.facts().setting, self._task.test.hash, train, name,
+            settings,
             code_of(type(theft.attack)), theft.pool.x.hash, theft.labels, theft.treatment, theft.own, theft.tunes,
             theft.accounts, theft.seed, theft.clone.hash, self._device.type,
         ])  # fmt: skip
@@ -467,6 +481,7 @@ class _Audit:
     def _measured(self, clone: nn.Module, theft: Theft) -> dict[str, float]:
         test, classes = self._task.test, self._task.classes
         stolen = everything(Boxed(clone, tuple(test.x.shape[1:])), test.x)
+        check_answers(stolen, len(test.y), "clone", classes)
         found = {
             "clone_accuracy": accuracy(stolen, test.y),
             "agreement": agreement(stolen, self._answers),
@@ -489,6 +504,7 @@ class _Audit:
             resources = Resources(theft.pool.x, fresh, derive(theft.root, "recovery"))
             box = treated(box, theft.treatment.split("+") if theft.treatment else [], resources)
             clone = theft.attack(box, theft.pool.x, theft.fresh(), seed=derive(theft.root, "attack"))
+        require(isinstance(clone, nn.Module), "attack", "one that returns the trained clone", type(clone).__name__)
         if theft.tunes:
             own = owned(self._task.train, theft.own, seed=theft.seed)
             clone = fine_tuned(clone, own, seed=derive(theft.root, "own"))
