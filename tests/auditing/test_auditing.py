@@ -110,7 +110,7 @@ def test_an_in_family_pool_is_what_was_held_out(tmp_path: Path) -> None:
     )  # fmt: skip
     (row,) = audit(release, pools=[family], labels=["soft"], attacks=[Knockoff(80, SHORT.training)])
     assert row.in_family
-    with pytest.raises(Invalid, match="`budget` should be at most the pool's size: pass a budget of 80 or less"):
+    with pytest.raises(Invalid, match="`budget` should be at most 80, the inputs of the pool"):
         audit(release, pools=[family], attacks=[Knockoff(81, SHORT.training)])
 
 
@@ -135,7 +135,7 @@ def test_an_attack_that_fails_is_a_row_with_its_reason_and_is_tried_again(
 
 @dataclass(frozen=True)
 class Returning:
-    """An attack that asks once, and returns what it is told to: nothing, a clone of other classes or without numbers."""
+    """An attack that asks once, and returns nothing, a clone of other classes or one that answers NaN."""
 
     budget: int = 5
     needed: int = 5
@@ -183,7 +183,7 @@ class Mixed(Defense):
     data = task(40, (16,), 3)
 
     def write(share: str, activation: str) -> dict[str, str]:
-        """The code, as a process that begins anew imports it: each text has another length, by which Python tells them."""
+        """The code, as a process that begins anew imports it: texts differ in length, by which Python tells them."""
         (tmp_path / "a_defense.py").write_text(defense.replace("SHARE", share))
         (tmp_path / "a_net.py").write_text(net.replace("ACTIVATION", activation))
         for name in ("a_defense", "a_net"):
@@ -267,15 +267,22 @@ def test_a_clone_has_the_users_architecture_and_not_the_defenses(tmp_path: Path)
             {"pools": [noise(150, (1, 32, 32))]},
             r"`pools` should be of shape \(N, 1, 28, 28\), or images resized with `resize`",
         ),
-        ({"pools": [noise(20)]}, "pass a budget of 20 or less for .* Found 100"),
+        ({"pools": [noise(20)]}, "`budget` should be at most 20, the inputs of the pool .*. Found 100"),
         ({"data": None}, "`data` should be given: the release was made from data without a name"),
         ({"data": task(50, (16,), 3)}, r"`data` should be of shape \(N, 1, 28, 28\)"),
         ({"attacks": "quik"}, "did you mean `quick`"),
         ({"treatments": ["sharpn"]}, "did you mean `sharpen`"),
         ({"own": [-1]}, "`own` should be in 0 .. 1000"),
+        ({"own": "20"}, "`own` should be whole numbers. Found '20'"),
+        ({"accounts": [1.5]}, "`accounts` should be whole numbers. Found 1.5"),
+        ({"seeds": ["a"]}, "`seeds` should be whole numbers. Found 'a'"),
+        ({"seeds": torch.arange(2)}, r"`seeds` should be whole numbers. Found tensor\(\[0, 1\]\)"),
+        ({"seeds": True}, "`seeds` should be whole numbers. Found True"),
+        ({"treatments": [None]}, "`treatments` should be names that `\\+` joins. Found None"),
         ({"pools": ["own:x"]}, r"`pools` should be own:N with N in 1 .. 1000"),
         ({"attacks": []}, "should be at least one of each. Found an empty list"),
         ({"clone": "lenet"}, "did you mean `lenet5`"),
+        ({"clone": 5}, "`clone` should be a net's name, `module:callable` or a module. Found int"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(folder: Path, changes: dict[str, Any], message: str) -> None:

@@ -103,7 +103,7 @@ def test_protect_audit_report(stealguard: Run, protect: Run, sets: Path, tmp_pat
 
     done = stealguard("audit", tmp_path / "a", "--suite", "quick", "--pools", f"npz:{sets}/pool.npz")
     assert done.returncode == 2
-    assert "`budget` should be at most the pool's size: pass a budget of 120 or less" in done.stderr
+    assert "`budget` should be at most 120, the inputs of the pool" in done.stderr
 
     done = stealguard("report", tmp_path / "a", "--out", tmp_path / "page.html", "--format", "csv")
     assert done.returncode == 0, done.stderr

@@ -308,12 +308,13 @@ class _Audit:
     def _answers(self) -> Tensor:
         """The victim's answers to the test inputs, as its users get them."""
         box, x = boxed(renewed(self._victim), HONEST, self._task.scaling), self._task.test.x
+        classes = self._task.classes
         if not isinstance(self._victim, Remote):
-            return check_answers(everything(box, x), len(x), self._victim.name, self._task.classes)
+            return check_answers(everything(box, x, classes), len(x), self._victim.name, classes)
         with self.alone(self._honest):
             ledger = self._ledger(box, self._honest)
             try:
-                return everything(ledger, x)
+                return everything(ledger, x, classes)
             finally:
                 ledger.close()
 

@@ -62,11 +62,13 @@ Statistic = float | Sequence[float]
 
 
 def check_name(net: str | nn.Module) -> None:
-    """Raise `Invalid` for an unknown name: cheap enough to call before data are fetched.
+    """Raise `Invalid` for an unknown name, and for what is no net: cheap enough to call before data are fetched.
 
     Example:
         >>> sg.nets.check_name("lenet5")
     """
+    rule = "a name, `module:callable` or a module"
+    require(isinstance(net, str | nn.Module), "net", rule, type(net).__name__)
     if isinstance(net, str) and ":" not in net:
         pick(NETS, net, "net")
 
