@@ -170,7 +170,9 @@ def test_audit_with_accounts(stealguard: Run, sets: Path, tmp_path: Path) -> Non
     done = stealguard("audit", tmp_path / "a", "--accounts-to-reach", 80, "--accounts", 1, *attack)
     assert done.returncode == 2
     assert "`accounts` should be left out where their number is searched for" in done.stderr
-    assert stealguard("audit", tmp_path / "a", "--accounts-to-reach", 800, *attack).returncode == 2
+    done = stealguard("audit", tmp_path / "a", "--accounts-to-reach", 800, *attack)
+    assert done.returncode == 2
+    assert "`accounts-to-reach` should be in (0, 100], in percent. Found 800.0." in done.stderr
 
     for option in (("--attack", "knockoff"), ("--set", "training.epochs=1"), ("--own", 50)):
         done = stealguard("audit", tmp_path / "a", "--suite", "quick", "--pools", f"npz:{sets}/pool.npz", *option)

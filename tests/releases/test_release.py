@@ -45,6 +45,13 @@ def test_the_recipe_says_how_it_was_made(ini_release: sg.Release) -> None:
     assert recipe["provenance"]["version"] == sg.__version__
 
 
+def test_the_facts_tell_the_structure_of_the_net_and_the_training(ini_release: sg.Release) -> None:
+    """By the structure a report compares a release with the undefended one of the same net, and with no other."""
+    facts = ini_release.facts()
+    assert facts.net_hash == sg.nets.structure(ini_release.model.net)
+    assert json.loads(facts.training) == ini_release.recipe["training"]
+
+
 @pytest.mark.parametrize("name", ["recipe.json", "weights.safetensors"])
 @pytest.mark.parametrize(
     ("spoil", "message"),

@@ -142,7 +142,8 @@ class Release:
         recipe = self.recipe
         return VictimFacts(
             key=self.identity, name=self.name, setting=setting_of(recipe), seed=recipe["seed"],
-            data=recipe["data"]["name"], net=recipe["net"], defense=recipe["defense"]["name"],
+            data=recipe["data"]["name"], net=recipe["net"], net_hash=recipe["structure"],
+            training=json.dumps(recipe["training"], sort_keys=True), defense=recipe["defense"]["name"],
             defense_settings=json.dumps(recipe["defense"]["settings"], sort_keys=True),
             outliers=tuple(family["name"] for family in recipe["outliers"]),
             shape=self.shape, classes=recipe["classes"],
@@ -298,7 +299,7 @@ def _defense_of(folder: Path, recipe: Mapping[str, Any], given: str | type[Defen
     if given is None and ":" in name:
         raise ReleaseError(
             f"Release `{folder}` was made with your own `{name}`: pass it as `defense` "
-            "(`--defense` on the command line)."
+            "(`--defense` on the command line, `--trained` of `guard`)."
         )
     rule = f"`{name}`, which the release was made with"
     if isinstance(given, type):
