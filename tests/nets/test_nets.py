@@ -27,7 +27,7 @@ WEIGHTS = {  # for 3 channels of 32 pixels and ten classes, as the papers and th
 
 
 def test_what_is_no_net_is_named() -> None:
-    with pytest.raises(Invalid, match="`net` should be a name, `module:callable` or a module. Found int"):
+    with pytest.raises(Invalid, match=r"`net` should be a name, `module:callable` or a module. Found int"):
         check_name(5)  # type: ignore[arg-type]
 
 

@@ -24,7 +24,7 @@ from stealguard.data.inputs import Inputs, Stored, Subset, row_hashes
 from stealguard.data.roles import divide, named
 from stealguard.errors import Invalid, pick, require
 from stealguard.identity import fingerprint
-from stealguard.nets import adapted, build, reinitialized, structure
+from stealguard.nets import adapted, build, check_name, reinitialized, structure
 from stealguard.releases import Release
 from stealguard.releases.release import hash_of
 from stealguard.results import LABELS
@@ -141,8 +141,7 @@ def architecture(
     if clone is None:
         given = own if own is not None else DEFAULT_CLONES.get(victim.shape, "mlp")
         return Architecture(given, own is not None, classes, device, shape)
-    rule = "a net's name, `module:callable` or a module"
-    require(isinstance(clone, str | nn.Module), "clone", rule, type(clone).__name__)
+    check_name(clone, "clone")
     if isinstance(clone, nn.Module) and own is not None:
         rule = "a net that has not learned from the victim"
         require(hash_of(clone) != hash_of(own), "clone", rule, "the victim's own weights")
