@@ -175,7 +175,7 @@ def test_outliers_may_be_by_data_set() -> None:
         ({"defenses": [{"none": {"epochs": 2, "training": {"epochs": 3}}}]}, "`epochs` should be given once"),
         ({"attacks": [{"knockoff": {"budget": 2, "budgets": [3]}}]}, "`budgets` should be left out beside `budget`"),
         ({"attacks": [{"knockoff": {"budget": 2}}], "budgets": [3]}, "`budgets` should be left out: every attack has"),
-        ({"attacks": [{"jbda": {"labels": "soft"}}], "labels": "hard"}, "`labels` should be left out: every attack has"),
+        ({"attacks": [{"jbda": {"labels": "soft"}}], "labels": "hard"}, "`labels` should be left out: every attack"),
         ({"nets": ["lenet"]}, "`nets` should be one of lenet5, .*did you mean `lenet5`"),
         ({"clone": "lenet"}, "`clone` should be one of lenet5, .*did you mean `lenet5`"),
         ({"resize": "yes please"}, "`resize` should be true or false"),
