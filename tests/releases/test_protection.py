@@ -167,7 +167,12 @@ def labels_off(y: torch.Tensor) -> torch.Tensor:
         ({"outliers": [noise(0)]}, "at least one row|empty"),
         ({"outliers": ["leters"]}, r"`outliers` should be one of .*did you mean `letters`"),
         ({"defense": "innie"}, r"`defense` should be one of none, ini.*"),
+        ({"defense": sg.InI}, "`defense` should be a preset's name, .* or a defense with its settings. Found <class"),
+        ({"training": {"lr": 0.1}}, "`training` should be a `Training`. Found {'lr': 0.1}"),
         ({"epochs": 0}, "`epochs` should be a whole number of at least 1. Found 0"),
+        ({"seed": 1.5}, "`seed` should be a whole number of 64 bits. Found 1.5"),
+        ({"seed": 2**64}, "`seed` should be a whole number of 64 bits. Found 18446744073709551616"),
+        ({"size": 28}, r"no folder or shards of pictures. Found \(28, 28\) for tuple of Tensor, Tensor"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -28,7 +28,7 @@ from stealguard.nets import adapted, build, check_name, reinitialized, structure
 from stealguard.releases import Release
 from stealguard.releases.release import hash_of
 from stealguard.results import LABELS
-from stealguard.seeds import derive
+from stealguard.seeds import check_seed, derive
 from stealguard.settings import describe
 
 OWN = "own:"  # the pool of task samples that the attacker owns, and of altered copies of them
@@ -156,7 +156,9 @@ def thefts(
     Raises:
         Invalid: a parameter breaks its rule.
     """
-    for name, numbers in ("own", block.own), ("accounts", block.accounts), ("seeds", seeds):
+    for seed in seeds:
+        check_seed(seed, "seeds")
+    for name, numbers in ("own", block.own), ("accounts", block.accounts):
         for n in numbers:
             require(isinstance(n, int) and not isinstance(n, bool), name, "whole numbers", repr(n))
     for treatment in block.treatments:

@@ -45,7 +45,7 @@ from stealguard.releases.release import CHECKPOINT, Release
 from stealguard.releases.workplace import free, working
 from stealguard.results.honest import PoorAnswers, complaints
 from stealguard.results.provenance import provenance
-from stealguard.seeds import derive
+from stealguard.seeds import check_seed, derive
 from stealguard.settings import describe
 from stealguard.training import Training
 from stealguard.training import fit as train
@@ -138,6 +138,7 @@ def protect(
     """
     ranks = present()
     folder, where, progress = free(out, overwrite), ranks.device(choose(device)), progress and ranks.first
+    check_seed(seed)
     preset = _preset(defense, training, epochs)
     check_name(net)
     require(start is None or weights is None, "start", "left out where there are `weights`", "both")
@@ -322,6 +323,9 @@ def _word(given: str | Path | nn.Module) -> str:
 
 def _preset(defense: str | Defense, training: Training | None, epochs: int | None) -> Preset:
     """That of the name; for a defense, itself with the training of the preset of its kind."""
+    rule = "a preset's name, that of a defense, `module:Class` or a defense with its settings"
+    require(isinstance(defense, str | Defense), "defense", rule, repr(defense))
+    require(isinstance(training, Training | None), "training", "a `Training`", repr(training))
     if isinstance(defense, str):
         known = preset_of(defense)
     else:
