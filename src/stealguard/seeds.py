@@ -6,19 +6,11 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stealguard.errors import require
-
 
 def derive(seed: int, *names: object) -> int:
     """A 63-bit seed for what `names` names, independent for every different sequence of names."""
     text = "\x1f".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def check_seed(seed: object, parameter: str = "seed") -> None:
-    """Raise `Invalid` unless a seed is a whole number of 64 bits, which is what recipes and stores hold."""
-    whole = isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**63
-    require(whole, parameter, "a whole number of 64 bits", repr(seed))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from stealguard.attacks.treatments import TREATMENTS
 from stealguard.auditing.owned import near, owned
 from stealguard.auditing.suites import NOTHING, Block
 from stealguard.auditing.victim import Given, Victim
+from stealguard.checks import check_seed
 from stealguard.data import Task
 from stealguard.data.inputs import Inputs, Stored, Subset, row_hashes
 from stealguard.data.roles import divide, named
@@ -28,7 +29,7 @@ from stealguard.nets import adapted, build, check_name, reinitialized, structure
 from stealguard.releases import Release
 from stealguard.releases.release import hash_of
 from stealguard.results import LABELS
-from stealguard.seeds import check_seed, derive
+from stealguard.seeds import derive
 from stealguard.settings import describe
 
 OWN = "own:"  # the pool of task samples that the attacker owns, and of altered copies of them

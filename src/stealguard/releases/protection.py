@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from stealguard import data as sets
 from stealguard.boxes.base import logits
+from stealguard.checks import check_seed
 from stealguard.data.inputs import Inputs, Joined, Subset
 from stealguard.data.reading import fitted
 from stealguard.data.roles import chosen, divide, doubts, named, stand_ins
@@ -45,7 +46,7 @@ from stealguard.releases.release import CHECKPOINT, Release
 from stealguard.releases.workplace import free, working
 from stealguard.results.honest import PoorAnswers, complaints
 from stealguard.results.provenance import provenance
-from stealguard.seeds import check_seed, derive
+from stealguard.seeds import derive
 from stealguard.settings import describe
 from stealguard.training import Training
 from stealguard.training import fit as train
