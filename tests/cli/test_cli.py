@@ -105,6 +105,10 @@ def test_protect_audit_report(stealguard: Run, protect: Run, sets: Path, tmp_pat
     assert done.returncode == 2
     assert "`budget` should be at most 120, the inputs of the pool" in done.stderr
 
+    done = stealguard("report", tmp_path / "a", "--out", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"`out` should be a file to write. Found the folder `{tmp_path}`." in done.stderr
+
     done = stealguard("report", tmp_path / "a", "--out", tmp_path / "page.html", "--format", "csv")
     assert done.returncode == 0, done.stderr
     assert "knockoff" in done.stdout
