@@ -109,6 +109,18 @@ def test_a_clone_at_chance_that_renaming_restores_is_not_protected() -> None:
     assert judged(rows)[0] == ["not protected"]
 
 
+def test_the_headline_tells_the_best_clone_after_renaming_where_that_is_more_than_the_worst() -> None:
+    """The worst clone accuracy is 12 %, and a clone with other names for its classes reaches 90 %."""
+    rows = [undefended_row(), make_row(clone_accuracy=0.12)]
+    hidden = make_row(labels="hard", clone_accuracy=0.02, metrics={"renamed_accuracy": 0.9})
+    said = judged([*rows, hidden])[2]
+    assert "a clone reaches 12.0 % on your test set" in plain(said)
+    assert "Once its classes are renamed, a clone reaches up to 90.0 %." in plain(said)
+    assert "renamed" not in judged(rows)[2]
+    owning = make_row(own=20, no_theft=0.5, clone_accuracy=0.5, metrics={"renamed_accuracy": 0.9})
+    assert "renamed" not in judged([*rows, owning])[2], "attackers who own samples are told apart"
+
+
 def test_nothing_is_protected_where_chance_is_not_known() -> None:
     unknown = {"data": "folder:mine", "classes": None}
     rows = [undefended_row(**unknown, clone_accuracy=0.9), make_row(**unknown, clone_accuracy=0.05)]

@@ -139,10 +139,18 @@ def headline(group: Group, baseline: Group | None) -> str:
     failed = sum(map(_failed, group.cells.values()))
     sentences = [
         f"{asked}, a clone reaches {percent(worst.reached)} on your test set{known}{share}.",
+        _renamed(group, worst),
         _cost(group, baseline),
         f"{count(failed, 'attack')} of {len(group.cells)} failed: an attacker may reach more." if failed else "",
     ]
     return " ".join(filter(None, sentences))
+
+
+def _renamed(group: Group, worst: Cell) -> str:
+    """What a clone of an attacker who owns no samples reaches after renaming, where that is more than the worst one."""
+    usable = [cell.usable.mean for cell in group.cells.values() if cell.usable and not cell.line.own]
+    best = max(usable, default=worst.reached)
+    return f"Once its classes are renamed, a clone reaches up to {percent(best)}." if best > worst.reached else ""
 
 
 def _cost(group: Group, baseline: Group | None) -> str:
