@@ -202,7 +202,9 @@ def _attackers(given: Mapping[str, Any], named: Collection[str]) -> Callable[[De
 def _has_own(entry: Any, key: str) -> bool:
     """Whether an attack of a grid does not read what all have under this key."""
     settings = next(iter(entry.values()), None) if isinstance(entry, Mapping) else None
-    return bool(settings) and (key in settings or (key == "budgets" and "budget" in settings))
+    if not isinstance(settings, Mapping):
+        return False
+    return key in settings or (key == "budgets" and "budget" in settings)
 
 
 def _with_budgets(attacks: Sequence[Attack], budgets: Sequence[int]) -> Sequence[Attack]:

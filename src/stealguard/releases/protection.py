@@ -271,7 +271,7 @@ def guarded(
         PoorAnswers: as `protect` does.
 
     Raises:
-        Invalid: `defense` would have trained other weights, or `out` is taken.
+        Invalid: `defense` is none or would have trained other weights, or `out` is taken.
 
     Example:
         >>> data = torch.rand(90, 4), torch.arange(90) % 3
@@ -280,6 +280,8 @@ def guarded(
         >>> labels.box(torch.rand(1, 4)).max().item()
         1.0
     """
+    require(isinstance(release, Release), "release", "a `Release`, as `load` gives it", type(release).__name__)
+    require(isinstance(defense, Defense), "defense", "a defense with its settings", repr(defense))
     name, settings = describe(DEFENSES, defense)
     rule = f"of the release's training, {_trained(release.defense)}; for others there is `protect`"
     require(defense.basis == release.defense.basis, "defense", rule, f"`{name}`, of {_trained(defense)}")

@@ -28,7 +28,7 @@ from stealguard.devices import choose
 from stealguard.errors import ReleaseError, StealguardError, require
 from stealguard.files import durable_move, read_text, replacing, sha256, write_text
 from stealguard.identity import fingerprint, tensor_hash
-from stealguard.nets import NETS, Normalized, adapted, build, is_users, restore, state_of
+from stealguard.nets import NETS, Normalized, adapted, build, check_name, is_users, restore, state_of
 from stealguard.releases import recipes
 from stealguard.results import VictimFacts, html
 from stealguard.results.honest import sentence
@@ -269,6 +269,8 @@ def load(
         'small'
     """
     folder = Path(folder)
+    if net is not None:
+        check_name(net)
     recipe = read_recipe(folder)
     state = _read_weights(folder, recipe)
     chosen = _defense_of(folder, recipe, defense)
