@@ -182,9 +182,9 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path: Path, changes: dict
 
 
 def test_a_guard_takes_a_release_and_a_defense_and_no_names(tmp_path: Path, ini_release: sg.Release) -> None:
-    with pytest.raises(Invalid, match="`defense` should be a defense with its settings. Found 'rounding'"):
+    with pytest.raises(Invalid, match=r"`defense` should be a defense with its settings. Found 'rounding'"):
         sg.guarded(ini_release, "rounding", tmp_path / "a")  # type: ignore[arg-type]
-    with pytest.raises(Invalid, match="`release` should be a `Release`, as `load` gives it. Found PosixPath"):
+    with pytest.raises(Invalid, match=r"`release` should be a `Release`, as `load` gives it. Found PosixPath"):
         sg.guarded(ini_release.folder, sg.InI(), tmp_path / "a")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 

@@ -7,16 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import stealguard as sg
 from grids import environment
+from own_methods import Uniform
 from samples import mlp, noise, task
+from stealguard.defenses.base import Defense, Rule
 from stealguard.errors import Invalid, ReleaseError
 from stealguard.identity import fingerprint
+from stealguard.types import Guard
 
 
 def test_model_and_box_are_what_was_trained(ini_release: sg.Release) -> None:
@@ -95,6 +100,24 @@ def test_a_users_own_module_has_to_be_passed_again(tmp_path: Path) -> None:
         sg.load(made.folder, net=5)  # type: ignore[arg-type]
     with pytest.raises(Invalid, match=r"`defense` should be `none`, which the release was made with. Found `top-k`"):
         sg.load(made.folder, net=mlp(), defense=sg.defenses.TopK)
+
+
+@dataclass(frozen=True)
+class Flipped(Defense):
+    """Answers in the reverse order of the classes."""
+
+    def guard(self, net: nn.Module, like: Tensor) -> Guard:
+        return Rule(lambda answers: answers.flip(1))
+
+
+def test_the_class_of_another_defense_is_refused_also_where_the_defense_is_the_users_own(tmp_path: Path) -> None:
+    """Their settings are the same, none, so that nothing but the name tells them apart."""
+    made = sg.protect("mlp", task(40, (16,), 3), defense=Flipped(), epochs=1, out=tmp_path / "own", progress=False)
+    x = noise(4, (16,))
+    assert torch.equal(sg.load(made.folder, defense=Flipped).box(x), made.box(x))
+    for other in (Defense, Uniform):
+        with pytest.raises(Invalid, match=r"`defense` should be `.*:Flipped`, which the release was made with. Found"):
+            sg.load(made.folder, defense=other)
 
 
 def test_a_release_does_not_decide_what_code_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

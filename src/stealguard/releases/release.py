@@ -306,7 +306,8 @@ def _defense_of(folder: Path, recipe: Mapping[str, Any], given: str | type[Defen
     rule = f"`{name}`, which the release was made with"
     if isinstance(given, type):
         found = DEFENSES.name_of(given)
-        require(":" in name or found == name, "defense", rule, f"`{found}`")
+        own = ":" in name and given.__qualname__ == name.partition(":")[2]  # its module may have another name by now
+        require(own or found == name, "defense", rule, f"`{found}`")
         return changed(given(), settings, f"defense {name}")
     require(given in (None, name), "defense", rule, f"`{given}`")
     return create(DEFENSES, name, settings, "defense")
