@@ -94,7 +94,7 @@ def test_a_users_own_module_has_to_be_passed_again(tmp_path: Path) -> None:
     again = sg.load(made.folder, net=mlp())
     x = noise(4, (16,))
     assert torch.equal(again.model(x), made.model(x))
-    with pytest.raises(Invalid, match="`net` should be of the architecture of the release"):
+    with pytest.raises(Invalid, match=r"`net` should be of the architecture of the release. Found `Sequential`"):
         sg.load(made.folder, net=mlp(16, 4))
     with pytest.raises(Invalid, match=r"`net` should be a name, `module:callable` or a module. Found int"):
         sg.load(made.folder, net=5)  # type: ignore[arg-type]

@@ -292,7 +292,8 @@ def load(
         model = chosen.build(adapted(own, like, recipe["classes"]), like)
         restore(model, state)
     except ValueError as e:
-        require(False, "net", "of the architecture of the release", f"`{recipe['net']}`, which does not fit ({e})")
+        word = recipe["net"] if net is None else net if isinstance(net, str) else type(net).__name__
+        require(False, "net", "of the architecture of the release", f"`{word}`, which does not fit ({e})")
     return Release(folder, recipe, model.to(choose(device)).eval(), chosen)
 
 
