@@ -25,7 +25,8 @@ class Blends:
         generator = torch.Generator().manual_seed(seed)
         first, second = torch.randint(len(pool), (2, self.budget), generator=generator)
         queries = (pool[first] + pool[second]) / 2
-        sg.fit(clone, queries, box(queries), sg.Training(epochs=20), seed=seed, progress=False)
+        answers = torch.cat([part for _, part in sg.boxes.ask(box, queries)])  # fewer where the box refuses
+        sg.fit(clone, queries[: len(answers)], answers, sg.Training(epochs=20), seed=seed, progress=False)
         return clone
 
 

@@ -20,8 +20,9 @@ from browsing import Browser
 from stealguard import nets
 from stealguard.attacks import ATTACKS
 from stealguard.attacks.base import Attack
-from stealguard.boxes import Metered
+from stealguard.boxes import Accounts, Metered
 from stealguard.defenses import DEFENSES
+from stealguard.errors import Refused
 from waiting import until
 
 HOME = Path(__file__).parent.parent
@@ -99,12 +100,27 @@ def test_the_attack_that_a_page_adds_in_twenty_lines_steals(path: str) -> None:
 
 
 def test_the_defense_of_the_guide_keeps_answers_on_the_simplex() -> None:
-    (code,) = examples_of("docs/guides/own-defense.md")
+    code, _ = examples_of("docs/guides/own-defense.md")
     space: dict[str, object] = {"__name__": __name__}
     exec(compile(code, "own-defense", "exec", dont_inherit=True), space)
     net = torch.nn.Linear(4, 3)
     rule = space["Tempered"]().guard(net, torch.rand(2, 4))  # type: ignore[operator]
     assert rule.rule(torch.tensor([[0.7, 0.2, 0.1]])).sum().item() == pytest.approx(1)
+
+
+def test_the_guard_of_the_guide_refuses_an_account_beyond_its_limit() -> None:
+    _, code = examples_of("docs/guides/own-defense.md")
+    space: dict[str, object] = {"__name__": __name__}
+    exec(compile(code, "own-defense", "exec", dont_inherit=True), space)
+    net = torch.nn.Linear(4, 3)
+    guard = space["Limited"](most=3).guard(net, torch.rand(2, 4))  # type: ignore[operator]
+    accounts = Accounts({"logits": net}, guard, (4,))
+    ann = accounts.connect("ann")
+    for x, left in (torch.rand(5, 4), 3), (torch.rand(4, 4), 3):
+        with pytest.raises(Refused) as refusal:
+            ann(x)
+        assert refusal.value.left == left, "what was refused is not counted"
+    assert len(ann(torch.rand(3, 4))) == len(accounts.connect("bob")(torch.rand(3, 4))) == 3
 
 
 def test_every_page_is_in_the_navigation_and_every_target_is_there() -> None:

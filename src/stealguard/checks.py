@@ -1,4 +1,4 @@
-"""Rules for tensors that come from outside. Each breach is one `Invalid` that names parameter, rule and value."""
+"""Rules for tensors and numbers that come from outside. Each breach is one `Invalid`: parameter, rule and value."""
 
 from __future__ import annotations
 
@@ -50,3 +50,9 @@ def check_labels(y: Tensor, n: int, classes: int, name: str) -> None:
     require(y.shape == (n,), name, f"of shape ({n},)", tuple(y.shape))
     low, high = (v.item() for v in torch.aminmax(y))
     require(low >= 0 and high < classes, name, f"in 0 .. {classes - 1}", f"labels from {low} to {high}")
+
+
+def check_seed(seed: object, parameter: str = "seed") -> None:
+    """Raise `Invalid` unless a seed is a whole number of 64 bits, which is what recipes and stores hold."""
+    whole = isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**63
+    require(whole, parameter, "a whole number of 64 bits", repr(seed))

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import stealguard as sg
 from grids import environment
@@ -24,6 +25,7 @@ from stealguard.boxes import Accounts
 from stealguard.defenses import EDM, PRADA
 from stealguard.errors import BoxFault, Invalid
 from stealguard.results import Row, Store
+from stealguard.types import BlackBox
 
 SHORT = Knockoff(budget=100, training=sg.Training(epochs=1, batch=32))
 
@@ -108,7 +110,7 @@ def test_an_in_family_pool_is_what_was_held_out(tmp_path: Path) -> None:
     )  # fmt: skip
     (row,) = audit(release, pools=[family], labels=["soft"], attacks=[Knockoff(80, SHORT.training)])
     assert row.in_family
-    with pytest.raises(Invalid, match="`budget` should be at most the pool's size: pass a budget of 80 or less"):
+    with pytest.raises(Invalid, match="`budget` should be at most 80, the inputs of the pool"):
         audit(release, pools=[family], attacks=[Knockoff(81, SHORT.training)])
 
 
@@ -129,6 +131,77 @@ def test_an_attack_that_fails_is_a_row_with_its_reason_and_is_tried_again(
     (row,) = audit(folder, labels=["soft"])
     assert (row.status, row.queries) == ("ok", 100)
     assert not (folder / "audit.sqlite.answers").exists()
+
+
+@dataclass(frozen=True)
+class Returning:
+    """An attack that asks once, and returns nothing, a clone of other classes or one that answers NaN."""
+
+    budget: int = 5
+    needed: int = 5
+    what: str = "nothing"
+
+    def __call__(self, box: BlackBox, pool: Tensor, clone: nn.Module, *, seed: int) -> nn.Module | None:
+        box(pool[:5])
+        if self.what == "nothing":
+            return None
+        with torch.no_grad():
+            clone[-1].bias.fill_(torch.nan)  # type: ignore[index]
+        return clone if self.what == "NaN" else nn.Linear(16, 7)
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("nothing", "Parameter `attack` should be one that returns the trained clone. Found NoneType."),
+        ("other classes", "`clone` should answer 10 inputs with (10, 3) rows. Found (10, 7)."),
+        ("NaN", "`clone` should answer finite numbers. Found a NaN or an infinity."),
+    ],
+)
+def test_a_clone_that_cannot_be_measured_is_a_theft_that_failed(what: str, reason: str, tmp_path: Path) -> None:
+    victim, data = sg.Given(mlp()), task(40, (16,), 3)
+    (row,) = audit(
+        victim, attacks=Returning(what=what), pools=[noise(5, (16,))], labels="soft", data=data, clone=linear(16, 3),
+        store=tmp_path / "rows.sqlite",
+    )  # fmt: skip
+    assert (row.status, row.reason, row.queries) == ("failed", reason, 5)
+
+
+def test_other_code_of_a_releases_defense_or_net_makes_other_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights and the recipe are the same, and the answers are not."""
+    defense = """from dataclasses import dataclass
+from stealguard.defenses import Defense, Rule
+@dataclass(frozen=True)
+class Mixed(Defense):
+    def guard(self, net, like):
+        return Rule(lambda rows: SHARE * rows + (1 - SHARE) / 3)
+"""
+    net = "from torch import nn\ndef net():\n    return nn.Sequential(nn.Linear(16, 3), nn.ACTIVATION())\n"
+    monkeypatch.syspath_prepend(tmp_path)
+    data = task(40, (16,), 3)
+
+    def write(share: str, activation: str) -> dict[str, str]:
+        """The code, as a process that begins anew imports it: texts differ in length, by which Python tells them."""
+        (tmp_path / "a_defense.py").write_text(defense.replace("SHARE", share))
+        (tmp_path / "a_net.py").write_text(net.replace("ACTIVATION", activation))
+        for name in ("a_defense", "a_net"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        return {"net": "a_net:net", "defense": "a_defense:Mixed"}
+
+    def key(share: str, activation: str) -> str:
+        (row,) = audit(
+            tmp_path / "own", data=data, pools=[noise(10, (16,))], labels="soft", clone=linear(16, 3),
+            attacks=Knockoff(10, SHORT.training), **write(share, activation),
+        )  # fmt: skip
+        return row.key
+
+    named = write("0.5", "ReLU")
+    sg.protect(named["net"], data, defense=named["defense"], epochs=1, out=tmp_path / "own", progress=False)
+    first = key("0.5", "ReLU")
+    assert key("0.5", "ReLU") == first
+    assert len({first, key("0.25", "ReLU"), key("0.5", "LeakyReLU")}) == 3
 
 
 @pytest.mark.slow
@@ -194,15 +267,22 @@ def test_a_clone_has_the_users_architecture_and_not_the_defenses(tmp_path: Path)
             {"pools": [noise(150, (1, 32, 32))]},
             r"`pools` should be of shape \(N, 1, 28, 28\), or images resized with `resize`",
         ),
-        ({"pools": [noise(20)]}, "pass a budget of 20 or less for .* Found 100"),
+        ({"pools": [noise(20)]}, "`budget` should be at most 20, the inputs of the pool .*. Found 100"),
         ({"data": None}, "`data` should be given: the release was made from data without a name"),
         ({"data": task(50, (16,), 3)}, r"`data` should be of shape \(N, 1, 28, 28\)"),
         ({"attacks": "quik"}, "did you mean `quick`"),
         ({"treatments": ["sharpn"]}, "did you mean `sharpen`"),
         ({"own": [-1]}, "`own` should be in 0 .. 1000"),
+        ({"own": "20"}, "`own` should be whole numbers. Found '20'"),
+        ({"accounts": [1.5]}, "`accounts` should be whole numbers. Found 1.5"),
+        ({"seeds": ["a"]}, "`seeds` should be a whole number of 64 bits. Found 'a'"),
+        ({"seeds": torch.arange(2)}, r"`seeds` should be a whole number of 64 bits. Found tensor\(\[0, 1\]\)"),
+        ({"seeds": True}, "`seeds` should be a whole number of 64 bits. Found True"),
+        ({"treatments": [None]}, "`treatments` should be names that `\\+` joins. Found None"),
         ({"pools": ["own:x"]}, r"`pools` should be own:N with N in 1 .. 1000"),
         ({"attacks": []}, "should be at least one of each. Found an empty list"),
-        ({"clone": "lenet"}, "did you mean `lenet5`"),
+        ({"clone": "lenet"}, "`clone` should be one of lenet5, .*did you mean `lenet5`"),
+        ({"clone": 5}, "`clone` should be a name, `module:callable` or a module. Found int"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(folder: Path, changes: dict[str, Any], message: str) -> None:

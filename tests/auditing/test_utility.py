@@ -65,3 +65,10 @@ def test_an_honest_account_that_is_refused_has_uniform_answers_from_then_on() ->
     assert answers.shape == (4000, 4)
     assert (answers[:1500].amax(dim=1) == 1).all()
     assert (answers[1500:] == 0.25).all()
+
+
+def test_an_honest_account_that_is_refused_at_once_has_uniform_answers() -> None:
+    def box(x: Tensor) -> Tensor:
+        raise Refused("no more", 0)
+
+    assert torch.equal(everything(box, torch.rand(3, 2), 4), torch.full((3, 4), 0.25))

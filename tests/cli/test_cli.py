@@ -103,7 +103,11 @@ def test_protect_audit_report(stealguard: Run, protect: Run, sets: Path, tmp_pat
 
     done = stealguard("audit", tmp_path / "a", "--suite", "quick", "--pools", f"npz:{sets}/pool.npz")
     assert done.returncode == 2
-    assert "`budget` should be at most the pool's size: pass a budget of 120 or less" in done.stderr
+    assert "`budget` should be at most 120, the inputs of the pool" in done.stderr
+
+    done = stealguard("report", tmp_path / "a", "--out", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"`out` should be a file to write. Found the folder `{tmp_path}`." in done.stderr
 
     done = stealguard("report", tmp_path / "a", "--out", tmp_path / "page.html", "--format", "csv")
     assert done.returncode == 0, done.stderr
@@ -170,7 +174,9 @@ def test_audit_with_accounts(stealguard: Run, sets: Path, tmp_path: Path) -> Non
     done = stealguard("audit", tmp_path / "a", "--accounts-to-reach", 80, "--accounts", 1, *attack)
     assert done.returncode == 2
     assert "`accounts` should be left out where their number is searched for" in done.stderr
-    assert stealguard("audit", tmp_path / "a", "--accounts-to-reach", 800, *attack).returncode == 2
+    done = stealguard("audit", tmp_path / "a", "--accounts-to-reach", 800, *attack)
+    assert done.returncode == 2
+    assert "`accounts-to-reach` should be in (0, 100], in percent. Found 800.0." in done.stderr
 
     for option in (("--attack", "knockoff"), ("--set", "training.epochs=1"), ("--own", 50)):
         done = stealguard("audit", tmp_path / "a", "--suite", "quick", "--pools", f"npz:{sets}/pool.npz", *option)

@@ -203,7 +203,7 @@ def test_a_theft_that_fails_does_not_stop_the_others_of_its_victim(sets: Path, t
     grid["attacks"][0]["knockoff"] |= {"budget": [100, 121]}  # the pool has 120
     rows = sg.compare(grid, tmp_path, **HERE)
     assert [row.status for row in rows] == ["ok", "failed"]
-    assert "`budget` should be at most the pool's size: pass a budget of 120" in rows[1].reason
+    assert "`budget` should be at most 120, the inputs of the pool" in rows[1].reason
     assert rows[1].victim.key == rows[0].victim.key
     assert rows[1].victim.setting == rows[0].victim.setting, "it belongs to the same victim"
 

@@ -174,6 +174,10 @@ def test_outliers_may_be_by_data_set() -> None:
         ({"epochs": 2, "training": {"epochs": 3}}, "given once: by itself or in `training`. Found 2"),
         ({"defenses": [{"none": {"epochs": 2, "training": {"epochs": 3}}}]}, "`epochs` should be given once"),
         ({"attacks": [{"knockoff": {"budget": 2, "budgets": [3]}}]}, "`budgets` should be left out beside `budget`"),
+        ({"attacks": [{"knockoff": {"budget": 2}}], "budgets": [3]}, "`budgets` should be left out: every attack has"),
+        ({"attacks": [{"jbda": {"labels": "soft"}}], "labels": "hard"}, "`labels` should be left out: every attack"),
+        ({"nets": ["lenet"]}, "`nets` should be one of lenet5, .*did you mean `lenet5`"),
+        ({"clone": "lenet"}, "`clone` should be one of lenet5, .*did you mean `lenet5`"),
         ({"resize": "yes please"}, "`resize` should be true or false"),
     ],
 )  # fmt: skip
@@ -227,7 +231,7 @@ class TestOwnCode:
 
     def test_names_with_a_colon_that_are_no_code_are_taken(self, tmp_path: Path) -> None:
         path = tmp_path / "grid.yaml"
-        defenses, attacks = ["none", {"none": {"name": "a: b"}}], [{"knockoff": {"pools": ["own:150"]}}]
+        defenses, attacks = ["none", {"none": {"name": "a: b"}}], ["jbda", {"knockoff": {"pools": ["own:150"]}}]
         path.write_text(yaml.safe_dump(small(defenses=defenses, attacks=attacks, pools=["own:20"])))
         assert names(read(path)) == ["none", "a: b"]
 

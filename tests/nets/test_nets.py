@@ -11,7 +11,7 @@ from torch import nn
 
 from samples import mlp
 from stealguard.errors import Invalid
-from stealguard.nets import NETS, build, reinitialized
+from stealguard.nets import NETS, build, check_name, reinitialized
 
 WEIGHTS = {  # for 3 channels of 32 pixels and ten classes, as the papers and their programs count them
     "lenet5": 62_006,
@@ -24,6 +24,11 @@ WEIGHTS = {  # for 3 channels of 32 pixels and ten classes, as the papers and th
     "wrn16_4": 2_748_890,
     "wrn28_10": 36_479_194,
 }
+
+
+def test_what_is_no_net_is_named() -> None:
+    with pytest.raises(Invalid, match=r"`net` should be a name, `module:callable` or a module. Found int"):
+        check_name(5)  # type: ignore[arg-type]
 
 
 IMAGENET = {"resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032}  # as torchvision counts them

@@ -167,12 +167,25 @@ def labels_off(y: torch.Tensor) -> torch.Tensor:
         ({"outliers": [noise(0)]}, "at least one row|empty"),
         ({"outliers": ["leters"]}, r"`outliers` should be one of .*did you mean `letters`"),
         ({"defense": "innie"}, r"`defense` should be one of none, ini.*"),
+        ({"defense": sg.InI}, "`defense` should be a preset's name, .* or a defense with its settings. Found <class"),
+        ({"training": {"lr": 0.1}}, "`training` should be a `Training`. Found {'lr': 0.1}"),
         ({"epochs": 0}, "`epochs` should be a whole number of at least 1. Found 0"),
+        ({"seed": 1.5}, "`seed` should be a whole number of 64 bits. Found 1.5"),
+        ({"seed": 2**64}, "`seed` should be a whole number of 64 bits. Found 18446744073709551616"),
+        ({"size": 28}, r"no folder or shards of pictures. Found \(28, 28\) for tuple of Tensor, Tensor"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(Invalid, match=message):
         protect(tmp_path / "out", **changes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_guard_takes_a_release_and_a_defense_and_no_names(tmp_path: Path, ini_release: sg.Release) -> None:
+    with pytest.raises(Invalid, match=r"`defense` should be a defense with its settings. Found 'rounding'"):
+        sg.guarded(ini_release, "rounding", tmp_path / "a")  # type: ignore[arg-type]
+    with pytest.raises(Invalid, match=r"`release` should be a `Release`, as `load` gives it. Found PosixPath"):
+        sg.guarded(ini_release.folder, sg.InI(), tmp_path / "a")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 

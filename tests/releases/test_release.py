@@ -7,17 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import stealguard as sg
 from grids import environment
+from own_methods import Uniform
 from samples import mlp, noise, task
+from stealguard.defenses.base import Defense, Rule
 from stealguard.errors import Invalid, ReleaseError
 from stealguard.identity import fingerprint
+from stealguard.types import Guard
 
 
 def test_model_and_box_are_what_was_trained(ini_release: sg.Release) -> None:
@@ -44,6 +48,13 @@ def test_the_recipe_says_how_it_was_made(ini_release: sg.Release) -> None:
         "epoch", "lr", "task", "induction", "isolation", "magnitude", "validation", "seconds",
     }  # fmt: skip
     assert recipe["provenance"]["version"] == sg.__version__
+
+
+def test_the_facts_tell_the_structure_of_the_net_and_the_training(ini_release: sg.Release) -> None:
+    """By the structure a report compares a release with the undefended one of the same net, and with no other."""
+    facts = ini_release.facts()
+    assert facts.net_hash == sg.nets.structure(ini_release.model.net)
+    assert json.loads(facts.training) == ini_release.recipe["training"]
 
 
 @pytest.mark.parametrize("name", ["recipe.json", "weights.safetensors"])
@@ -88,10 +99,30 @@ def test_a_users_own_module_has_to_be_passed_again(tmp_path: Path) -> None:
     again = sg.load(made.folder, net=mlp())
     x = noise(4, (16,))
     assert torch.equal(again.model(x), made.model(x))
-    with pytest.raises(Invalid, match="`net` should be of the architecture of the release"):
+    with pytest.raises(Invalid, match=r"`net` should be of the architecture of the release. Found `Sequential`"):
         sg.load(made.folder, net=mlp(16, 4))
+    with pytest.raises(Invalid, match=r"`net` should be a name, `module:callable` or a module. Found int"):
+        sg.load(made.folder, net=5)  # type: ignore[arg-type]
     with pytest.raises(Invalid, match=r"`defense` should be `none`, which the release was made with. Found `top-k`"):
         sg.load(made.folder, net=mlp(), defense=sg.defenses.TopK)
+
+
+@dataclass(frozen=True)
+class Flipped(Defense):
+    """Answers in the reverse order of the classes."""
+
+    def guard(self, net: nn.Module, like: Tensor) -> Guard:
+        return Rule(lambda answers: answers.flip(1))
+
+
+def test_the_class_of_another_defense_is_refused_also_where_the_defense_is_the_users_own(tmp_path: Path) -> None:
+    """Their settings are the same, none, so that nothing but the name tells them apart."""
+    made = sg.protect("mlp", task(40, (16,), 3), defense=Flipped(), epochs=1, out=tmp_path / "own", progress=False)
+    x = noise(4, (16,))
+    assert torch.equal(sg.load(made.folder, defense=Flipped).box(x), made.box(x))
+    for other in (Defense, Uniform):
+        with pytest.raises(Invalid, match=r"`defense` should be `.*:Flipped`, which the release was made with. Found"):
+            sg.load(made.folder, defense=other)
 
 
 def test_a_release_does_not_decide_what_code_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

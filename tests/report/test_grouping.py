@@ -184,6 +184,12 @@ def test_the_baseline_of_a_net_is_not_another_net_of_the_same_name() -> None:
     assert baselines(groups) == {}
 
 
+@pytest.mark.parametrize(("nets", "compared"), [("a", 1), ("ab", 0)])
+def test_a_row_without_the_structure_of_its_net_is_of_the_only_net_of_that_name(nets: str, compared: int) -> None:
+    defended = [make_row(net_hash=net * 64, release=net, release_hash=net) for net in nets]
+    assert len(baselines(summary([undefended_row(), *defended]))) == compared
+
+
 def test_two_clones_of_one_name_are_told_apart() -> None:
     rows = [make_row(clone="mine:Net", clone_hash=content * 64) for content in "ab"]
     assert sorted(titles(lines_of(summary(rows))).values()) == [

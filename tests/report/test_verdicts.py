@@ -59,9 +59,25 @@ def with_classes(classes: int, reached: float, undefended: float, **changes: obj
     ]
 
 
-def test_a_clone_near_chance_is_protected_whatever_the_attack_reaches_undefended() -> None:
-    """Eight classes: 13.0 % beside a chance of 12.5 % is nothing, although it is above half of 20 %."""
-    assert judged(with_classes(8, 0.13, 0.2))[:2] == (["protected"], "holds")
+def test_a_clone_near_chance_is_protected_although_it_reaches_half_of_the_undefended() -> None:
+    """Eight classes: 13.0 % beside a chance of 12.5 % is nothing, although it is above half of 24 %."""
+    assert judged(with_classes(8, 0.13, 0.24))[:2] == (["protected"], "holds")
+
+
+@pytest.mark.parametrize(("undefended", "word"), [(0.2, "unknown"), (0.14, "unknown"), (0.22, "protected")])
+def test_a_pool_from_which_attacks_gain_nothing_undefended_tells_nothing(undefended: float, word: str) -> None:
+    """Eight classes: near chance is at most 21 %, a tenth of the way from 12.5 % to the benign accuracy."""
+    assert judged(with_classes(8, 0.13, undefended))[0] == [word]
+
+
+def test_a_pool_that_tells_nothing_does_not_make_a_defense_hold() -> None:
+    useless = {"pool": "noise", "clone_accuracy": 0.1}
+    rows = [undefended_row(), undefended_row(**useless), make_row(clone_accuracy=0.9), make_row(**useless)]
+    words, overall, _ = judged(rows)
+    assert (words, overall) == (["not protected", "unknown"], "does not hold")
+
+
+def test_attacks_that_gain_nothing_undefended_are_noted() -> None:
     undefended, ini = summary(with_classes(8, 0.13, 0.14))
     assert "The attacks gain next to nothing from plain either" in " ".join(notes([undefended, ini]))
 
@@ -91,6 +107,18 @@ def test_a_clone_below_chance_is_not_protected_before_renaming_is_measured() -> 
 def test_a_clone_at_chance_that_renaming_restores_is_not_protected() -> None:
     rows = with_classes(10, 0.1, 0.95, metrics={"renamed_accuracy": 0.8})
     assert judged(rows)[0] == ["not protected"]
+
+
+def test_the_headline_tells_the_best_clone_after_renaming_where_that_is_more_than_the_worst() -> None:
+    """The worst clone accuracy is 12 %, and a clone with other names for its classes reaches 90 %."""
+    rows = [undefended_row(), make_row(clone_accuracy=0.12)]
+    hidden = make_row(labels="hard", clone_accuracy=0.02, metrics={"renamed_accuracy": 0.9})
+    said = judged([*rows, hidden])[2]
+    assert "a clone reaches 12.0 % on your test set" in plain(said)
+    assert "Once its classes are renamed, a clone reaches up to 90.0 %." in plain(said)
+    assert "renamed" not in judged(rows)[2]
+    owning = make_row(own=20, no_theft=0.5, clone_accuracy=0.5, metrics={"renamed_accuracy": 0.9})
+    assert "renamed" not in judged([*rows, owning])[2], "attackers who own samples are told apart"
 
 
 def test_nothing_is_protected_where_chance_is_not_known() -> None:

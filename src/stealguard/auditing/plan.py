@@ -19,12 +19,13 @@ from stealguard.attacks.treatments import TREATMENTS
 from stealguard.auditing.owned import near, owned
 from stealguard.auditing.suites import NOTHING, Block
 from stealguard.auditing.victim import Given, Victim
+from stealguard.checks import check_seed
 from stealguard.data import Task
 from stealguard.data.inputs import Inputs, Stored, Subset, row_hashes
 from stealguard.data.roles import divide, named
 from stealguard.errors import Invalid, pick, require
 from stealguard.identity import fingerprint
-from stealguard.nets import adapted, build, reinitialized, structure
+from stealguard.nets import adapted, build, check_name, reinitialized, structure
 from stealguard.releases import Release
 from stealguard.releases.release import hash_of
 from stealguard.results import LABELS
@@ -135,12 +136,13 @@ def architecture(
     """The clones' architecture: the one that is named, or the victim's own, drawn anew.
 
     Raises:
-        Invalid: a module that is given as the clone is the victim itself.
+        Invalid: what is given as the clone is no net, or the victim itself.
     """
     own = victim.model.net if isinstance(victim, Release) else victim.module if isinstance(victim, Given) else None
     if clone is None:
         given = own if own is not None else DEFAULT_CLONES.get(victim.shape, "mlp")
         return Architecture(given, own is not None, classes, device, shape)
+    check_name(clone, "clone")
     if isinstance(clone, nn.Module) and own is not None:
         rule = "a net that has not learned from the victim"
         require(hash_of(clone) != hash_of(own), "clone", rule, "the victim's own weights")
@@ -155,6 +157,13 @@ def thefts(
     Raises:
         Invalid: a parameter breaks its rule.
     """
+    for seed in seeds:
+        check_seed(seed, "seeds")
+    for name, numbers in ("own", block.own), ("accounts", block.accounts):
+        for n in numbers:
+            require(isinstance(n, int) and not isinstance(n, bool), name, "whole numbers", repr(n))
+    for treatment in block.treatments:
+        require(isinstance(treatment, str), "treatments", "names that `+` joins", repr(treatment))
     for mode in block.labels:
         require(mode in LABELS, "labels", f"of {', '.join(LABELS)}", f"`{mode}`")
     for name in (name for treatment in block.treatments for name in treatment.split("+") if treatment):
@@ -168,7 +177,7 @@ def thefts(
         pools = [pool for given in block.pools for pool in _pools(victim, task, given, size, seed, resize)]
         combined = product(block.attacks, pools, block.labels, block.treatments, block.own, block.accounts)
         for attack, pool, mode, treatment, own, accounts in combined:
-            rule = f"at most the pool's size: pass a budget of {len(pool.x):,} or less for `{pool.name}`"
+            rule = f"at most {len(pool.x):,}, the inputs of the pool `{pool.name}`"
             require(attack.needed <= len(pool.x), "budget", rule, f"{attack.needed:,}")
             samples = max(own, owned_by(pool.name))
             yield Theft(attack, pool, mode, treatment, samples, own > 0, seed, clone, accounts)

@@ -34,6 +34,7 @@ from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
 from stealguard.errors import NotApplicable, StealguardError, pick, require
 from stealguard.identity import code_of, fingerprint, tensor_hash
+from stealguard.nets import is_users, structure
 from stealguard.progress import Tick, bar
 from stealguard.releases import Release
 from stealguard.results import STORE, Row, Rows, Store, VictimFacts
@@ -319,12 +320,13 @@ class _Audit:
     def _answers(self) -> Tensor:
         """The victim's answers to the test inputs, as its users get them."""
         box, x = boxed(renewed(self._victim), HONEST, self._task.scaling), self._task.test.x
+        classes = self._task.classes
         if not isinstance(self._victim, Remote):
-            return check_answers(everything(box, x), len(x), self._victim.name, self._task.classes)
+            return check_answers(everything(box, x, classes), len(x), self._victim.name, classes)
         with self.alone(self._honest):
             ledger = self._ledger(box, self._honest)
             try:
-                return everything(ledger, x)
+                return everything(ledger, x, classes)
             finally:
                 ledger.close()
 
@@ -337,6 +339,18 @@ class _Audit:
     def _source(self) -> list[str]:
         """Where the answers come from, in a list; an empty one where the victim is in this process."""
         return [self._victim.source] if isinstance(self._victim, Remote) else []
+
+    @cached_property
+    def _code(self) -> list[str]:
+        """Of the user's own code that a release's answers follow from, beside its weights and settings, in a list.
+
+        The structure of the user's own net counts where it is not the one that was protected.
+        """
+        if not isinstance(self._victim, Release):
+            return []
+        recipe, defense = self._victim.recipe, code_of(type(self._victim.defense))
+        net = structure(self._victim.model.net) if is_users(recipe["net"]) else ""
+        return [code for code in (defense, net) if code not in ("", recipe["structure"])]
 
     @cached_property
     def _identity(self) -> str:
@@ -358,7 +372,8 @@ class _Audit:
         name, settings = describe(ATTACKS, theft.attack)
         train = self._task.train.hash if theft.own else ""
         return fingerprint([
-            *self._source, self._identity, self._victim.facts().setting, self._task.test.hash, train, name, settings,
+            *self._source, *self._code, self._identity, self._victim.facts().setting, self._task.test.hash, train, name,
+            settings,
             code_of(type(theft.attack)), theft.pool.x.hash, theft.labels, theft.treatment, theft.own, theft.tunes,
             theft.accounts, theft.seed, theft.clone.hash, self._device.type,
         ])  # fmt: skip
@@ -479,6 +494,7 @@ class _Audit:
     def _measured(self, clone: nn.Module, theft: Theft) -> dict[str, float]:
         test, classes = self._task.test, self._task.classes
         stolen = everything(Boxed(clone, tuple(test.x.shape[1:])), test.x)
+        check_answers(stolen, len(test.y), "clone", classes)
         found = {
             "clone_accuracy": accuracy(stolen, test.y),
             "agreement": agreement(stolen, self._answers),
@@ -501,6 +517,7 @@ class _Audit:
             resources = Resources(theft.pool.x, fresh, derive(theft.root, "recovery"))
             box = treated(box, theft.treatment.split("+") if theft.treatment else [], resources)
             clone = theft.attack(box, theft.pool.x, theft.fresh(), seed=derive(theft.root, "attack"))
+        require(isinstance(clone, nn.Module), "attack", "one that returns the trained clone", type(clone).__name__)
         if theft.tunes:
             own = owned(self._task.train, theft.own, seed=theft.seed)
             clone = fine_tuned(clone, own, seed=derive(theft.root, "own"))

@@ -67,10 +67,11 @@ def logits_of(victim: Release, x: Inputs) -> Tensor:
     return torch.cat([logits(victim.model, x[start : start + BLOCK]) for start in range(0, len(x), BLOCK)])
 
 
-def everything(box: BlackBox, x: Inputs | Tensor) -> Tensor:
+def everything(box: BlackBox, x: Inputs | Tensor, classes: int = 0) -> Tensor:
     """The answers to all of `x`, (N, ...) -> (N, K); uniform rows from where the box refuses on.
 
-    It must answer something first: else nothing tells K.
+    Args:
+        classes: K, for a box that may refuse the first input; the answers tell it else.
     """
     found: list[Tensor] = []
     answered = 0
@@ -80,8 +81,8 @@ def everything(box: BlackBox, x: Inputs | Tensor) -> Tensor:
         answered = sum(map(len, found))
         if answered < start + len(part):
             break
-    k = found[0].shape[1]
-    return torch.cat([*found, found[0].new_full((len(x) - answered, k), 1 / k)])
+    like = found[0] if found else torch.empty(0, classes)
+    return torch.cat([*found, like.new_full((len(x) - answered, like.shape[1]), 1 / like.shape[1])])
 
 
 def milliseconds(box: BlackBox, other: BlackBox, x: Tensor, repeats: int) -> tuple[float, float]:

@@ -175,6 +175,8 @@ def audit(
         if accounts_to_reach is None:
             found = run(target, accounts=accounts, workers=workers, **given)
         else:
+            rule = "in (0, 100], in percent"
+            require(0 < accounts_to_reach <= 100, "accounts-to-reach", rule, accounts_to_reach)
             require(workers == 1, "workers", "1 where a number is searched for", workers)
             require(accounts is None, "accounts", "left out where their number is searched for", accounts)
             found = _searched(target, accounts_to_reach, given)

@@ -31,15 +31,20 @@ def columns() -> int:
 
 
 def exit_if_failed(rows: Sequence[Row]) -> None:
-    """Print why rows failed to stderr, each reason once, and end the program with status 1 if any did."""
+    """Print why rows were skipped or failed to stderr, and end the program with status 1 if any failed."""
+    _tell_reasons("skipped", [row for row in rows if row.status == "skip"])
     failed = [row for row in rows if row.status == "failed"]
-    for reason in dict.fromkeys(
-        f"{row.victim.name} on {row.victim.data}, {row.attack}: {row.reason}" for row in failed
-    ):
-        print(f"failed: {reason}", file=sys.stderr)
+    _tell_reasons("failed", failed)
     if failed:
         print(f"{len(failed)} of {len(rows)} thefts failed; the same command tries them again", file=sys.stderr)
         raise RowsFailed(1)
+
+
+def _tell_reasons(word: str, rows: Iterable[Row]) -> None:
+    """Each reason once, on stderr."""
+    reasons = (f"{row.victim.name} on {row.victim.data}, {row.attack}: {row.reason}" for row in rows)
+    for reason in dict.fromkeys(reasons):
+        print(f"{word}: {reason}", file=sys.stderr)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -22,7 +22,7 @@ def report(
     Parameters
     ----------
     sources
-        Release folders, SQLite stores or JSON-lines files.
+        Release folders, SQLite stores or files of JSON lines (.jsonl).
     out
         The HTML file to write.
     format
@@ -39,6 +39,7 @@ def report(
 
     require(not json_ or format in (None, "json"), "format", "left out with `--json`", f"`{format}`")
     require(title is None or out is not None, "title", "given with `--out`: it is the page's", f"`{title}`")
+    require(out is None or not out.is_dir(), "out", "a file to write", f"the folder `{out}`")
     rows = [row for source in sources for row in read(source)]
     print(render(rows, "json" if json_ else format or "table", width=columns()))
     if out is not None:

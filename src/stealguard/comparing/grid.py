@@ -183,6 +183,9 @@ def _attackers(given: Mapping[str, Any], named: Collection[str]) -> Callable[[De
     common = {key: _list(given, key, empty=True) for key in STEALING}
     name = given["attacks"]
     if not isinstance(name, str) or name not in SUITES:
+        for key in STEALING:
+            unread = key in named and all(_has_own(entry, key) for entry in _list(given, "attacks"))
+            require(not unread, key, "left out: every attack has its own", repr(given[key]))
         blocks = list(_blocks(given, common))
         return lambda _: blocks
     for key in ("labels", "treatments", "own", "accounts"):
@@ -194,6 +197,14 @@ def _attackers(given: Mapping[str, Any], named: Collection[str]) -> Callable[[De
         return [replace(block, attacks=_with_budgets(block.attacks, budgets)) for block in found]
 
     return of
+
+
+def _has_own(entry: Any, key: str) -> bool:
+    """Whether an attack of a grid does not read what all have under this key."""
+    settings = next(iter(entry.values()), None) if isinstance(entry, Mapping) else None
+    if not isinstance(settings, Mapping):
+        return False
+    return key in settings or (key == "budgets" and "budget" in settings)
 
 
 def _with_budgets(attacks: Sequence[Attack], budgets: Sequence[int]) -> Sequence[Attack]:
@@ -326,7 +337,7 @@ def _known_net(name: str, parameter: str) -> None:
     if ":" in name:
         require(callable(imported(name, parameter)), parameter, "a callable that makes a network", f"`{name}`")
     else:
-        check_name(name)
+        check_name(name, parameter)
 
 
 def _known_set(name: Any, parameter: str) -> None:

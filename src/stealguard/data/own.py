@@ -68,12 +68,12 @@ def task(
 
 def check_reading(data: Any, reading: Reading | None) -> None:
     """Raise `Invalid` unless the data are of the kind that is read so: pictures, or a table."""
-    kind = _kind(data) if isinstance(data, str) else ""
+    kind, found = (_kind(data), f"`{data}`") if isinstance(data, str) else ("", described(data))
     if isinstance(reading, Fit):
         rule = "left out where the data are no folder or shards of pictures"
-        require(kind in PICTURES, "size", rule, f"{reading.size} for `{data!s:.80}`")
+        require(kind in PICTURES, "size", rule, f"{reading.size} for {found}")
     if isinstance(reading, Columns):
-        require(kind in tables.KINDS, "reading", "left out where the data are no table", f"columns for `{data!s:.80}`")
+        require(kind in tables.KINDS, "reading", "left out where the data are no table", f"columns for {found}")
 
 
 def unlabeled(data: Any, seed: int, root: Path | None, reading: Reading | None = None) -> Inputs:

@@ -61,14 +61,16 @@ Statistic = float | Sequence[float]
 """A mean or a deviation in [0, 1]: one number, or one for each channel of images or each column of tables."""
 
 
-def check_name(net: str | nn.Module) -> None:
-    """Raise `Invalid` for an unknown name: cheap enough to call before data are fetched.
+def check_name(net: str | nn.Module, parameter: str = "net") -> None:
+    """Raise `Invalid` for an unknown name, and for what is no net: cheap enough to call before data are fetched.
 
     Example:
         >>> sg.nets.check_name("lenet5")
     """
+    rule = "a name, `module:callable` or a module"
+    require(isinstance(net, str | nn.Module), parameter, rule, type(net).__name__)
     if isinstance(net, str) and ":" not in net:
-        pick(NETS, net, "net")
+        pick(NETS, net, parameter)
 
 
 def is_users(net: str) -> bool:

@@ -34,7 +34,8 @@ def honest(
 ) -> dict[str, Any]:
     """What honest users get, measured on held-out task inputs `x`, (N, *shape), with labels `y`, (N,).
 
-    They ask from new accounts of `ACCOUNT` queries each. An input that is refused counts as answered wrongly.
+    They ask from new accounts of `ACCOUNT` queries each, or of fewer where fewer inputs are left. An input that is
+    refused counts as answered wrongly.
 
     Args:
         model: trained, with its guard.

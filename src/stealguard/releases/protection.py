@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from stealguard import data as sets
 from stealguard.boxes.base import logits
+from stealguard.checks import check_seed
 from stealguard.data.inputs import Inputs, Joined, Subset
 from stealguard.data.reading import fitted
 from stealguard.data.roles import chosen, divide, doubts, named, stand_ins
@@ -138,6 +139,7 @@ def protect(
     """
     ranks = present()
     folder, where, progress = free(out, overwrite), ranks.device(choose(device)), progress and ranks.first
+    check_seed(seed)
     preset = _preset(defense, training, epochs)
     check_name(net)
     require(start is None or weights is None, "start", "left out where there are `weights`", "both")
@@ -269,7 +271,7 @@ def guarded(
         PoorAnswers: as `protect` does.
 
     Raises:
-        Invalid: `defense` would have trained other weights, or `out` is taken.
+        Invalid: `defense` is none or would have trained other weights, or `out` is taken.
 
     Example:
         >>> data = torch.rand(90, 4), torch.arange(90) % 3
@@ -278,6 +280,8 @@ def guarded(
         >>> labels.box(torch.rand(1, 4)).max().item()
         1.0
     """
+    require(isinstance(release, Release), "release", "a `Release`, as `load` gives it", type(release).__name__)
+    require(isinstance(defense, Defense), "defense", "a defense with its settings", repr(defense))
     name, settings = describe(DEFENSES, defense)
     rule = f"of the release's training, {_trained(release.defense)}; for others there is `protect`"
     require(defense.basis == release.defense.basis, "defense", rule, f"`{name}`, of {_trained(defense)}")
@@ -322,6 +326,9 @@ def _word(given: str | Path | nn.Module) -> str:
 
 def _preset(defense: str | Defense, training: Training | None, epochs: int | None) -> Preset:
     """That of the name; for a defense, itself with the training of the preset of its kind."""
+    rule = "a preset's name, that of a defense, `module:Class` or a defense with its settings"
+    require(isinstance(defense, str | Defense), "defense", rule, repr(defense))
+    require(isinstance(training, Training | None), "training", "a `Training`", repr(training))
     if isinstance(defense, str):
         known = preset_of(defense)
     else:

@@ -28,7 +28,7 @@ from stealguard.devices import choose
 from stealguard.errors import ReleaseError, StealguardError, require
 from stealguard.files import durable_move, read_text, replacing, sha256, write_text
 from stealguard.identity import fingerprint, tensor_hash
-from stealguard.nets import NETS, Normalized, adapted, build, is_users, restore, state_of
+from stealguard.nets import NETS, Normalized, adapted, build, check_name, is_users, restore, state_of
 from stealguard.releases import recipes
 from stealguard.results import VictimFacts, html
 from stealguard.results.honest import sentence
@@ -142,7 +142,8 @@ class Release:
         recipe = self.recipe
         return VictimFacts(
             key=self.identity, name=self.name, setting=setting_of(recipe), seed=recipe["seed"],
-            data=recipe["data"]["name"], net=recipe["net"], defense=recipe["defense"]["name"],
+            data=recipe["data"]["name"], net=recipe["net"], net_hash=recipe["structure"],
+            training=json.dumps(recipe["training"], sort_keys=True), defense=recipe["defense"]["name"],
             defense_settings=json.dumps(recipe["defense"]["settings"], sort_keys=True),
             outliers=tuple(family["name"] for family in recipe["outliers"]),
             shape=self.shape, classes=recipe["classes"],
@@ -268,6 +269,8 @@ def load(
         'small'
     """
     folder = Path(folder)
+    if net is not None:
+        check_name(net)
     recipe = read_recipe(folder)
     state = _read_weights(folder, recipe)
     chosen = _defense_of(folder, recipe, defense)
@@ -289,7 +292,8 @@ def load(
         model = chosen.build(adapted(own, like, recipe["classes"]), like)
         restore(model, state)
     except ValueError as e:
-        require(False, "net", "of the architecture of the release", f"`{recipe['net']}`, which does not fit ({e})")
+        word = recipe["net"] if net is None else net if isinstance(net, str) else type(net).__name__
+        require(False, "net", "of the architecture of the release", f"`{word}`, which does not fit ({e})")
     return Release(folder, recipe, model.to(choose(device)).eval(), chosen)
 
 
@@ -298,12 +302,13 @@ def _defense_of(folder: Path, recipe: Mapping[str, Any], given: str | type[Defen
     if given is None and ":" in name:
         raise ReleaseError(
             f"Release `{folder}` was made with your own `{name}`: pass it as `defense` "
-            "(`--defense` on the command line)."
+            "(`--defense` on the command line, `--trained` of `guard`)."
         )
     rule = f"`{name}`, which the release was made with"
     if isinstance(given, type):
         found = DEFENSES.name_of(given)
-        require(":" in name or found == name, "defense", rule, f"`{found}`")
+        own = ":" in name and given.__qualname__ == name.partition(":")[2]  # its module may have another name by now
+        require(own or found == name, "defense", rule, f"`{found}`")
         return changed(given(), settings, f"defense {name}")
     require(given in (None, name), "defense", rule, f"`{given}`")
     return create(DEFENSES, name, settings, "defense")

@@ -51,9 +51,15 @@ def _completed(rows: list[Row]) -> list[Row]:
     settings = {row.victim.key: row.victim for row in rows if row.victim.setting and row.victim.key}
     rows = [_with_setting(row, settings.get(row.victim.key)) for row in rows]
     data = _only((_identity(row.victim), row.victim.data_hash) for row in rows)
-    nets = _only((_identity(row.victim), row.victim.net_hash) for row in rows)
+    nets = _only((key, row.victim.net_hash) for row in rows for key in _of_net(row.victim))
     clones = _only((row.clone, row.clone_hash) for row in rows)
     return [_with_hashes(row, data, nets, clones) for row in rows]
+
+
+def _of_net(victim: VictimFacts) -> tuple[tuple[str, ...], ...]:
+    """By what a row that does not say its net's structure finds it: its setting, and else the names of data and net."""
+    identity = _identity(victim)
+    return identity, identity[:2]
 
 
 def _with_setting(row: Row, newer: VictimFacts | None) -> Row:
@@ -66,7 +72,7 @@ def _with_hashes(row: Row, data: dict[object, str], nets: dict[object, str], clo
     victim, identity = row.victim, _identity(row.victim)
     hashes = (
         victim.data_hash or data.get(identity, ""),
-        victim.net_hash or nets.get(identity, ""),
+        victim.net_hash or next((nets[key] for key in _of_net(victim) if key in nets), ""),
         row.clone_hash or clones.get(row.clone, ""),
     )
     if hashes == (victim.data_hash, victim.net_hash, row.clone_hash):

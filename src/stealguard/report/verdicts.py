@@ -20,7 +20,8 @@ RULE = (
     "samples give without any query. A pool counts as reduced where the clone accuracy is below half of what the "
     "same attacks reach on the undefended model, the upper end of its interval included. It counts as undecided where "
     "only the mean is that low, where an attack failed, where chance is not known, and where a clone is below chance "
-    "and no renaming was measured."
+    "and no renaming was measured. Nothing is known of a pool from which the same attacks gain next to nothing on the "
+    "undefended model either."
 )
 PROTECTED, REDUCED, UNDECIDED, OPEN, UNKNOWN = "protected", "reduced", "undecided", "not protected", "unknown"
 
@@ -52,8 +53,8 @@ def _verdict(what: tuple[int, str], cells: list[Cell], group: Group, baseline: G
     undefended = _reached_without(cells, baseline)
     usable = max((cell.usable for cell in cells if cell.usable), key=lambda spread: spread.mean, default=None)
     no_theft = mean(cell.no_theft for cell in cells)
-    floors = [floor for floor in (group.chance, no_theft) if floor is not None]
-    word = _word(cells, usable, undefended, max(floors, default=None), group)
+    floor = max((floor for floor in (group.chance, no_theft) if floor is not None), default=None)
+    word = _word(cells, usable, _telling(undefended, floor, baseline), floor, group)
     in_family = any(cell.in_family for cell in cells)
     defended = clone_of(worst_of(cells))
     renamed = usable if usable != defended else None
@@ -74,6 +75,12 @@ def _word(
     if usable.mean >= undefended.mean / 2:
         return UNDECIDED if _near(usable.mean, floor, group) else OPEN
     return UNDECIDED if usable.high >= undefended.mean / 2 or doubtful else REDUCED
+
+
+def _telling(undefended: Spread | None, floor: float | None, baseline: Group | None) -> Spread | None:
+    """What attacks reach on the baseline where they gain something from it; else they show little about a defense."""
+    weak = undefended is None or baseline is None or _near(undefended.mean, floor, baseline)
+    return None if weak else undefended
 
 
 def _near(accuracy: float, floor: float | None, group: Group) -> bool:
@@ -132,10 +139,18 @@ def headline(group: Group, baseline: Group | None) -> str:
     failed = sum(map(_failed, group.cells.values()))
     sentences = [
         f"{asked}, a clone reaches {percent(worst.reached)} on your test set{known}{share}.",
+        _renamed(group, worst),
         _cost(group, baseline),
         f"{count(failed, 'attack')} of {len(group.cells)} failed: an attacker may reach more." if failed else "",
     ]
     return " ".join(filter(None, sentences))
+
+
+def _renamed(group: Group, worst: Cell) -> str:
+    """What a clone of an attacker who owns no samples reaches after renaming, where that is more than the worst one."""
+    usable = [cell.usable.mean for cell in group.cells.values() if cell.usable and not cell.line.own]
+    best = max(usable, default=worst.reached)
+    return f"Once its classes are renamed, a clone reaches up to {percent(best)}." if best > worst.reached else ""
 
 
 def _cost(group: Group, baseline: Group | None) -> str:

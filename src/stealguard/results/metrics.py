@@ -40,7 +40,7 @@ METRICS = {
     "plain_ms_1": Metric(0, math.inf, "`ms_1` of an undefended net of the same architecture"),
     "plain_ms_64": Metric(0, math.inf, "`ms_64` of an undefended net of the same architecture"),
     "validation_inputs": Metric(0, math.inf, "held-out inputs that the next six are measured on"),
-    "validation_served": Metric(0, 1, "share of held-out inputs that are answered rightly, by accounts of 100 queries"),
+    "validation_served": Metric(0, 1, "share of held-out inputs answered rightly, by accounts of 100 queries or fewer"),
     "validation_alone": Metric(0, 1, "share of held-out inputs that the net alone classifies correctly"),
     "validation_start": Metric(0, 1, "the same of the weights that training began with"),
     "validation_first": Metric(0, 1, "share of held-out inputs that are answered rightly as an account's first query"),
