@@ -84,7 +84,7 @@ def worse(one: Entry, other: Entry) -> Entry:
 def _of_group(group: Group, baseline: Group | None) -> list[Entry]:
     """The line of a setting, or none if it costs more than a point."""
     worst = group.worst
-    if worst is None or worst.clone is None or group.benign is None:
+    if worst is None or worst.stolen is None or group.benign is None:
         return []
     before = baseline.benign.mean if baseline and baseline.benign else group.benign.mean
     loss = before - group.benign.mean
@@ -97,7 +97,7 @@ def _of_group(group: Group, baseline: Group | None) -> list[Entry]:
     how = ", ".join(filter(None, [worst.line.attack, worst.line.labels, worst.line.treatment]))
     accounts = "1" if "accounts" in counters else "any"
     missing = [name for name in counters if name not in tried]
-    return [Entry(group.label, accounts, group.benign, loss, worst.clone, how, worst.line.budget, missing)]
+    return [Entry(group.label, accounts, group.benign, loss, worst.stolen, how, worst.line.budget, missing)]
 
 
 def _of_adaptive(task: str) -> list[Entry]:

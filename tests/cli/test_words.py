@@ -14,7 +14,7 @@ from rich.console import Console
 
 from stealguard.cli import app, main
 from stealguard.report import summary
-from stealguard.report.cells import clone_of
+from stealguard.report.cells import stolen_of
 from stealguard.report.naming import number
 from stealguard.results import read
 
@@ -105,7 +105,7 @@ def test_tables_of_rows_fit_80_columns_and_keep_their_numbers(rows: str, capsys:
     path = HOME / f"docs/results/{rows}.jsonl"
     table = shown(capsys, "report", str(path))
     assert max(map(len, table.splitlines())) <= 80
-    numbers = {number(clone_of(group.worst)) for group in summary(read(path))}
+    numbers = {number(stolen_of(group.worst)) for group in summary(read(path))}
     assert all(one in table for one in numbers)
 
 

@@ -26,6 +26,16 @@ def test_the_table_has_lines_down_and_victims_across_and_the_worst_last() -> Non
     assert "±" not in text
 
 
+def test_the_worst_clone_is_the_one_that_renaming_restores_most() -> None:
+    hidden = make_row(
+        labels="hard", clone_accuracy=0.02, metrics={"renamed_accuracy": 0.9, "renamed_accuracy_20": 0.85}
+    )
+    text = report.render([undefended_row(), make_row(clone_accuracy=0.12), hidden])
+    (worst,) = (line.split() for line in text.splitlines() if line.split()[:1] == ["worst"])
+    assert worst[2:] == ["85.0", "renamed"]
+    assert "worst, renamed: after 20 labeled samples renamed the clone's classes" in " ".join(text.split())
+
+
 def test_the_table_shows_intervals_and_what_did_not_run() -> None:
     text = report.render([*audited(seeds=3), failed_row(attack="jbda", **RELEASES["ini"] | UNMEASURED)])
     assert "97.8 ± 1.4" in text

@@ -94,6 +94,24 @@ def test_two_classes_can_be_swapped() -> None:
     assert measured.renamed_accuracy == 0.9
 
 
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ({"renamed_accuracy": 0.9}, 0.9),
+        ({"renamed_accuracy": 0.9, "renamed_accuracy_20": 0.8}, 0.8),
+        ({"renamed_accuracy": 0.104, "renamed_accuracy_20": 0.103}, 0.1),
+        ({"renamed_accuracy": 0.1, "renamed_accuracy_20": 0.05}, 0.1),
+        ({}, 0.1),
+    ],
+)
+def test_attackers_make_of_a_clone_what_renaming_gives_where_that_is_clearly_more(
+    metrics: dict[str, float], expected: float
+) -> None:
+    row = make_row(metrics={"clone_accuracy": 0.1, "agreement": 0.1, **metrics})
+    assert row.stolen_accuracy == pytest.approx(expected)
+    assert make_row(classes=2, clone_accuracy=0.34).stolen_accuracy == pytest.approx(0.66)
+
+
 def test_a_key_depends_on_what_made_it_and_not_on_the_order() -> None:
     assert key_of(a=1, b=[2, "x"]) == key_of(b=[2, "x"], a=1) != key_of(a=2, b=[2, "x"])
     assert len(key_of(a=1)) == 64

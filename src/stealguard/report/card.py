@@ -21,7 +21,7 @@ from stealguard.releases.release import identity_of, read_recipe, setting_of
 from stealguard.report.cells import Cell, Group
 from stealguard.report.comparing import baselines
 from stealguard.report.grouping import summary
-from stealguard.report.naming import count, number, percent, titles
+from stealguard.report.naming import count, number, percent, titles, worst_text
 from stealguard.report.verdicts import below_chance, explain, headline, notes, overall, verdicts
 from stealguard.results import Row
 
@@ -182,7 +182,7 @@ def _adaptive(subject: Subject, own: Group | None) -> str:
         does, meaning = _does(counter)
         cells = [cell for cell in own.cells.values() if cell.clone and does(cell)] if own else []
         worst = max(cells, key=lambda cell: cell.reached, default=None)
-        rows.append([meaning, "not audited" if worst is None else number(worst.clone), f"{len(cells):,}"])
+        rows.append([meaning, "not audited" if worst is None else worst_text(worst), f"{len(cells):,}"])
     return _as_table(["what the attacker does", "highest clone accuracy, %", "lines"], rows)
 
 

@@ -2,7 +2,7 @@
 
 A *line* is one way to attack (attack, settings, clone, pool, label mode, treatment, budget, accounts); a *cell* is a
 line against one group, as a mean over its victims and their clones; a *group* is the victims of one setting; and the
-*worst* cell, the one with the highest clone accuracy, stands for its group.
+*worst* cell, the one of whose clones attackers make most, stands for its group.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Cell:
     line: Line
     rows: list[Row]
     clone: Spread | None  # over victims where there are two or more, else over the seeds of the one victim's clones
+    stolen: Spread | None  # what attackers make of the clones, `Row.stolen_accuracy`
     renamed: Spread | None  # clone accuracy after the best renaming of classes; None where no row has it
     agreement: float | None  # share of the test set on which the clone says what the victim says, a mean
     no_theft: float | None  # what the attacker's own samples give without any query, a mean
@@ -65,12 +66,17 @@ class Cell:
 
     @property
     def reached(self) -> float:
-        """Mean clone accuracy, a fraction; below every other where there is none."""
-        return self.clone.mean if self.clone else -1.0
+        """The mean of what attackers make of the clones, a fraction; below every other where there is none."""
+        return self.stolen.mean if self.stolen else -1.0
+
+    @property
+    def needs_renaming(self) -> bool:
+        """Whether attackers make more of the clones by renaming their classes."""
+        return self.clone is not None and self.reached > self.clone.mean
 
     @property
     def usable(self) -> Spread | None:
-        """What the attacker can make of the clone: its accuracy, or that after renaming where it is higher."""
+        """What the attacker can make of the clone at most: its accuracy, or that after the best renaming."""
         spreads = [spread for spread in (self.clone, self.renamed) if spread]
         return max(spreads, key=lambda spread: spread.mean, default=None)
 
@@ -138,9 +144,9 @@ class Group:
 
 
 def worst_of(cells: Iterable[Cell]) -> Cell | None:
-    """The cell with the highest mean clone accuracy; of equals the first; None where no row is ok."""
+    """The cell of whose clones attackers make most, on average; of equals the first; None where no row is ok."""
     return max((cell for cell in cells if cell.clone), key=lambda cell: cell.reached, default=None)
 
 
-def clone_of(cell: Cell | None) -> Spread | None:
-    return cell.clone if cell else None
+def stolen_of(cell: Cell | None) -> Spread | None:
+    return cell.stolen if cell else None

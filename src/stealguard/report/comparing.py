@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from stealguard.report.cells import Cell, Group, Problem, clone_of
+from stealguard.report.cells import Cell, Group, Problem, stolen_of
 from stealguard.report.naming import count, number, task_names
 from stealguard.report.statistics import Difference, pooled
 
@@ -28,17 +28,17 @@ def _shared(a: Group, b: Group) -> int:
 
 
 def paired(cell: Cell | None, other: Cell | None) -> Difference | None:
-    """Clone accuracy of `cell` minus that of `other` where both have the same victim seed and attacker's seed.
+    """What attackers make of the clones of `cell` minus that of `other`, of the same victim's and attacker's seeds.
 
     Averaged within a victim's seed first where there are two or more, like the cells' own means.
     """
     if cell is None or other is None:
         return None
-    theirs = {(row.victim.seed, row.seed): row.clone_accuracy for row in other.done}
+    theirs = {(row.victim.seed, row.seed): row.stolen_accuracy for row in other.done}
     differences = [
-        (row.victim.seed, row.clone_accuracy - before)
+        (row.victim.seed, row.stolen_accuracy - before)
         for row in cell.done
-        if row.clone_accuracy is not None and (before := theirs.get((row.victim.seed, row.seed))) is not None
+        if row.stolen_accuracy is not None and (before := theirs.get((row.victim.seed, row.seed))) is not None
     ]
     return Difference.of(pooled(differences))
 
@@ -88,7 +88,7 @@ def _ranking(where: str, groups: Sequence[Group]) -> Ranking:
         return Ranking(None, f"{where}: no best: {why}.")
     if tied := [name for name, d in found.items() if d and (d.mean >= 0 or not d.excludes_zero)]:
         return Ranking(None, f"{where}: no best: intervals overlap ({lowest.label} is lowest, beside {_list(tied)}).")
-    clone, benign = number(clone_of(lowest.worst)), number(lowest.benign)
+    clone, benign = number(stolen_of(lowest.worst)), number(lowest.benign)
     told = f"the worst clone reaches {clone} %, at a benign accuracy of {benign} %"
     return Ranking(lowest, f"{where}: best is {lowest.label}: {told}.")
 

@@ -123,6 +123,7 @@ def _cell(line: Line, rows: list[Row]) -> Cell:
     return Cell(
         line, rows,
         clone=Spread.of(pooled((row.victim.seed, row.clone_accuracy) for row in done)),
+        stolen=Spread.of(pooled((row.victim.seed, row.stolen_accuracy) for row in done)),
         renamed=Spread.of(pooled((row.victim.seed, row.renamed_accuracy) for row in done)),
         agreement=mean(pooled((row.victim.seed, row.agreement) for row in done)),
         no_theft=mean(pooled((row.victim.seed, row.no_theft) for row in done)),

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from stealguard.identity import fingerprint
-from stealguard.report.cells import Cell, Group, Line, Problem
+from stealguard.report.cells import Cell, Group, Line, Problem, stolen_of
 from stealguard.report.statistics import Spread
 from stealguard.results import Row
 
@@ -161,10 +161,15 @@ def cell_text(cell: Cell | None) -> str:
     return f"{number(cell.clone)}{'†' * cell.below_chance}{told}"
 
 
+def worst_text(cell: Cell | None) -> str:
+    """What attackers make of the worst clone, and whether it is by renaming its classes."""
+    return f"{number(stolen_of(cell))}{' renamed' * (cell is not None and cell.needs_renaming)}"
+
+
 def beside(cell: Cell) -> list[str]:
     """What a clone accuracy is compared with: that after renaming where it is higher, and the no-theft line."""
     told = []
-    if cell.renamed and cell.renamed.mean > cell.reached:
+    if cell.renamed and cell.clone and cell.renamed.mean > cell.clone.mean:
         told.append(f"{number(cell.renamed)} renamed")
     if cell.no_theft is not None:
         told.append(f"no theft {100 * cell.no_theft:.1f}")

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from stealguard.files import write_text
 from stealguard.report import naming, pictures
-from stealguard.report.cells import Cell, Group, Line, Problem, clone_of
+from stealguard.report.cells import Cell, Group, Line, Problem, stolen_of
 from stealguard.report.comparing import RANKING, against, baselines, rankings
 from stealguard.report.drawing import FEW, Shown, shown
 from stealguard.report.facts import Facts, facts
@@ -74,7 +74,7 @@ def html(groups: Sequence[Group], title: str, command: str) -> str:
         naming.plain,
         naming.cell_text,
         naming.beside,
-        clone_of,
+        stolen_of,
         csp_hash,
     )
     environment.filters |= {tool.__name__: tool for tool in tools}

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 
-from stealguard.report.cells import Line, clone_of
+from stealguard.report.cells import Line, stolen_of
 from stealguard.report.drawing import FEW, PAPER, RULE_COLOR, STYLE, Shown, bar, blank, draw_chance, mark, svg
 from stealguard.report.facts import Facts
 from stealguard.report.lines import lines_of, most_stealable, own_lines, ways, worst_line
@@ -25,7 +25,7 @@ MAX_STRIPS = 40
 def frontier(groups: Sequence[Shown], where: str = "") -> str:
     """SVG: benign accuracy against the worst clone accuracy; empty without points."""
     figure, axes = blank()
-    points = [(one, one.group.benign, worst) for one in groups if (worst := clone_of(one.group.worst))]
+    points = [(one, one.group.benign, worst) for one in groups if (worst := stolen_of(one.group.worst))]
     found = [(one, benign, worst) for one, benign, worst in points if benign]
     if not found:
         return ""
@@ -105,7 +105,7 @@ def _costs(
 ) -> str:
     """Costs against the worst clone accuracy, a thin line leading to a second cost; empty where none is known."""
     drawn = [
-        (one, cost, other, worst) for one, cost, other in costs if cost and (worst := clone_of(one.group.worst))
+        (one, cost, other, worst) for one, cost, other in costs if cost and (worst := stolen_of(one.group.worst))
     ]  # fmt: skip
     if not any(not one.group.undefended for one, *_ in drawn):
         return ""
@@ -156,7 +156,7 @@ def strips(groups: Sequence[Shown], where: str = "") -> str:
 def _strip(axes: Axes, height: float, line: Line, groups: Sequence[Shown]) -> None:
     axes.hlines(height, 0, 100, color=RULE_COLOR, linewidth=2.5)
     for one in groups:
-        if clone := clone_of(one.group.cells.get(line)):
+        if clone := stolen_of(one.group.cells.get(line)):
             if clone.half is not None:
                 bar(axes, [100 * clone.low, 100 * clone.high], [height] * 2, one, 1.6)
             mark(axes, 100 * clone.mean, height, one, f"{one.group.name}: {number(clone)} %", 6.5)

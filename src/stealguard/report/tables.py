@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stealguard.errors import pick
-from stealguard.report.cells import Group, Line, clone_of
+from stealguard.report.cells import Group, Line
 from stealguard.report.comparing import Ranking, against, baselines, rankings
 from stealguard.report.facts import facts
 from stealguard.report.grouping import summary
 from stealguard.report.lines import lines_of, own_lines
-from stealguard.report.naming import BELOW_CHANCE, cell_text, circumstances, number, plain, signed, titles
+from stealguard.report.naming import BELOW_CHANCE, cell_text, circumstances, number, plain, signed, titles, worst_text
 from stealguard.report.records import as_csv, as_json
 from stealguard.results import Row
 
@@ -84,6 +84,8 @@ def sheet(rows: Iterable[Row]) -> Sheet:
     marks = ["clone accuracy in %", *circumstances(groups)]
     if any(cell.below_chance for group in groups for cell in group.cells.values()):
         marks.append(f"† below chance: {BELOW_CHANCE}")
+    if any(group.worst and group.worst.needs_renaming for group in groups):
+        marks.append("worst, renamed: after 20 labeled samples renamed the clone's classes")
     if over := _over(groups):
         marks.append(f"± half a 95 % t-interval over {over}")
     if not across:
@@ -112,9 +114,9 @@ def _lines_down(groups: Sequence[Group], lines: Sequence[Line], own: set[Line]) 
         + [cell_text(group.cells.get(line)) for group in groups]
         for line in lines
     ]
-    last = [["worst", *blank, *(number(clone_of(group.worst)) for group in groups)]]
+    last = [["worst", *blank, *(worst_text(group.worst) for group in groups)]]
     if any(line.own for line in lines):
-        owning = (number(clone_of(group.worst_owning)) for group in groups)
+        owning = (worst_text(group.worst_owning) for group in groups)
         last.insert(0, ["worst, owning task data", *blank, *owning])
     return [[["benign accuracy", *blank, *(number(group.benign) for group in groups)]], body, last]
 
@@ -128,7 +130,7 @@ def _groups_down(groups: Sequence[Group]) -> list[list[str]]:
         kept = [number(known.top_1_kept), plain(known.distortion, 1, 2), plain(known.calibration_error, 1, 3)]
         cost = [plain(known.cost_1, 1, 2), plain(known.cost_64, 1, 2)]
         change = signed(against(group, worst, beside))
-        found.append([group.name, number(group.benign), number(clone_of(worst)), by, change, *kept, *cost])
+        found.append([group.name, number(group.benign), worst_text(worst), by, change, *kept, *cost])
     return found
 
 

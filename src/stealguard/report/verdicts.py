@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from stealguard.report.cells import Cell, Group, clone_of, worst_of
+from stealguard.report.cells import Cell, Group, stolen_of, worst_of
 from stealguard.report.comparing import baselines
 from stealguard.report.naming import BELOW_CHANCE, count, percent
 from stealguard.report.statistics import Spread, mean
@@ -56,7 +56,7 @@ def _verdict(what: tuple[int, str], cells: list[Cell], group: Group, baseline: G
     floor = max((floor for floor in (group.chance, no_theft) if floor is not None), default=None)
     word = _word(cells, usable, _telling(undefended, floor, baseline), floor, group)
     in_family = any(cell.in_family for cell in cells)
-    defended = clone_of(worst_of(cells))
+    defended = stolen_of(worst_of(cells))
     renamed = usable if usable != defended else None
     return Verdict(pool, in_family, own, word, defended, renamed, undefended, group.chance, no_theft)
 
@@ -94,7 +94,7 @@ def _near(accuracy: float, floor: float | None, group: Group) -> bool:
 def _reached_without(cells: Iterable[Cell], baseline: Group | None) -> Spread | None:
     """What the same lines reach on the baseline, where both sides finished: more attacks on one side decide nothing."""
     theirs = baseline.cells if baseline else {}
-    return clone_of(worst_of(theirs[cell.line] for cell in cells if cell.clone and cell.line in theirs))
+    return stolen_of(worst_of(theirs[cell.line] for cell in cells if cell.clone and cell.line in theirs))
 
 
 def _failed(cell: Cell) -> bool:
@@ -136,9 +136,10 @@ def headline(group: Group, baseline: Group | None) -> str:
     if group.benign and group.benign.mean > 0:
         share = f", which is {percent(min(1.0, worst.reached / group.benign.mean))} of your accuracy"
     asked = f"With {worst.line.budget:,} answers on {count(worst.line.accounts, 'account')}"
+    how = " once its classes are renamed by twenty labeled samples" if worst.needs_renaming else ""
     failed = sum(map(_failed, group.cells.values()))
     sentences = [
-        f"{asked}, a clone reaches {percent(worst.reached)} on your test set{known}{share}.",
+        f"{asked}, a clone reaches {percent(worst.reached)} on your test set{how}{known}{share}.",
         _renamed(group, worst),
         _cost(group, baseline),
         f"{count(failed, 'attack')} of {len(group.cells)} failed: an attacker may reach more." if failed else "",
@@ -150,7 +151,8 @@ def _renamed(group: Group, worst: Cell) -> str:
     """What a clone of an attacker who owns no samples reaches after renaming, where that is more than the worst one."""
     usable = [cell.usable.mean for cell in group.cells.values() if cell.usable and not cell.line.own]
     best = max(usable, default=worst.reached)
-    return f"Once its classes are renamed, a clone reaches up to {percent(best)}." if best > worst.reached else ""
+    more = best > worst.reached
+    return f"With the best names for its classes, a clone reaches up to {percent(best)}." if more else ""
 
 
 def _cost(group: Group, baseline: Group | None) -> str:
@@ -201,7 +203,7 @@ def _told(cells: Iterable[Cell]) -> Iterator[str]:
     for cell in cells:
         after = f", {percent(cell.renamed.mean)} after renaming" if cell.renamed else ""
         where = ", ".join(filter(None, [cell.line.attack, cell.line.pool, cell.line.labels, cell.line.treatment]))
-        yield f"{where} {percent(cell.reached)}{after}"
+        yield f"{where} {percent(cell.clone.mean if cell.clone else 0.0)}{after}"
 
 
 IN_FAMILY = (

@@ -216,6 +216,16 @@ class Row:
         swapped = max(reached, 1 - reached) if reached is not None and self.victim.classes == 2 else None
         return self.metrics.get("renamed_accuracy", swapped)
 
+    @property
+    def stolen_accuracy(self) -> float | None:
+        """What an attacker makes of the clone: its accuracy, or that after renaming its classes where that is more.
+
+        The renaming is learned from 20 labeled samples, and measured on the others, so that less than half a point is
+        no difference; where that was not measured, it is the best one.
+        """
+        clone, renamed = self.clone_accuracy, self.metrics.get("renamed_accuracy_20", self.renamed_accuracy)
+        return clone if clone is None or renamed is None or renamed < clone + 0.005 else renamed
+
 
 def key_of(**what: object) -> str:
     """SHA-256 (hex) of JSON-able values, whatever their order: equal makings give equal keys, in every process.
