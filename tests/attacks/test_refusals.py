@@ -291,6 +291,7 @@ class TestContract:
             Refusals(**{name: value})
 
 
+@pytest.mark.slow
 def test_of_larger_inputs_fewer_are_made_so_that_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     known = Knowledge(quick(), box_of(Server()), pool(), clone_for(), 0)
     assert known._many(LEARNED) == LEARNED

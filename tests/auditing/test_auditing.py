@@ -167,6 +167,7 @@ def test_a_clone_that_cannot_be_measured_is_a_theft_that_failed(what: str, reaso
     assert (row.status, row.reason, row.queries) == ("failed", reason, 5)
 
 
+@pytest.mark.slow
 def test_other_code_of_a_releases_defense_or_net_makes_other_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,6 +422,7 @@ class TestTreatments:
         rows = audit(folder, pools=["own:100"], labels=["soft"], own=[10, 20], seeds=[0, 0])
         assert [(row.own, row.seed) for row in rows] == [(100, 0)], "the pool has more samples than either number"
 
+    @pytest.mark.slow
     def test_treatments_are_part_of_the_row(self, folder: Path) -> None:
         plain, sharp, both = audit(folder, labels=["soft"], treatments=["", "sharpen", "z-score+confident"])
         assert [row.treatment for row in (plain, sharp, both)] == ["", "sharpen", "z-score+confident"]
@@ -444,6 +446,7 @@ def test_an_attack_that_makes_its_own_queries_needs_no_pool(folder: Path, capsys
     assert f"pools: `dfme` makes its own queries, and asks none of `{row.pool}`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_suite_brings_its_own_settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stealguard.auditing import suites
 
