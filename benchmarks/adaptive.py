@@ -537,7 +537,7 @@ def measured(work: Work, scale: Scale) -> dict[str, Any]:
     defense = ALONE if settings.pop("guard", "memory") == "none" else RobustInI()
     defense = replace(defense, **{name: settings.pop(name) for name in VARIED if name in settings})
     try:
-        target = Target(sg.load(release_of(work.victim, scale)), defense, scale.device)
+        target = Target(sg.load(release_of(work.victim, scale), device="cpu"), defense, scale.device)
         found = MEASUREMENTS[work.measurement](target, work.victim, scale, **settings)
     except Exception:  # one measurement that breaks must not end the others
         found = {"error": traceback.format_exc()}

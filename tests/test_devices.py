@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +22,14 @@ from stealguard.comparing.grid import read
 from stealguard.comparing.layout import cell_file, rows_in
 from stealguard.comparing.work import work
 from stealguard.defenses import DEFENSES, Defense, MemGuard
-from stealguard.devices import choose, repeatable, without_tf32
+from stealguard.devices import _differentiate, choose, repeatable, without_tf32
 from stealguard.nets import build
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_first_gradient_on_a_gpu_is_computed_where_none_are_kept(mode: Callable[[], Any]) -> None:
+    with mode():
+        _differentiate(torch.device("cpu"))
 
 
 def test_operations_of_two_devices_fail() -> None:

@@ -112,6 +112,23 @@ def test_the_tables_of_fashion_mnist_are_means_of_committed_rows(
     assert means.table(HOME / "docs/results/adaptive-fashion.jsonl", by, of, where) in NOTEBOOK
 
 
+@pytest.mark.parametrize(
+    ("by", "of", "where"),
+    [
+        (["accounts"], STOLEN, {"measurement": "theft", "guard": "memory", "attack": "told explore"}),
+        (["accounts"], STOLEN, {"measurement": "theft", "guard": "memory", "attack": "told early"}),
+        (["attack", "labels"], STOLEN, {"measurement": "theft", "guard": "none"}),
+        (["how"], ["first_five", "later", "net_alone"], {"measurement": "first five"}),
+    ],
+)
+def test_the_tables_of_cifar10_are_means_of_committed_rows(by: list[str], of: list[str], where: dict[str, str]) -> None:
+    assert means.table(HOME / "docs/results/adaptive-cifar10.jsonl", by, of, where) in NOTEBOOK
+
+
+def test_the_table_of_refusals_on_cifar10_is_means_of_committed_rows() -> None:
+    assert means.table(HOME / "docs/results/refusals-cifar10.jsonl", ["accounts"], STOLEN) in NOTEBOOK
+
+
 def test_the_table_of_refusals_on_fashion_mnist_is_means_of_committed_rows() -> None:
     table = means.table(HOME / "docs/results/refusals-fashion.jsonl", ["pool_name", "accounts"], STOLEN)
     assert table in NOTEBOOK

@@ -34,8 +34,13 @@ def choose(device: str | torch.device | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as e:  # torch built without CUDA asserts
         raise Invalid("device", "a torch device that this machine has", f"`{device}` ({str(e).splitlines()[0]})") from e
     if found.type == "cuda":  # torch's thread for gradients warns if the first that it computes is a matrix product
-        torch.zeros((), device=found, requires_grad=True).exp().backward()
+        _differentiate(found)
     return found
+
+
+def _differentiate(device: torch.device) -> None:
+    with torch.inference_mode(False), torch.enable_grad():
+        torch.zeros((), device=device, requires_grad=True).exp().backward()
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -185,7 +185,7 @@ class TestSearch:
             list(search(lambda accounts: [skipped], 0.8))
 
     def test_what_renaming_gives_counts(self, row: Row) -> None:
-        metrics = {**row.metrics, "clone_accuracy": 0.1, "renamed_accuracy_20": 0.7}
+        metrics = {**row.metrics, "clone_accuracy": 0.1, "renamed_accuracy_20": 0.7, "no_theft_20": 0.2}
         assert reached(replace(row, metrics=metrics)) == 0.7
 
     @pytest.mark.slow

@@ -205,6 +205,26 @@ class Mixed(Defense):
     assert len({first, key("0.25", "ReLU"), key("0.5", "LeakyReLU")}) == 3
 
 
+class Counting(torch.nn.Linear):
+    """A net of a user's that counts how often it is asked."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+@pytest.mark.slow
+def test_a_net_that_counts_its_calls_has_the_same_rows_again(tmp_path: Path) -> None:
+    data, again = task(40, (16,), 3), Knockoff(10, SHORT.training)
+    release = sg.protect(Counting(16, 3), data, defense="none", epochs=1, out=tmp_path / "own", progress=False)
+    victims = release, release, sg.load(tmp_path / "own", net=Counting(16, 3))
+    found = [audit(victim, data=data, pools=[noise(10, (16,))], labels="soft", clone="mlp", attacks=again)
+             for victim in victims]  # fmt: skip
+    assert len({row.key for rows in found for row in rows}) == 1
+
+
 @pytest.mark.slow
 def test_a_guard_that_refuses_ends_the_attack_and_costs_honest_users_too(tmp_path: Path) -> None:
     """With delta = 1 every account is refused at the first test, after a little more than a hundred queries."""

@@ -123,6 +123,13 @@ def test_the_page_of_a_model_of_unknown_making_says_what_it_cannot_know(tmp_path
     assert "not protected" in text
 
 
+def test_the_figure_of_a_card_is_that_of_the_worst_clone_with_its_classes_renamed(tmp_path: Path) -> None:
+    hidden = make_row(clone_accuracy=0.02, metrics={"renamed_accuracy": 0.9, "renamed_accuracy_20": 0.85})
+    report.write_html([undefended_row(), hidden], tmp_path / "r.html")
+    figures = [plain(found) for found in re.findall(r'<p class="big">(.*?)</p>', (tmp_path / "r.html").read_text())]
+    assert figures == ["92.5 %", "85.0 % <small>renamed</small>"]
+
+
 def test_the_page_says_what_is_below_chance(tmp_path: Path) -> None:
     rows = [undefended_row(classes=2), make_row(classes=2, clone_accuracy=0.34, agreement=0.35)]
     report.write_html(rows, tmp_path / "page.html")

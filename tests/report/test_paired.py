@@ -85,6 +85,13 @@ def test_a_defense_that_was_not_tested_with_every_attack_is_not_best() -> None:
     assert ranked(*a, *b, *stolen("a", (0.1, 0.1), attack="jbda")).best is not None  # tested with more
 
 
+def test_a_defense_whose_clones_may_only_need_other_names_is_not_best() -> None:
+    inverted = stolen("a", (0.02, 0.021, 0.022))
+    found = ranked(*inverted, *stolen("b", (0.3, 0.32, 0.33)), undefended_row())
+    assert found.best is None
+    assert "a is lowest, but its clones are below chance, and no renaming was measured" in found.sentence
+
+
 def test_a_lone_defense_is_not_ranked_and_tasks_are_ranked_apart() -> None:
     assert rankings(summary([undefended_row(), make_row()])) == {}
     rows = [*stolen("a", (0.1, 0.1)), *stolen("b", (0.5, 0.5)), *stolen("x", (0.0, 0.0), data="kmnist")]

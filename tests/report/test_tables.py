@@ -33,7 +33,7 @@ def test_the_worst_clone_is_the_one_that_renaming_restores_most() -> None:
     text = report.render([undefended_row(), make_row(clone_accuracy=0.12), hidden])
     (worst,) = (line.split() for line in text.splitlines() if line.split()[:1] == ["worst"])
     assert worst[2:] == ["85.0", "renamed"]
-    assert "worst, renamed: after 20 labeled samples renamed the clone's classes" in " ".join(text.split())
+    assert "in the line `worst`, by 20 labeled samples" in " ".join(text.split())
 
 
 def test_the_table_shows_intervals_and_what_did_not_run() -> None:

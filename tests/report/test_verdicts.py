@@ -109,6 +109,21 @@ def test_a_clone_at_chance_that_renaming_restores_is_not_protected() -> None:
     assert judged(rows)[0] == ["not protected"]
 
 
+def test_a_pool_that_tells_nothing_neither_helps_nor_harms_a_defense() -> None:
+    weak = [undefended_row(pool="noise", clone_accuracy=0.11), make_row(pool="noise", clone_accuracy=0.1)]
+    rows = [undefended_row(), make_row(clone_accuracy=0.1)]
+    group, baseline = reversed(summary([*rows, *weak]))
+    found = verdicts(group, baseline)
+    assert sorted(verdict.word for verdict in found) == ["protected", "unknown"]
+    assert overall(found) == "holds"
+    assert overall(verdicts(*reversed(summary(weak)))) == "unknown"
+
+
+def test_a_clone_that_is_better_than_that_of_the_undefended_net_is_told_whatever_that_one_reaches() -> None:
+    rows = [undefended_row(clone_accuracy=0.18), make_row(clone_accuracy=0.45)]
+    assert judged(rows)[0] == ["not protected"]
+
+
 def test_the_headline_tells_what_attackers_make_of_the_worst_clone_by_renaming_its_classes() -> None:
     """The highest clone accuracy is 12 %, and a clone of 2 % is right more often with other names for its classes."""
     rows = [undefended_row(), make_row(clone_accuracy=0.12)]
@@ -116,8 +131,7 @@ def test_the_headline_tells_what_attackers_make_of_the_worst_clone_by_renaming_i
         labels="hard", clone_accuracy=0.02, metrics={"renamed_accuracy": 0.9, "renamed_accuracy_20": 0.85}
     )
     said = judged([*rows, hidden])[2]
-    expected = "a clone reaches 85.0 % on your test set once its classes are renamed by twenty labeled samples"
-    assert expected in plain(said)
+    assert "a clone reaches 85.0 % on your test set once its classes are renamed (" in plain(said)
     assert "With the best names for its classes, a clone reaches up to 90.0 %." in plain(said)
     assert "renamed" not in judged(rows)[2]
     owning = make_row(own=20, no_theft=0.5, clone_accuracy=0.5, metrics={"renamed_accuracy": 0.9})

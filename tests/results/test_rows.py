@@ -101,6 +101,8 @@ def test_two_classes_can_be_swapped() -> None:
         ({"renamed_accuracy": 0.9, "renamed_accuracy_20": 0.8}, 0.8),
         ({"renamed_accuracy": 0.104, "renamed_accuracy_20": 0.103}, 0.1),
         ({"renamed_accuracy": 0.1, "renamed_accuracy_20": 0.05}, 0.1),
+        ({"renamed_accuracy": 0.1, "renamed_accuracy_20": 1.0}, 0.1),  # of few inputs, a renaming is measured on fewer
+        ({"renamed_accuracy": 0.9, "renamed_accuracy_20": 0.8, "no_theft_20": 0.85}, 0.1),
         ({}, 0.1),
     ],
 )

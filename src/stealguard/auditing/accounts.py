@@ -53,8 +53,8 @@ def accounts_to_reach(
 
     The number is doubled, from 1 up to one query an account, or to the number of a remote victim's keys, until the
     accuracy is reached, and then bisected. What counts is clone accuracy, or what it is after a renaming by 20 labeled
-    samples where that is more (`reached`). More accounts are taken to give no less; where single attacks vary, pass
-    several seeds: the best of them counts.
+    samples where that is more (`Row.stolen_accuracy`). More accounts are taken to give no less; where single attacks
+    vary, pass several seeds: the best of them counts.
 
     Args:
         accuracy: in (0, 1].
@@ -136,8 +136,8 @@ def search(steal: Callable[[int], list[Row]], accuracy: float, limit: int = sys.
 
 
 def reached(row: Row) -> float:
-    """Clone accuracy, or what it is after a renaming of its classes by 20 labeled samples where that is more."""
-    return max(row.clone_accuracy or 0.0, row.metrics.get("renamed_accuracy_20", 0.0))
+    """`Row.stolen_accuracy`, and 0 where nothing was measured."""
+    return row.stolen_accuracy or 0.0
 
 
 def _best(rows: Sequence[Row]) -> float:

@@ -34,7 +34,6 @@ from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
 from stealguard.errors import NotApplicable, StealguardError, pick, require
 from stealguard.identity import code_of, fingerprint, tensor_hash
-from stealguard.nets import is_users, structure
 from stealguard.progress import Tick, bar
 from stealguard.releases import Release
 from stealguard.results import STORE, Row, Rows, Store, VictimFacts
@@ -348,9 +347,8 @@ class _Audit:
         """
         if not isinstance(self._victim, Release):
             return []
-        recipe, defense = self._victim.recipe, code_of(type(self._victim.defense))
-        net = structure(self._victim.model.net) if is_users(recipe["net"]) else ""
-        return [code for code in (defense, net) if code not in ("", recipe["structure"])]
+        own = code_of(type(self._victim.defense)), self._victim.structure
+        return [code for code in own if code not in ("", self._victim.recipe["structure"])]
 
     @cached_property
     def _identity(self) -> str:

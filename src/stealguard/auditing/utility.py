@@ -67,11 +67,11 @@ def logits_of(victim: Release, x: Inputs) -> Tensor:
     return torch.cat([logits(victim.model, x[start : start + BLOCK]) for start in range(0, len(x), BLOCK)])
 
 
-def everything(box: BlackBox, x: Inputs | Tensor, classes: int = 0) -> Tensor:
+def everything(box: BlackBox, x: Inputs | Tensor, classes: int = 1) -> Tensor:
     """The answers to all of `x`, (N, ...) -> (N, K); uniform rows from where the box refuses on.
 
     Args:
-        classes: K, for a box that may refuse the first input; the answers tell it else.
+        classes: K, which the answers tell unless the box refuses the first input.
     """
     found: list[Tensor] = []
     answered = 0

@@ -28,7 +28,7 @@ from stealguard.devices import choose
 from stealguard.errors import ReleaseError, StealguardError, require
 from stealguard.files import durable_move, read_text, replacing, sha256, write_text
 from stealguard.identity import fingerprint, tensor_hash
-from stealguard.nets import NETS, Normalized, adapted, build, check_name, is_users, restore, state_of
+from stealguard.nets import NETS, Normalized, adapted, build, check_name, is_users, restore, state_of, structure
 from stealguard.releases import recipes
 from stealguard.results import VictimFacts, html
 from stealguard.results.honest import sentence
@@ -52,12 +52,14 @@ class Release:
         recipe: how it was made, as JSON data.
         model: from inputs (N, *shape) in [0, 1] to logits (N, K), in evaluation mode; its `net` is the user's own.
         defense: the settings that it was made with.
+        structure: of the user's own net that it was read with; "" if it was not read, or the net is stealguard's.
     """
 
     folder: Path
     recipe: Mapping[str, Any] = field(repr=False)
     model: Defended = field(repr=False)
     defense: Defense
+    structure: str = ""
 
     @cached_property
     def box(self) -> BlackBox:
@@ -294,7 +296,8 @@ def load(
     except ValueError as e:
         word = recipe["net"] if net is None else net if isinstance(net, str) else type(net).__name__
         require(False, "net", "of the architecture of the release", f"`{word}`, which does not fit ({e})")
-    return Release(folder, recipe, model.to(choose(device)).eval(), chosen)
+    read = structure(model.net) if is_users(recipe["net"]) else ""  # before a forward pass changes an attribute
+    return Release(folder, recipe, model.to(choose(device)).eval(), chosen, read)
 
 
 def _defense_of(folder: Path, recipe: Mapping[str, Any], given: str | type[Defense] | None) -> Defense:

@@ -81,6 +81,9 @@ def _ranking(where: str, groups: Sequence[Group]) -> Ranking:
         ways = len(set().union(*map(_finished, spared)) - _finished(lowest))
         why = f"{lowest.label} is lowest, but was not tested with {count(ways, 'attack')} that others were tested with"
         return Ranking(None, f"{where}: no best: {why}.")
+    if lowest.worst and lowest.worst.below_chance and not lowest.worst.renamed:
+        why = f"{lowest.label} is lowest, but its clones are below chance, and no renaming was measured"
+        return Ranking(None, f"{where}: no best: {why}.")
     found = {group.label: paired(lowest.worst, group.worst) for group in others}
     unknown = [name for name, difference in found.items() if difference is None or difference.half is None]
     if unknown:

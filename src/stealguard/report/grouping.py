@@ -59,7 +59,7 @@ def _completed(rows: list[Row]) -> list[Row]:
 def _of_net(victim: VictimFacts) -> tuple[tuple[str, ...], ...]:
     """By what a row that does not say its net's structure finds it: its setting, and else the names of data and net."""
     identity = _identity(victim)
-    return identity, identity[:2]
+    return (identity,) if ":" in victim.net else (identity, identity[:2])
 
 
 def _with_setting(row: Row, newer: VictimFacts | None) -> Row:

@@ -75,6 +75,7 @@ def _cell(cell: Cell, group: Group, baseline: Group | None) -> dict[str, object]
         "chance": cell.chance,
         "below_chance": cell.below_chance,
         **_spread("renamed_accuracy", cell.renamed),
+        **_spread("stolen_accuracy", cell.stolen),
         "interval_over": "victims" if cell.victims > 1 else "seeds",
         **_spread("difference", difference),
         "difference_pairs": difference.n if difference else 0,

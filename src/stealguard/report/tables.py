@@ -85,7 +85,7 @@ def sheet(rows: Iterable[Row]) -> Sheet:
     if any(cell.below_chance for group in groups for cell in group.cells.values()):
         marks.append(f"† below chance: {BELOW_CHANCE}")
     if any(group.worst and group.worst.needs_renaming for group in groups):
-        marks.append("worst, renamed: after 20 labeled samples renamed the clone's classes")
+        marks.append("renamed: with the best names for the clone's classes; in the line `worst`, by 20 labeled samples")
     if over := _over(groups):
         marks.append(f"± half a 95 % t-interval over {over}")
     if not across:

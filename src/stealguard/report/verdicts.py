@@ -39,6 +39,11 @@ class Verdict(NamedTuple):
     chance: float | None
     no_theft: float | None
 
+    @property
+    def tells_nothing(self) -> bool:
+        """Whether the same attacks gain next to nothing on the undefended model either."""
+        return self.word == UNKNOWN and self.undefended is not None and self.defended is not None
+
 
 def verdicts(group: Group, baseline: Group | None) -> list[Verdict]:
     """One verdict a pool and number of owned samples, in the order of their names; of an undefended victim none."""
@@ -54,7 +59,9 @@ def _verdict(what: tuple[int, str], cells: list[Cell], group: Group, baseline: G
     usable = max((cell.usable for cell in cells if cell.usable), key=lambda spread: spread.mean, default=None)
     no_theft = mean(cell.no_theft for cell in cells)
     floor = max((floor for floor in (group.chance, no_theft) if floor is not None), default=None)
-    word = _word(cells, usable, _telling(undefended, floor, baseline), floor, group)
+    weak = undefended is not None and baseline is not None and _near(undefended.mean, floor, baseline)
+    near = usable is not None and _near(usable.mean, floor, group)
+    word = UNKNOWN if weak and near else _word(cells, usable, undefended, floor, group)
     in_family = any(cell.in_family for cell in cells)
     defended = stolen_of(worst_of(cells))
     renamed = usable if usable != defended else None
@@ -75,12 +82,6 @@ def _word(
     if usable.mean >= undefended.mean / 2:
         return UNDECIDED if _near(usable.mean, floor, group) else OPEN
     return UNDECIDED if usable.high >= undefended.mean / 2 or doubtful else REDUCED
-
-
-def _telling(undefended: Spread | None, floor: float | None, baseline: Group | None) -> Spread | None:
-    """What attacks reach on the baseline where they gain something from it; else they show little about a defense."""
-    weak = undefended is None or baseline is None or _near(undefended.mean, floor, baseline)
-    return None if weak else undefended
 
 
 def _near(accuracy: float, floor: float | None, group: Group) -> bool:
@@ -104,9 +105,9 @@ def _failed(cell: Cell) -> bool:
 def overall(found: Sequence[Verdict]) -> str:
     """`holds`, `holds in part`, `does not hold`, `undecided` or `unknown`; an in-family pool alone proves nothing.
 
-    Attackers who own samples are left out: no answer that stays useful stops them.
+    Attackers who own samples are left out: no answer that stays useful stops them. So are pools that tell nothing.
     """
-    found = [verdict for verdict in found if not verdict.own]
+    found = [verdict for verdict in found if not verdict.own and not verdict.tells_nothing]
     words = {verdict.word for verdict in found}
     if words == {PROTECTED} and not all(verdict.in_family for verdict in found):
         return "holds"
@@ -136,7 +137,7 @@ def headline(group: Group, baseline: Group | None) -> str:
     if group.benign and group.benign.mean > 0:
         share = f", which is {percent(min(1.0, worst.reached / group.benign.mean))} of your accuracy"
     asked = f"With {worst.line.budget:,} answers on {count(worst.line.accounts, 'account')}"
-    how = " once its classes are renamed by twenty labeled samples" if worst.needs_renaming else ""
+    how = " once its classes are renamed" if worst.needs_renaming else ""
     failed = sum(map(_failed, group.cells.values()))
     sentences = [
         f"{asked}, a clone reaches {percent(worst.reached)} on your test set{how}{known}{share}.",
@@ -151,7 +152,7 @@ def _renamed(group: Group, worst: Cell) -> str:
     """What a clone of an attacker who owns no samples reaches after renaming, where that is more than the worst one."""
     usable = [cell.usable.mean for cell in group.cells.values() if cell.usable and not cell.line.own]
     best = max(usable, default=worst.reached)
-    more = best > worst.reached
+    more = best >= worst.reached + 0.005
     return f"With the best names for its classes, a clone reaches up to {percent(best)}." if more else ""
 
 
