@@ -59,7 +59,7 @@ COMPARE = ["compare", "grid.yaml", "--out", "out"]
 GRID: dict[str, Any] = {
     "data": ["npz:task.npz"], "nets": ["mlp"], "outliers": {"npz:task.npz": ["npz:outliers.npz"]}, "defenses": ["none"],
     "training": {"epochs": 1, "batch": 16}, "attacks": [{"knockoff": {"budget": 20, "training": {"epochs": 1}}}],
-    "pools": ["npz:pool.npz"], "labels": ["hard"], "treatments": [""], "own": [0], "accounts": [1], "budgets": [20],
+    "pools": ["npz:pool.npz"], "labels": ["hard"], "treatments": [""], "own": [0], "accounts": [1],
     "seeds": [0], "clone": None, "resize": False,
 }  # fmt: skip
 
