@@ -83,8 +83,8 @@ class Guard(Protocol):
     """What is answered: a function of the heads' outputs and of what is remembered.
 
     A guard calls no model. It returns fewer answers than there are inputs to refuse the request: the answers that it
-    returns are then those that the account can still have, if it asks for no more inputs than that. None of them is
-    told, so that the state that comes with them must not count them as answered.
+    returns are then those that the account can still have, if it asks for no more inputs than that. The
+    account gets none of them now, so that the state that comes with them must not count them as answered.
     """
 
     scope: ClassVar[Scope]

@@ -12,7 +12,7 @@ import stealguard as sg
 from samples import blobs
 from stealguard.auditing.utility import everything, milliseconds, utility
 from stealguard.data.inputs import Stored
-from stealguard.errors import Refused
+from stealguard.errors import Invalid, Refused
 from stealguard.types import BlackBox
 
 
@@ -72,3 +72,5 @@ def test_an_honest_account_that_is_refused_at_once_has_uniform_answers() -> None
         raise Refused("no more", 0)
 
     assert torch.equal(everything(box, torch.rand(3, 2), 4), torch.full((3, 4), 0.25))
+    with pytest.raises(Invalid, match="`classes` should be given for a box that refuses the first input"):
+        everything(box, torch.rand(3, 2))

@@ -128,9 +128,9 @@ def audit(
     victim = victim_of(victim, net=net, defense=defense, device=device)
     require(workers == 1 or not isinstance(victim, Remote), "workers", "1 for a model behind a server", workers)
     task = _task(victim, data)
-    if isinstance(victim, Given | Remote):
-        victim = victim.fitted(tuple(task.train.x.shape[1:]), task.classes, task.names)
     shape = tuple(task.train.x.shape[1:])
+    if isinstance(victim, Given | Remote):
+        victim = victim.fitted(shape, task.classes, task.names)
     if isinstance(attacks, str) and attacks in SUITES:
         brought = {"labels": labels, "budgets": budgets or None, "treatments": treatments, "own": own}
         for name, value in brought.items():
@@ -370,10 +370,9 @@ class _Audit:
         name, settings = describe(ATTACKS, theft.attack)
         train = self._task.train.hash if theft.own else ""
         return fingerprint([
-            *self._source, *self._code, self._identity, self._victim.facts().setting, self._task.test.hash, train, name,
-            settings,
-            code_of(type(theft.attack)), theft.pool.x.hash, theft.labels, theft.treatment, theft.own, theft.tunes,
-            theft.accounts, theft.seed, theft.clone.hash, self._device.type,
+            *self._source, *self._code, self._identity, self._victim.facts().setting, self._task.test.hash, train,
+            name, settings, code_of(type(theft.attack)), theft.pool.x.hash, theft.labels, theft.treatment, theft.own,
+            theft.tunes, theft.accounts, theft.seed, theft.clone.hash, self._device.type,
         ])  # fmt: skip
 
     def _ledger(self, box: BlackBox, name: str) -> AnswerLedger:

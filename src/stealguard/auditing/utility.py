@@ -17,7 +17,7 @@ from stealguard.boxes.base import Boxed, ask, logits
 from stealguard.boxes.scaled import Unscaled
 from stealguard.data.inputs import Inputs
 from stealguard.data.scaling import Scaling
-from stealguard.errors import Refused
+from stealguard.errors import Invalid, Refused
 from stealguard.releases import Release
 from stealguard.results.metrics import accuracy, agreement, calibration_error, distortion
 from stealguard.types import BlackBox
@@ -67,11 +67,14 @@ def logits_of(victim: Release, x: Inputs) -> Tensor:
     return torch.cat([logits(victim.model, x[start : start + BLOCK]) for start in range(0, len(x), BLOCK)])
 
 
-def everything(box: BlackBox, x: Inputs | Tensor, classes: int = 1) -> Tensor:
+def everything(box: BlackBox, x: Inputs | Tensor, classes: int | None = None) -> Tensor:
     """The answers to all of `x`, (N, ...) -> (N, K); uniform rows from where the box refuses on.
 
     Args:
         classes: K, which the answers tell unless the box refuses the first input.
+
+    Raises:
+        Invalid: nothing tells K.
     """
     found: list[Tensor] = []
     answered = 0
@@ -81,8 +84,11 @@ def everything(box: BlackBox, x: Inputs | Tensor, classes: int = 1) -> Tensor:
         answered = sum(map(len, found))
         if answered < start + len(part):
             break
-    like = found[0] if found else torch.empty(0, classes)
-    return torch.cat([*found, like.new_full((len(x) - answered, like.shape[1]), 1 / like.shape[1])])
+    k = found[0].shape[1] if found else classes
+    if k is None:
+        raise Invalid("classes", "given for a box that refuses the first input", "none")
+    like = found[0] if found else torch.empty(0)
+    return torch.cat([*found, like.new_full((len(x) - answered, k), 1 / k)])
 
 
 def milliseconds(box: BlackBox, other: BlackBox, x: Tensor, repeats: int) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from stealguard.report.comparing import baselines
 from stealguard.report.naming import BELOW_CHANCE, count, percent
 from stealguard.report.statistics import Spread, mean
 from stealguard.results import Row
+from stealguard.results.row import CLEARLY
 
 NEAR = 0.1  # of the way from the floor to the benign accuracy
 RULE = (
@@ -152,7 +153,7 @@ def _renamed(group: Group, worst: Cell) -> str:
     """What a clone of an attacker who owns no samples reaches after renaming, where that is more than the worst one."""
     usable = [cell.usable.mean for cell in group.cells.values() if cell.usable and not cell.line.own]
     best = max(usable, default=worst.reached)
-    more = best >= worst.reached + 0.005
+    more = best >= worst.reached + CLEARLY
     return f"With the best names for its classes, a clone reaches up to {percent(best)}." if more else ""
 
 
