@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import statistics
 import subprocess
 import sys
@@ -125,9 +126,10 @@ def _resident(name: str) -> float:
 
 
 def _peak_apart(key: str, variant: str) -> float:
-    """`peak` in a process of its own."""
+    """`peak` in a process of its own, whose allocator keeps nothing that was freed: what it keeps differs by run."""
     command = [sys.executable, "-m", "benchmarks.step_cost", "--peak", key, variant]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

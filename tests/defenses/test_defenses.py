@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from typing import Any, Literal
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -279,6 +281,37 @@ def test_evaluation_mode_ends_with_its_block_for_each_part_as_it_was() -> None:
     assert [part.training for part in net.modules()] == [True, True, False]
 
 
+class Watched(nn.Module):
+    """A net that notes at each forward pass how many of its earlier passes can still be differentiated."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net, self.found, self._kept = net, list[int](), WeakSet[Mark]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.found.append(len(self._kept))
+        mark = Mark()
+        self._kept.add(mark)
+        return Marked.apply(self.net(x), mark)
+
+
+class Mark:
+    pass
+
+
+class Marked(torch.autograd.Function):
+    """The identity, whose node of the graph keeps a mark."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mark: Mark) -> Tensor:
+        ctx.mark = mark
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
 class TestInI:
     def terms(self, defense: InI, **batch: object) -> dict[str, Tensor]:
         model = defense.build(model_for((1, 28, 28), 10), noise(4))
@@ -301,6 +334,32 @@ class TestInI:
         assert not alone.needs_outliers
         assert sg.InI().needs_outliers
         assert list(self.terms(alone, outliers=None)) == ["task", "isolation"]
+
+    @pytest.mark.parametrize(("combine", "kept"), [("pcgrad", [0, 0]), ("total", [0, 1])])
+    def test_what_the_task_inputs_need_is_freed_before_the_outliers_pass(
+        self, combine: Literal["pcgrad", "total"], kept: list[int]
+    ) -> None:
+        watched, batch = Watched(mlp()), batch_for((16,), 3)
+        model = replace(sg.InI(), combine=combine, surrogate="mlp").build(watched, batch.x)
+        model.surrogates(batch.x)
+        losses = model.losses(batch)
+        assert watched.found[-2:] == kept
+        assert len(losses) == 4
+
+    @pytest.mark.parametrize("layers", ["all", "head"])
+    def test_gradients_are_the_same_whether_taken_at_once_or_later(self, layers: Literal["all", "head"]) -> None:
+        net, batch = mlp().double(), batch_for((16,), 3)
+        batch = Batch(batch.x.double(), batch.y, batch.z.double())
+        at_once, later = (
+            replace(sg.InI(), combine=combine, surrogate_layers=layers).build(net, batch.x)
+            for combine in ("pcgrad", "total")
+        )
+        expected = later.losses(batch)
+        for name, loss in at_once.losses(batch).items():
+            torch.testing.assert_close(loss, expected[name], rtol=0, atol=0)
+            found = torch.autograd.grad(3 * loss, list(net.parameters()))
+            right = torch.autograd.grad(3 * expected[name], list(net.parameters()), retain_graph=True)
+            torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-15)
 
     def test_several_surrogates_are_averaged(self) -> None:
         net, batch = model_for((1, 28, 28), 10), batch_for((1, 28, 28), 10)

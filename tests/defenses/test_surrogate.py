@@ -17,6 +17,8 @@ from stealguard.defenses.surrogate import (
     READINGS,
     LastLayer,
     Linearization,
+    _moves,
+    _Traced,
     isolation,
     isolation_at,
     magnitude,
@@ -252,6 +254,15 @@ def test_reading_the_head_leaves_modes_and_statistics_alone() -> None:
 def test_wrong_layers_of_the_surrogate_are_named() -> None:
     with pytest.raises(Invalid, match=r"`surrogate_layers` should be one of all, head\. Found `last`"):
         sg.InI(surrogate_layers="last")
+
+
+def test_a_jacobian_vector_product_frees_what_backward_passes_read() -> None:
+    net, x = build("lenet5", torch.rand(2, 1, 28, 28), 10, seed=0), torch.rand(2, 1, 28, 28)
+    products = Linearization(net, x)._products
+    assert isinstance(products, _Traced)
+    products.jvp(products.vjp(torch.ones(2, 10)))
+    kept = [products.logits, *products._tape._values.values(), *products._tape.env.values()]
+    assert not any(map(_moves, kept))
 
 
 def test_vjp_and_jvp_are_each_others_transpose() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from stealguard.errors import Invalid, StealguardError
-from stealguard.training.combine import COMBINES, _project, pcgrad, total, upgrad
+from stealguard.training.combine import COMBINES, _project, pcgrad, settled, total, upgrad
 
 
 def linear_losses(gradients: Tensor) -> tuple[list[Tensor], list[nn.Parameter]]:
@@ -33,6 +33,15 @@ def test_without_conflict_nothing_is_projected(name: str) -> None:
     COMBINES[name](losses, parameters)
     merged = gradients.sum(dim=0) if name == "total" else gradients.mean(dim=0)
     torch.testing.assert_close(written(parameters), merged, atol=1e-6, rtol=0)
+
+
+def test_settled_losses_have_the_same_values_and_gradients() -> None:
+    losses, parameters = linear_losses(torch.randn(3, 5, dtype=torch.float64))
+    taken = settled(dict(zip("abc", losses, strict=True)), parameters)
+    for loss, name in zip(losses, taken, strict=True):
+        assert torch.equal(taken[name], loss)
+        expected = torch.autograd.grad(2 * loss, parameters, retain_graph=True)
+        assert all(map(torch.equal, torch.autograd.grad(2 * taken[name], parameters), expected))
 
 
 def test_pcgrad_by_hand() -> None:

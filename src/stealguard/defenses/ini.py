@@ -14,15 +14,17 @@ from torch.nn import functional as F
 
 from stealguard.defenses.base import Cost, Defended, Defense, evaluating, surrogate_of
 from stealguard.defenses.decoys import Decoyed, Decoys
-from stealguard.defenses.surrogate import LAYERS, READINGS, Layers, Reading, isolation_at, magnitude_at
+from stealguard.defenses.surrogate import LAYERS, READINGS, Layers, Linear, Reading, isolation_at, magnitude_at
 from stealguard.defenses.suspicion import KEPT, SUSPECTS, Gate, Measured, Suspects, Suspicion
 from stealguard.devices import device_of
 from stealguard.errors import pick, require, require_weight
 from stealguard.nets import build, seed_from
 from stealguard.seeds import derive
-from stealguard.training.combine import COMBINES
+from stealguard.training.combine import COMBINES, settled
 from stealguard.training.losses import induction
 from stealguard.types import Batch
+
+TERMS = "task", "induction", "isolation", "magnitude"  # in the order in which the authors give them to PCGrad
 
 
 class Isolated(Defended):
@@ -52,21 +54,41 @@ class Isolated(Defended):
         return [surrogate.to(like) for surrogate in self._surrogates]
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
-        """The weighted terms, in the authors' order; each batch goes through the net on its own."""
-        settings, surrogates, v = self.settings, self.surrogates(batch.x), self.net(batch.x)
-        linear = LAYERS[settings.surrogate_layers]
+        """The weighted terms, in the authors' order; each batch goes through the net on its own.
+
+        Where each loss has a backward pass of its own, these passes are taken here: what is kept for the task inputs is
+        then freed before the outliers go through the net.
+        """
+        settle = dict if self.settings.combine == "total" else partial(settled, by=self._trained())
+        terms = {**settle(self._on_task(batch)), **settle(self._on_outliers(batch))}
+        return {name: terms[name] for name in TERMS if name in terms}
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.net.parameters() if p.requires_grad]
+
+    def _on_task(self, batch: Batch) -> Mapping[str, Tensor]:
+        settings, v = self.settings, self.net(batch.x)
         terms = {"task": F.cross_entropy(v, batch.y)}
-        if settings.needs_outliers:
-            on_outliers = self.net(batch.z)
-            at_outliers = [linear(s, batch.z) for s in surrogates]
-        if settings.gamma:
-            terms["induction"] = settings.gamma * _mean(induction(on_outliers, s.logits) for s in at_outliers)
         if settings.delta:
-            on_task = (isolation_at(v, linear(s, batch.x), batch.y, settings.reading) for s in surrogates)
-            terms["isolation"] = settings.delta * _mean(on_task)
-        if settings.epsilon:
-            sizes = (magnitude_at(on_outliers, s, settings.reading) for s in at_outliers)
-            terms["magnitude"] = settings.epsilon * _mean(sizes)
+            linear, surrogates = LAYERS[settings.surrogate_layers], self.surrogates(batch.x)
+            cosines = (isolation_at(v, linear(s, batch.x), batch.y, settings.reading) for s in surrogates)
+            terms["isolation"] = settings.delta * _mean(cosines)
+        return terms
+
+    def _on_outliers(self, batch: Batch) -> Mapping[str, Tensor]:
+        if not self.settings.needs_outliers:
+            return {}
+        v, linear = self.net(batch.z), LAYERS[self.settings.surrogate_layers]
+        weights = {"induction": self.settings.gamma, "magnitude": self.settings.epsilon}
+        found = [self._at_outliers(v, linear(s, batch.z)) for s in self.surrogates(batch.z)]
+        return {name: weights[name] * _mean(one[name] for one in found) for name in found[0]}
+
+    def _at_outliers(self, v: Tensor, surrogate: Linear) -> dict[str, Tensor]:
+        terms = {}
+        if self.settings.gamma:
+            terms["induction"] = induction(v, surrogate.logits)
+        if self.settings.epsilon:
+            terms["magnitude"] = magnitude_at(v, surrogate, self.settings.reading)
         return terms
 
 

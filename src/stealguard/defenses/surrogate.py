@@ -23,7 +23,7 @@ from torch.autograd import forward_ad
 from torch.backends import cudnn
 from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.node import map_arg
+from torch.fx.node import map_aggregate, map_arg
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -31,7 +31,7 @@ from stealguard.defenses.base import evaluating
 from stealguard.devices import switched, without_tf32
 from stealguard.errors import Invalid, require
 from stealguard.seeds import seeded
-from stealguard.training.losses import inner, mean_abs, norm
+from stealguard.training.losses import inner, known, mean_abs, norm
 from stealguard.training.ranks import present
 
 Reading = Literal["paper", "official"]
@@ -66,7 +66,8 @@ def isolation_at(logits: Tensor, surrogate: Linear, y: Tensor, reading: Reading 
         n1, n2 = norm(g1), norm(g2)
         cosine = inner(g1, g2) / (n1 * n2)
         u = [(b / n2 - cosine * a / n1) / n1 for a, b in zip(g1, g2, strict=True)]
-    return _Known.apply(logits, cosine, learned.pullback(surrogate.jvp(u)))
+        del g1, g2
+    return known(cosine, [logits], [learned.pullback(surrogate.jvp(u))])
 
 
 def magnitude(logits: Tensor, surrogate: nn.Module, z: Tensor, reading: Reading = "official") -> Tensor:
@@ -82,7 +83,7 @@ def magnitude_at(logits: Tensor, surrogate: Linear, reading: Reading = "official
     learned = Taught(logits, surrogate.logits, reading)
     g = surrogate.vjp(learned.cotangent)
     size = sum(t.numel() for t in g)
-    return _Known.apply(logits, mean_abs(g), learned.pullback(surrogate.jvp([t.sign() / size for t in g])))
+    return known(mean_abs(g), [logits], [learned.pullback(surrogate.jvp([t.sign() / size for t in g]))])
 
 
 class Taught:
@@ -117,22 +118,11 @@ def _softmax_jvp(p: Tensor, a: Tensor) -> Tensor:
     return p * (a - (p * a).sum(dim=1, keepdim=True))
 
 
-class _Known(torch.autograd.Function):
-    """A scalar whose gradient with respect to the logits is already known."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient.to(logits.dtype))
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return upstream[0] * gradient, None, None
-
-
 class Linear(Protocol):
-    """A frozen module at some inputs: its logits (B, K), and products with its Jacobian J in weights of its own."""
+    """A frozen module at some inputs: its logits (B, K), and products with its Jacobian J in weights of its own.
+
+    `jvp` comes last: it frees what only `vjp` reads.
+    """
 
     logits: Tensor
 
@@ -248,7 +238,7 @@ def _exactly(x: Tensor) -> Iterator[None]:
 
 
 class _Products:
-    """Logits (B, K) that autograd can differentiate by the weights, and a rule for Jacobian-vector products."""
+    """Logits (B, K) that autograd can differentiate by the weights, until a Jacobian-vector product is computed."""
 
     logits: Tensor
     _weights: list[Tensor]
@@ -258,6 +248,10 @@ class _Products:
         return list(torch.autograd.grad(self.logits, wanted, c, retain_graph=True, materialize_grads=True))
 
     def jvp(self, u: Sequence[Tensor]) -> Tensor:
+        self.logits = self.logits.detach()  # nothing else holds what backward passes read
+        return self._push(u)
+
+    def _push(self, u: Sequence[Tensor]) -> Tensor:
         raise NotImplementedError
 
 
@@ -275,7 +269,7 @@ class _Direct(_Products):
         with evaluating(self._module):
             return self._forward(*weights, *(b.clone() for b in self._buffers), self._x.clone())
 
-    def jvp(self, u: Sequence[Tensor]) -> Tensor:
+    def _push(self, u: Sequence[Tensor]) -> Tensor:
         try:
             return self._twice(u)
         except (RuntimeError, NotImplementedError):  # an operation that torch can differentiate only once, or forwards
@@ -300,9 +294,9 @@ class _Traced(_Products):
     def __init__(self, graph: fx.GraphModule, module: nn.Module, x: Tensor):
         self._weights, self._tape = _leaves(module), _Tape(graph)
         with torch.enable_grad():
-            self.logits = self._tape.run(*self._weights, *module.buffers(), x)
+            self.logits = self._tape.record(*self._weights, *module.buffers(), x)
 
-    def jvp(self, u: Sequence[Tensor]) -> Tensor:
+    def _push(self, u: Sequence[Tensor]) -> Tensor:
         return self._tape.push(u)
 
 
@@ -384,7 +378,8 @@ def _checked_graph(module: nn.Module, x: Tensor) -> fx.GraphModule | None:
 
 def _derivatives(at: _Products, u: list[Tensor], c: Tensor) -> list[Tensor]:
     """Logits, J u and J^T c: what two ways to compute the same products must agree in."""
-    return [at.logits.detach(), at.jvp(u), *at.vjp(c)]
+    backward = at.vjp(c)
+    return [at.logits.detach(), at.jvp(u), *backward]
 
 
 def _random_directions(at: _Products) -> tuple[list[Tensor], Tensor]:
@@ -415,14 +410,22 @@ def _tolerance(like: Tensor) -> float:
 
 
 class _Tape(fx.Interpreter):
-    """Runs a graph, keeps the value of every node, and can push tangents through it afterwards."""
+    """Runs a graph, keeps the values that tangents are computed from, and can push tangents through it afterwards."""
 
     def __init__(self, graph: fx.GraphModule):
-        super().__init__(graph, garbage_collect_values=False)
+        super().__init__(graph)
         self._values: dict[fx.Node, Any] = {}
 
+    def record(self, *given: Tensor) -> Tensor:
+        logits: Tensor = self.run(*given)
+        self.env.clear()
+        return logits
+
     def run_node(self, n: fx.Node) -> Any:
-        self._values[n] = value = super().run_node(n)
+        value, sources = super().run_node(n), {source: self.env[source] for source in n.all_input_nodes}
+        if any(map(_moves, sources.values())) and n.target is not operator.getitem:
+            read = {n: value} if n.target in _BY_RESULT else sources
+            self._values |= {node: map_aggregate(found, _still) for node, found in read.items()}
         return value
 
     @torch.no_grad()
@@ -433,6 +436,9 @@ class _Tape(fx.Interpreter):
         for node in nodes:
             if node.op == "call_function" and any(moving.get(n) is not None for n in node.all_input_nodes):
                 moving[node] = self._tangent(node, moving)
+            if node.op != "output":
+                for done in self.user_to_last_uses.get(node, ()):  # as many tangents as values would else be kept
+                    moving.pop(done, None)
         return moving[nodes[-1].args[0]]  # type: ignore[no-any-return]
 
     def _tangent(self, node: fx.Node, moving: dict[fx.Node, Any]) -> Any:
@@ -440,8 +446,8 @@ class _Tape(fx.Interpreter):
         if node.target is operator.getitem:
             source, index = node.args
             return moving[source][index]  # type: ignore[index]
-        if node.target is _aten.max_pool2d_with_indices.default:
-            return _gather(moving[node.all_input_nodes[0]], self._values[node][1]), None
+        if node.target in _BY_RESULT:
+            return _BY_RESULT[node.target](moving[node.all_input_nodes[0]], self._values[node])
         tangents = [moving.get(a) if isinstance(a, fx.Node) else None for a in node.args]
         factors, summand = _BILINEAR.get(node.target, ((), None))
         if any(tangents[i] is not None for i in factors):
@@ -472,9 +478,31 @@ _BILINEAR: dict[Any, tuple[tuple[int, ...], int | None]] = {  # positions of the
 }
 
 
-def _gather(tangent: Tensor, indices: Tensor) -> Tensor:
+def _rectified(tangent: Tensor, result: Tensor) -> Tensor:
+    return _aten.threshold_backward(tangent, result, 0)  # type: ignore[no-any-return]
+
+
+def _pooled(tangent: Tensor, result: tuple[Tensor, Tensor]) -> tuple[Tensor, None]:
     """The tangents (..., H, W) at the pooled maxima, which the forward has already found."""
-    return tangent.flatten(-2).gather(-1, indices.flatten(-2)).view_as(indices)
+    indices = result[1]
+    return tangent.flatten(-2).gather(-1, indices.flatten(-2)).view_as(indices), None
+
+
+_BY_RESULT: dict[Any, Callable[[Tensor, Any], Any]] = {
+    _aten.relu.default: _rectified,
+    _aten.max_pool2d_with_indices.default: _pooled,
+}
+"""Tangents that follow from an operation's result, so that its input is not kept."""
+
+
+def _still(value: Any) -> Any:
+    """A tensor without the graph that gave it, or anything else as it is."""
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _moves(value: Any) -> bool:
+    """Whether a node's value depends on the weights."""
+    return any(map(_moves, value)) if isinstance(value, tuple | list) else getattr(value, "requires_grad", False)
 
 
 def _product_rule(op: Any, values: Any, tangents: Any, factors: tuple[int, ...], summand: int | None) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from stealguard.errors import StealguardError, require
+from stealguard.training.losses import known
 from stealguard.training.ranks import ALONE, present
 
 
@@ -52,6 +53,16 @@ def upgrad(losses: Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> None
     _weigh(losses, parameters, lambda gram: UPGradWeighting()(gram.cpu()))
 
 
+def settled(losses: Mapping[str, Tensor], by: Sequence[nn.Parameter]) -> dict[str, Tensor]:
+    """The losses with their gradients by these parameters taken, so that nothing else of what gave them is kept."""
+    found = {}
+    for name, loss in losses.items():
+        with torch.autocast(loss.device.type, enabled=False):
+            gradients = torch.autograd.grad(loss, by, retain_graph=True, materialize_grads=True)
+        found[name] = known(loss.detach(), by, gradients)
+    return found
+
+
 COMBINES = {"total": total, "pcgrad": pcgrad, "upgrad": upgrad}
 
 
@@ -80,13 +91,16 @@ def _weigh(losses: Sequence[Tensor], parameters: Iterable[nn.Parameter], weighti
     """Write the sum of the losses' gradients under the weights (K,) that `weighting` reads off their Gram matrix."""
     wanted = list(parameters)
     rows = [_gradient(loss, wanted, keep=True) for loss in losses]
-    columns = [torch.stack([g.reshape(-1) for g in gs]) for gs in zip(*rows, strict=True)]  # (K, n) a parameter
-    gram = torch.stack([(c @ c.T).double() for c in columns]).sum(dim=0)
+
+    def columns() -> Iterator[Tensor]:  # (K, n) a parameter: copies, of which one at a time is kept
+        return (torch.stack([g.reshape(-1) for g in gs]) for gs in zip(*rows, strict=True))
+
+    gram = torch.stack([(c @ c.T).double() for c in columns()]).sum(dim=0)
     weights = weighting(gram)
     if present() is not ALONE:
         weights = present().told(weights.cpu())
-    weights = weights.to(columns[0])
-    _write(wanted, [(weights @ c).view_as(p) for p, c in zip(wanted, columns, strict=True)])
+    weights = weights.to(rows[0][0])
+    _write(wanted, ((weights @ c).view_as(p) for p, c in zip(wanted, columns(), strict=True)))
 
 
 def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter], keep: bool = False) -> Sequence[Tensor]:
@@ -94,7 +108,7 @@ def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter], keep: bool = Fal
     return present().mean(torch.autograd.grad(loss, parameters, retain_graph=keep, materialize_grads=True))
 
 
-def _write(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+def _write(parameters: Sequence[nn.Parameter], gradients: Iterable[Tensor]) -> None:
     """Each gradient in the layout of its parameter, as fused optimizers ask for."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         alike = gradient.stride() == parameter.stride()

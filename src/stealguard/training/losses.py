@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,31 @@ def norm(a: Sequence[Tensor]) -> Tensor:
 def mean_abs(a: Sequence[Tensor]) -> Tensor:
     """Mean absolute entry of a vector that is kept as a list of tensors."""
     return torch.stack([t.abs().sum() for t in a]).sum() / sum(t.numel() for t in a)
+
+
+class _Known(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *by_and_gradients: Tensor) -> Tensor:
+        n = len(by_and_gradients) // 2
+        by, gradients = by_and_gradients[:n], by_and_gradients[n:]
+        ctx.save_for_backward(*(g.to(tensor.dtype) for tensor, g in zip(by, gradients, strict=True)))
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.saved_tensors
+        return None, *(upstream[0] * gradient for gradient in gradients), *(None for _ in gradients)
+
+
+def known(value: Tensor, by: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """A scalar with this value, whose gradients by the tensors `by` are already known.
+
+    >>> x = torch.tensor(3.0, requires_grad=True)
+    >>> (2 * known(torch.tensor(9.0), [x], [torch.tensor(6.0)])).backward()
+    >>> x.grad
+    tensor(12.)
+    """
+    return _Known.apply(value, *by, *gradients)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def task_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
