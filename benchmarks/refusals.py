@@ -61,7 +61,7 @@ def main() -> None:
             started, seed = time.process_time(), derive(given.seed, path.name, given.pool, most)
             release = sg.load(path, device=given.device)
             task = release.recipe["data"]["name"]
-            told = {name: release.recipe.get("honest", {}).get(name) for name in ("served", "alone")}
+            told = {name: (release.recipe.get("honest") or {}).get(name) for name in ("served", "alone")}
             clone, spent = steal(
                 release, pool(given.pool, task), most, Refusals(covers=given.covers), seed, given.device
             )
