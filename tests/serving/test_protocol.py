@@ -86,6 +86,19 @@ def test_numbers_from_0_to_1_are_known_as_such(value: float, place: int) -> None
         assert read(sent, length, SPEC).unit == (0 <= value <= 1)
 
 
+def test_a_header_that_came_before_is_read_for_its_own_tensor_and_model() -> None:
+    sent, length = binary(id="again")
+    other, more = binary(X + 1, id="again")
+    assert sent[:length] == other[:more]
+    for tensor_bytes, expected in ((sent, X), (other, X + 1), (sent, X)):
+        query = read(tensor_bytes, length, SPEC)
+        np.testing.assert_array_equal(query.x, expected)
+        assert query.id == "again"
+    refused(sent[:-1], length)
+    with pytest.raises(BadRequest, match="at most 1 inputs"):
+        read(sent, length, SPEC._replace(rows=1))
+
+
 def test_a_memoryview_is_read_like_bytes() -> None:
     sent, length = binary()
     np.testing.assert_array_equal(read(memoryview(sent), length, SPEC).x, X)

@@ -279,13 +279,11 @@ class Suspicion(Plain):
 
     def _answers(self, signals: Array, passed: list[bool]) -> Array:
         """The answers, (N, K), if the net answers these queries, and none that comes later."""
-        named, known = signals[:, 1:3].tolist(), self._gate.measured.numbers
-        classes, decoys = self._classes, self._gate.decoys
-        chosen = [int(other) if decoys else classes for _, other in named]
-        for n, ok in enumerate(passed):
-            if ok:
-                chosen[n] = int(named[n][0])
-        return _shapes(classes, known.confidence, signals.dtype).take(chosen, axis=0)
+        net, chosen = signals[:, 1:3].T.astype(np.intp)
+        if not self._gate.decoys:
+            chosen.fill(self._classes)
+        np.copyto(chosen[: len(passed)], net[: len(passed)], where=passed)
+        return _shapes(self._classes, self._gate.measured.numbers.confidence, signals.dtype).take(chosen, axis=0)
 
     def __call__(self, outputs: Mapping[str, Tensor], x: Tensor, state: State, /) -> tuple[Tensor, State]:
         left, given = int(state["left"]), self.digest(outputs)[SIGNALS]

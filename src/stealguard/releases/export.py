@@ -42,6 +42,7 @@ FORMAT = 1
 INPUT, OUTPUT = "input", "probabilities"
 LARGEST, USUAL, SHARE = 1e-4, 1e-5, 0.999  # differences: of any row at most, and of that share of the rows at most
 ROWS = 1000  # of task inputs and of outliers, at least, that an export is compared on
+PART = 64  # rows that a thread of the processor computes at once: the numbers between layers of more leave its cache
 
 To = Literal["onnx", "torch"]
 TOS: tuple[To, ...] = get_args(To)
@@ -340,7 +341,7 @@ class Session:
     """An ONNX graph as ONNX Runtime computes it, from inputs (N, *shape) to its outputs by name.
 
     On its own threads, which wait without spinning, numbers below the least normal one count as 0: they slow a
-    processor down by far. Inputs of more than `CHUNK` rows are computed in parts.
+    processor down by far. More rows than `PART` for each thread, or `CHUNK` on a GPU, are computed in parts.
 
     Args:
         graph: the content of an ONNX file.
@@ -363,6 +364,7 @@ class Session:
         torch.set_flush_denormal(flushed)  # the session changes this thread as well, for good
         self.names = list(outputs) or [output.name for output in self._session.get_outputs()]
         self._run = self._session.run
+        self._rows = CHUNK if cuda else min(CHUNK, PART * threads)
 
     @property
     def notes(self) -> dict[str, str]:
@@ -371,10 +373,11 @@ class Session:
 
     def __call__(self, x: NDArray[np.float32]) -> dict[str, Tensor]:
         """The outputs, in memory that they share with ONNX Runtime's arrays."""
-        if len(x) <= CHUNK:
+        rows = self._rows
+        if len(x) <= rows:
             found = self._run(self.names, {INPUT: x})
         else:
-            parts = [self._run(self.names, {INPUT: x[i : i + CHUNK]}) for i in range(0, len(x), CHUNK)]
+            parts = [self._run(self.names, {INPUT: x[i : i + rows]}) for i in range(0, len(x), rows)]
             found = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
         return {name: torch.from_numpy(array) for name, array in zip(self.names, found, strict=True)}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 from math import prod
 from typing import Any, NamedTuple
@@ -24,8 +25,9 @@ HEADER_LENGTH = "inference-header-content-length"
 
 _SMALL = 65_536  # bytes of JSON that are parsed without a look at what they would become
 _OTHERS = 1_000  # commas, lists and objects of a request beside those of its inputs
+_REPEATED = 1_024  # bytes of JSON before a binary tensor that are kept: most of a client's requests have the same
 _ID = 10_000  # characters of an `id`, which is kept until its request is answered
-_DATATYPES = {"FP32": "<f4", "FP16": "<f2", "FP64": "<f8"}
+_DATATYPES: Mapping[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP16": np.dtype("<f2"), "FP64": np.dtype("<f8")}
 _ONE = int(np.float32(1).view(np.uint32))
 
 
@@ -97,16 +99,13 @@ def read(body: bytes | memoryview, header_length: int | None, spec: Spec) -> Que
     """
     text, rest = bytes(body), memoryview(b"")  # bytes are not copied
     if header_length == 0:
-        return _query(_from_bytes(text, "<f4", (1, *spec.shape)), None, True)
+        return _query(_from_bytes(text, _DATATYPES["FP32"], (1, *spec.shape)), None, True)
     if header_length is not None:
         if not 0 < header_length <= len(text):
             raise BadRequest(f"`{HEADER_LENGTH}` should be from 0 to the body's {len(text)}. Found {header_length}.")
         text, rest = text[:header_length], memoryview(text)[header_length:]
-    request = _parsed(text, spec)
-    given = request.get("id")
-    if given is not None and (type(given) is not str or len(given) > _ID):
-        raise BadRequest(f"`id` should be a string of at most {_ID:,} characters. Found {_short(given)}.")
-    return _query(_inputs(request, text, rest, spec), given, _wants_binary(request))
+    given = (_repeated if len(rest) and len(text) <= _REPEATED else _given)(text, spec)
+    return _query(_inputs(given, text, rest), given.id, given.binary)
 
 
 def write(answers: NDArray[np.float32], query: Query, spec: Spec) -> tuple[bytes, dict[str, str]]:
@@ -155,6 +154,51 @@ def _short(value: object) -> str:
     return f"`{str(value)[:40]}`"
 
 
+class _Given(NamedTuple):
+    """What the JSON of a request says, but for the numbers in it.
+
+    Attributes:
+        id: of the request.
+        binary: whether the answers go back as a binary tensor.
+        tensor: the input.
+        datatype: of the input.
+        shape: of the input.
+        size: how many bytes the input has after the JSON, or None.
+    """
+
+    id: str | None
+    binary: bool
+    tensor: Mapping[str, Any]
+    datatype: np.dtype[Any]
+    shape: tuple[int, ...]
+    size: object
+
+
+def _given(text: bytes, spec: Spec) -> _Given:
+    request = _parsed(text, spec)
+    given_id = request.get("id")
+    if given_id is not None and (type(given_id) is not str or len(given_id) > _ID):
+        raise BadRequest(f"`id` should be a string of at most {_ID:,} characters. Found {_short(given_id)}.")
+    tensors = request.get("inputs")
+    if type(tensors) is not list or len(tensors) != 1 or type(tensors[0]) is not dict:
+        raise BadRequest(f"`inputs` should be a list of one tensor, `{INPUT}`. Found {_short(tensors)}.")
+    tensor = tensors[0]
+    if tensor.get("name") != INPUT:
+        raise BadRequest(f"The input's `name` should be `{INPUT}`. Found {_short(tensor.get('name'))}.")
+    datatype = tensor.get("datatype")
+    if type(datatype) is not str or datatype not in _DATATYPES:
+        raise BadRequest(f"`datatype` should be one of {', '.join(_DATATYPES)}. Found {_short(datatype)}.")
+    shape = _shape(tensor.get("shape"), spec)
+    parameters = _parameters(tensor)
+    if "shared_memory_region" in parameters:
+        raise BadRequest("This server takes no tensors in shared memory.", 501)
+    size = parameters.get("binary_data_size")
+    return _Given(given_id, _wants_binary(request), tensor, _DATATYPES[datatype], shape, size)
+
+
+_repeated = lru_cache(64)(_given)
+
+
 def _parsed(text: bytes, spec: Spec) -> dict[str, Any]:
     if len(text) > _SMALL:
         _check_marks(text, spec)
@@ -187,31 +231,18 @@ def _parameters(of: Mapping[str, Any]) -> Mapping[str, Any]:
     return given
 
 
-def _inputs(request: Mapping[str, Any], text: bytes, rest: memoryview, spec: Spec) -> NDArray[np.float32]:
+def _inputs(given: _Given, text: bytes, rest: memoryview) -> NDArray[np.float32]:
     """The inputs (N, *shape), from the JSON text or from the binary `rest` of the body."""
-    tensors = request.get("inputs")
-    if type(tensors) is not list or len(tensors) != 1 or type(tensors[0]) is not dict:
-        raise BadRequest(f"`inputs` should be a list of one tensor, `{INPUT}`. Found {_short(tensors)}.")
-    tensor = tensors[0]
-    if tensor.get("name") != INPUT:
-        raise BadRequest(f"The input's `name` should be `{INPUT}`. Found {_short(tensor.get('name'))}.")
-    datatype = tensor.get("datatype")
-    if type(datatype) is not str or datatype not in _DATATYPES:
-        raise BadRequest(f"`datatype` should be one of {', '.join(_DATATYPES)}. Found {_short(datatype)}.")
-    shape = _shape(tensor.get("shape"), spec)
-    parameters = _parameters(tensor)
-    if "shared_memory_region" in parameters:
-        raise BadRequest("This server takes no tensors in shared memory.", 501)
-    size = parameters.get("binary_data_size")
+    tensor, size = given.tensor, given.size
     if size is None:
         if len(rest):
             raise BadRequest(f"The body should end with the JSON. Found {len(rest)} further bytes.")
-        return _from_json(tensor.get("data"), text, shape)
+        return _from_json(tensor.get("data"), text, given.shape)
     if type(size) is not int or size != len(rest):
         raise BadRequest(f"`binary_data_size` should be the {len(rest)} bytes after the JSON. Found {_short(size)}.")
     if "data" in tensor:
         raise BadRequest("A tensor should have `data` or `binary_data_size`. Found both.")
-    return _from_bytes(rest, _DATATYPES[datatype], shape)
+    return _from_bytes(rest, given.datatype, given.shape)
 
 
 def _shape(given: object, spec: Spec) -> tuple[int, ...]:
@@ -230,15 +261,15 @@ def _shape(given: object, spec: Spec) -> tuple[int, ...]:
     return tuple(given)
 
 
-def _from_bytes(data: bytes | memoryview, datatype: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    count = prod(shape)
-    if len(data) != count * int(datatype[-1]):
-        raise BadRequest(f"The tensor should have {count * int(datatype[-1])} bytes. Found {len(data)}.")
-    numbers = np.frombuffer(data, datatype).reshape(shape)
-    if datatype == "<f8":
-        with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
-            return numbers.astype(np.float32)
-    return numbers.astype(np.float32, copy=False)
+def _from_bytes(data: bytes | memoryview, datatype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    size = prod(shape) * datatype.itemsize
+    if len(data) != size:
+        raise BadRequest(f"The tensor should have {size} bytes. Found {len(data)}.")
+    numbers = np.ndarray(shape, datatype, data)
+    if datatype == np.float32:
+        return numbers
+    with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
+        return numbers.astype(np.float32)
 
 
 def _from_json(data: object, text: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
