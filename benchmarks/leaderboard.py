@@ -113,8 +113,8 @@ def _of_adaptive(task: str) -> list[Entry]:
             cells[row["accounts"]][how].append((row["clone_accuracy"], row["renamed_accuracy_20"]))
     runs: dict[tuple[int, str, str], list[tuple[float, float]]] = defaultdict(list)  # of each victim
     for row in refused:
-        if row["variant"] in ("", "first version"):
-            how = ", ".join(filter(None, ["refusals", row["pool_name"], "hard", row["variant"]]))
+        if not row["variant"]:
+            how = f"refusals, {row['pool_name']}, hard"
             values = row["clone_accuracy"], row["renamed_accuracy_20"]
             runs[row["accounts"], how, row["victim"]].append(values)
     for (accounts, how, _), of_victim in runs.items():

@@ -87,6 +87,7 @@ STOLEN = ["clone_accuracy", "renamed_accuracy_20"]
     [
         (["pool_name", "accounts"], MEMORY | {"attack": "told explore"}),
         (["pool_name", "accounts"], MEMORY | {"attack": "told early"}),
+        (["pool_name", "accounts"], MEMORY | {"variant": "earlier settings"}),
         (["attack", "labels"], MEMORY | {"accounts": "1", "pool_name": "letters"}),
         (["attack", "labels"], {"measurement": "theft", "guard": "none"}),
     ],
@@ -131,7 +132,9 @@ def test_the_table_of_refusals_on_cifar10_is_means_of_committed_rows() -> None:
 
 
 def test_the_table_of_refusals_on_fashion_mnist_is_means_of_committed_rows() -> None:
-    table = means.table(HOME / "docs/results/refusals-fashion.jsonl", ["pool_name", "accounts"], STOLEN)
+    table = means.table(
+        HOME / "docs/results/refusals-fashion.jsonl", ["pool_name", "accounts"], STOLEN, {"variant": ""}
+    )
     assert table in NOTEBOOK
 
 
@@ -152,7 +155,7 @@ def test_the_table_of_related_queries_is_means_of_committed_rows() -> None:
     assert table in NOTEBOOK
 
 
-@pytest.mark.parametrize("variant", ["", "first version", "first version, floor=0"])
+@pytest.mark.parametrize("variant", ["", "earlier settings"])
 def test_the_tables_of_refusals_are_computed_from_committed_rows(variant: str) -> None:
     by, of = ["pool_name", "accounts", "victim"], ["clone_accuracy", "renamed_accuracy_20"]
     assert means.table(HOME / "docs/results/refusals.jsonl", by, of, {"variant": variant}) in NOTEBOOK

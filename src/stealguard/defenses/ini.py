@@ -209,8 +209,8 @@ class RobustInI(Defense):
 
     answering = ("strictness", "floor", "memory", "suspicion", "suspects", "decoys")
 
-    strictness: float = 5.0
-    floor: float = -5.0
+    strictness: float = 6.0
+    floor: float = -3.0
     memory: bool = True
     suspicion: float = 20.0
     suspects: Suspects = "refuse"
