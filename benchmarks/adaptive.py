@@ -502,11 +502,10 @@ def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
     made += [("related", {"kept": 16_384, "accounts": a}) for a in (1000, 20_000)]
     for name, value in (variant.split("=") for variant in variants):
         other = {name: float(value)}
-        made += [("theft", {"attack": "told explore", "accounts": a, **other}) for a in (100, 1000, 20_000)]
+        made += [("theft", {"attack": "told explore", "accounts": a, **other}) for a in (1000, 20_000)]
         made += [("honest", {"how": "as it is", "share": shares[0], **other})]
         made += [("cover", {"k": 10, **other})] if drawn else []
-        made += [("honest", {"how": "moved", **other})]
-        made += [("first five", {"how": how, **other}) for how in ("as it is", "half moved")]
+        made += [("honest", {"how": "moved", **other}), ("first five", {"how": "as it is", **other})]
     return [Work(victim, name, tuple(settings.items())) for name, settings in made for victim in range(victims)]
 
 
@@ -533,7 +532,7 @@ def trained(victim: int, scale: Scale, threads: int) -> dict[str, Any]:
 def measured(work: Work, scale: Scale) -> dict[str, Any]:
     torch.set_num_threads(1)  # many small nets are trained at once, each on a processor of its own
     started, settings = time.perf_counter(), dict(work.settings)
-    variant = " ".join(f"{name}={settings[name]:g}" for name in varied(work))
+    variant = " ".join(f"{name}={settings[name]:g}" for name in VARIED if name in settings)
     told = {"measurement": work.measurement, "victim": work.victim, "guard": "memory", "variant": variant, **settings}
     defense = ALONE if settings.pop("guard", "memory") == "none" else RobustInI()
     defense = replace(defense, **{name: settings.pop(name) for name in VARIED if name in settings})
@@ -543,11 +542,6 @@ def measured(work: Work, scale: Scale) -> dict[str, Any]:
     except Exception:  # one measurement that breaks must not end the others
         found = {"error": traceback.format_exc()}
     return {**told, "key": key(work), "defense": asdict(defense), **found, "seconds": time.perf_counter() - started}
-
-
-def varied(work: Work) -> list[str]:
-    """The settings of the defense that it changes."""
-    return [name for name in VARIED if name in dict(work.settings)]
 
 
 def key(work: Work) -> str:
@@ -570,8 +564,7 @@ def results(given: argparse.Namespace, scale: Scale) -> Iterator[dict[str, Any]]
             yield ended.result()
         only, done = given.only or MEASUREMENTS, finished(given.out, scale)
         planned = [work for work in plan(given.victims, given.variants, scale) if work.measurement in only]
-        wanted = [work for work in planned if varied(work)] if given.variants_alone else planned
-        chosen = [work for work in wanted if key(work) not in done]
+        chosen = [work for work in planned if key(work) not in done]
         for ended in as_completed([workers.submit(measured, work, scale) for work in chosen]):
             yield ended.result()
 
@@ -588,7 +581,6 @@ def main() -> None:
     parser.add_argument("--releases", type=Path, help="folder of the victims; beside the output if it is not given")
     usual = ["floor=-1", "strictness=6", "suspicion=14"]
     parser.add_argument("--variants", nargs="*", default=usual, help="other settings to compare")
-    parser.add_argument("--variants-alone", action="store_true", help="measure these settings, and not the default")
     parser.add_argument("--only", nargs="*", choices=MEASUREMENTS, help="some measurements alone")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()

@@ -310,12 +310,6 @@ class TestKeys:
         defenses = ["none", {"ini": {"delta": 0}}]
         assert len(before - self.keys(attacks=["knockoff", "copycat"], defenses=defenses)) == 3, "a victim, two attacks"
 
-    @pytest.mark.parametrize(("pool", "inputs"), [("letters", 88_800), ("cifar10-gray", 20_000)])
-    def test_a_budget_above_the_pools_inputs_is_refused_at_once(self, pool: str, inputs: int) -> None:
-        plan(read(small(pools=[pool], attacks=["knockoff"], budgets=[inputs])))
-        with pytest.raises(Invalid, match=f"`budget` should be at most {inputs:,}, the inputs of the pool `{pool}`"):
-            plan(read(small(pools=[pool], attacks=["knockoff"], budgets=[1000, inputs + 1])))
-
     def test_names_are_no_part_of_keys(self) -> None:
         assert self.keys(defenses=["none", {"ini": {"name": "ours"}}]) == self.keys()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
@@ -14,10 +14,8 @@ from stealguard.attacks.base import Attack
 from stealguard.auditing.suites import Block
 from stealguard.comparing.grid import GridSpec, code_in
 from stealguard.data import SETS, files, store
-from stealguard.data.roles import held_out
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defense
-from stealguard.errors import require
 from stealguard.files import sha256
 from stealguard.identity import fingerprint
 from stealguard.registry import imported, source_hash
@@ -107,11 +105,7 @@ class GridCell:
 
 
 def plan(grid: GridSpec) -> list[GridCell]:
-    """Every cell of the grid, once, and after what it needs.
-
-    Raises:
-        Invalid: an attack needs more inputs than one of its pools has.
-    """
+    """Every cell of the grid, once, and after what it needs."""
     contents = cache(contents_of)
     planned: dict[str, GridCell] = {}
     for victim in victims(grid, contents):
@@ -120,7 +114,6 @@ def plan(grid: GridSpec) -> list[GridCell]:
             planned.setdefault(base.key, GridCell(base.key, base, None, None, None))
         planned.setdefault(victim.key, GridCell(victim.key, victim, None, None, base.key if base else None))
         for block in grid.blocks(victim.made()):
-            _require_inputs(block, victim.outliers)
             attacks, pools = attacks_of(block), [[pool, contents(pool)] for pool in block.pools]
             follows_from = {
                 "victim": victim.key, "block": {**asdict(block), "attacks": attacks, "pools": pools},
@@ -130,16 +123,6 @@ def plan(grid: GridSpec) -> list[GridCell]:
             key = fingerprint(follows_from)
             planned.setdefault(key, GridCell(key, victim, block, grid.clone, victim.key))
     return list(planned.values())
-
-
-def _require_inputs(block: Block, outliers: Sequence[str]) -> None:
-    """Refuse what could only fail after the victims are trained, as far as the sets tell before they are read."""
-    for pool in block.pools:
-        for size in SETS[pool].sizes[:1] if pool in SETS else ():
-            n = held_out(size) if pool in outliers else size
-            for attack in block.attacks:
-                rule = f"at most {n:,}, the inputs of the pool `{pool}`"
-                require(attack.needed <= n, "budget", rule, f"{attack.needed:,}")
 
 
 def victims(grid: GridSpec, contents: Callable[[str], str]) -> Iterator[PlannedVictim]:

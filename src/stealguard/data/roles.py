@@ -149,14 +149,9 @@ def conform(
     return Resized(x, shape)
 
 
-def held_out(n: int) -> int:
-    """How many of an outlier set's inputs no defender trains on."""
-    return round(n * HELD_OUT)
-
-
 def divide(x: Tensor | Inputs, name: str) -> tuple[Inputs, Inputs]:
     """What a defender may train on and what is held out for audits: the same division of `name` everywhere."""
     x = as_inputs(x)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(derive(0, "held out", name)))
-    held = held_out(len(x))
+    held = round(len(x) * HELD_OUT)
     return Subset(x, order[held:]), Subset(x, order[:held])
