@@ -58,7 +58,7 @@ from stealguard.training import Training, fit
 from stealguard.training.augment import affine, half_affine
 from stealguard.types import State
 
-VARIED = "strictness", "floor", "suspicion"  # settings of the defense that `--variants` may change
+VARIED = "strictness", "floor", "trust", "suspicion"  # settings of the defense that `--variants` may change
 EARNED = 6  # answers that an account gives before it is refused, about: attackers plan with as many
 FEW = StealguardError, ValueError, RuntimeError, IndexError  # what attacks raise on a handful of answers or none
 ALONE = RobustInI(strictness=1.25, memory=False)
@@ -111,7 +111,7 @@ class Target:
         model.to(device)
         self.heads, self.net, self.shape = model.heads(), model.net, release.shape
         classes = release.output.classes
-        remembering = Suspicion(self.gate, defense.floor, defense.suspicion, defense.suspects, classes)
+        remembering = Suspicion(self.gate, defense.floor, defense.trust, defense.suspicion, defense.suspects, classes)
         self.guard: Gate | Suspicion = remembering if defense.memory else self.gate
 
     def review(self, outputs: Mapping[str, Tensor], state: State) -> tuple[Tensor, State]:
@@ -579,7 +579,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="where nets are trained and asked")
     parser.add_argument("--out", type=Path, required=True, help="lines are added; what it has is not measured again")
     parser.add_argument("--releases", type=Path, help="folder of the victims; beside the output if it is not given")
-    usual = ["floor=-1", "strictness=6", "suspicion=14"]
+    usual = ["floor=-5", "strictness=8", "trust=30"]
     parser.add_argument("--variants", nargs="*", default=usual, help="other settings to compare")
     parser.add_argument("--only", nargs="*", choices=MEASUREMENTS, help="some measurements alone")
     parser.add_argument("--quick", action="store_true")

@@ -55,7 +55,7 @@ class Server:
         middle = LOW + (torch.arange(BINS) + 0.5) * (HIGH - LOW) / BINS
         known.evidence.copy_(torch.where(middle < 0, 7.0, -7.0))
         heads: dict[str, nn.Module] = {"logits": Bright(), "decoys": clone_for(shape)}
-        guard = Suspicion(Gate(known, 5.0, True), -1.0, 20.0, "refuse", K)
+        guard = Suspicion(Gate(known, 5.0, True), -1.0, 15.0, 20.0, "refuse", K)
         self.accounts = Accounts(heads, guard, shape)
         self.requests: list[tuple[int, Tensor, bool]] = []
 

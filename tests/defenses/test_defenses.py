@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -360,6 +361,37 @@ class TestInI:
             found = torch.autograd.grad(3 * loss, list(net.parameters()))
             right = torch.autograd.grad(3 * expected[name], list(net.parameters()), retain_graph=True)
             torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-15)
+
+    def test_weights_outside_of_the_net_get_their_gradient(self) -> None:
+        scale, batch = nn.Parameter(torch.ones(16)), batch_for((16,), 3)
+        model = sg.InI().build(mlp(), batch.x)
+        loss = model.losses(batch._replace(x=batch.x * scale))["task"]
+        (found,) = torch.autograd.grad(loss, scale)
+        assert found.abs().sum() > 0
+
+    def test_a_hook_changes_a_gradient_once(self) -> None:
+        net, batch = mlp(), batch_for((16,), 3)
+        (before,) = torch.autograd.grad(sg.InI().build(net, batch.x).losses(batch)["task"], net[2].bias)
+        net[2].bias.register_hook(lambda gradient: gradient / 2)
+        (after,) = torch.autograd.grad(sg.InI().build(net, batch.x).losses(batch)["task"], net[2].bias)
+        torch.testing.assert_close(after, before / 2)
+
+    def test_losses_can_be_evaluated_without_gradients_and_with_a_frozen_net(self) -> None:
+        net, batch = mlp(), batch_for((16,), 3)
+        model = sg.InI().build(net, batch.x)
+        expected = {name: loss.item() for name, loss in model.losses(batch).items()}
+        with torch.no_grad():
+            assert {name: loss.item() for name, loss in model.losses(batch).items()} == pytest.approx(expected)
+        net.requires_grad_(False)
+        assert {name: loss.item() for name, loss in model.losses(batch).items()} == pytest.approx(expected)
+
+    def test_surrogates_are_drawn_before_the_net_changes_its_buffers(self) -> None:
+        batch = batch_for((16,), 3)
+        net = nn.Sequential(nn.BatchNorm1d(16), nn.Linear(16, 3))
+        first, second = (sg.InI(surrogate_layers="head").build(copy.deepcopy(net), batch.x) for _ in range(2))
+        second.surrogates(batch.x)
+        found, expected = first.losses(batch)["isolation"], second.losses(batch)["isolation"]
+        assert torch.equal(found, expected)
 
     def test_several_surrogates_are_averaged(self) -> None:
         net, batch = model_for((1, 28, 28), 10), batch_for((1, 28, 28), 10)

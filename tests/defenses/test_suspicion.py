@@ -13,7 +13,6 @@ from stealguard.boxes.accounts import Accounts
 from stealguard.defenses.suspicion import (
     BINS,
     COLUMNS,
-    FULL,
     HIGH,
     KEPT,
     LOW,
@@ -29,7 +28,7 @@ from stealguard.defenses.suspicion import (
 from stealguard.errors import Refused
 from stealguard.types import Batch, State
 
-K = 4
+K, FULL = 4, 30.0
 OUTLIER, TASK, UNSURE = -5.0, 9.0, 2.0  # odds with evidence of 7, -7 and 0
 
 
@@ -44,7 +43,7 @@ def measured() -> Measured:
 
 
 def guard(limit: float = 24.0, suspects: str = "refuse", floor: float = -1.0) -> Suspicion:
-    return Suspicion(Gate(measured(), 5.0, True), floor, limit, suspects, K)
+    return Suspicion(Gate(measured(), 5.0, True), floor, FULL, limit, suspects, K)
 
 
 def queries(*odds: float, seed: int = 3) -> tuple[dict[str, Tensor], Tensor]:
@@ -98,6 +97,12 @@ def test_suspicion_and_trust_by_hand() -> None:
     assert suspicion > 0
     assert state["suspicion"].item() == pytest.approx(suspicion)
     assert state["trust"].item() == trust == FULL
+
+
+def test_more_trust_than_is_full_counts_as_full() -> None:
+    guarding, (outputs, x) = guard(), queries(-2.0)
+    kept = guarding.start() | {"trust": torch.tensor(2 * FULL)}
+    assert guarding(outputs, x, kept)[0].argmax(dim=1).tolist() == [2], "the floor is -1"
 
 
 def test_strictness_falls_with_trust_to_its_floor() -> None:
@@ -299,7 +304,7 @@ def test_what_is_measured_by_hand() -> None:
 
 
 def test_before_it_is_measured_nothing_is_evidence() -> None:
-    guarding = Suspicion(Gate(Measured(), 5.0, True), 0.0, 24.0, "refuse", K)
+    guarding = Suspicion(Gate(Measured(), 5.0, True), 0.0, FULL, 24.0, "refuse", K)
     answers, state = guarding(*queries(*[OUTLIER] * 100), guarding.start())
     assert len(answers) == 100
     assert (state["suspicion"].item(), state["trust"].item()) == (0, 0)

@@ -20,7 +20,7 @@ from stealguard.devices import device_of
 from stealguard.errors import pick, require, require_weight
 from stealguard.nets import build, seed_from
 from stealguard.seeds import derive
-from stealguard.training.combine import COMBINES, settled
+from stealguard.training.combine import COMBINES, settled, settles
 from stealguard.training.losses import induction
 from stealguard.types import Batch
 
@@ -56,15 +56,15 @@ class Isolated(Defended):
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """The weighted terms, in the authors' order; each batch goes through the net on its own.
 
-        Where each loss has a backward pass of its own, these passes are taken here: what is kept for the task inputs is
-        then freed before the outliers go through the net.
+        Where each loss has a backward pass of its own, and only weights of the net are trained, these passes are taken
+        here: what is kept for the task inputs is then freed before the outliers go through the net.
         """
-        settle = dict if self.settings.combine == "total" else partial(settled, by=self._trained())
+        self.surrogates(batch.x)  # before the net runs, which may change its buffers
+        trained = [p for p in self.net.parameters() if p.requires_grad]
+        apart = self.settings.combine != "total" and torch.is_grad_enabled() and settles(trained, batch)
+        settle = partial(settled, by=trained) if apart else dict
         terms = {**settle(self._on_task(batch)), **settle(self._on_outliers(batch))}
         return {name: terms[name] for name in TERMS if name in terms}
-
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for p in self.net.parameters() if p.requires_grad]
 
     def _on_task(self, batch: Batch) -> Mapping[str, Tensor]:
         settings, v = self.settings, self.net(batch.x)
@@ -196,6 +196,7 @@ class RobustInI(Defense):
             there is no memory (for which 1.25 keeps 98 % of MNIST's answers right). Every unit costs benign accuracy on
             unusual inputs, and more clone accuracy.
         floor: the strictness for an account with full trust, if it is less.
+        trust: how much is full trust; a typical input of the task earns about 6.
         memory: whether accounts have one.
         suspicion: how much reveals an attacker; an outlier adds 5 to 9 as a rule.
         suspects: what they get from then on: `refuse` for no more answers, `decoys` for nothing else.
@@ -207,10 +208,11 @@ class RobustInI(Defense):
     # refusal tells that an account is suspected, and so which of its inputs are outliers.
     countered_by = ("explore", "own-form", "sieve", "refusals", "labels", "treatment:smooth", "accounts")
 
-    answering = ("strictness", "floor", "memory", "suspicion", "suspects", "decoys")
+    answering = ("strictness", "floor", "trust", "memory", "suspicion", "suspects", "decoys")
 
     strictness: float = 6.0
     floor: float = -3.0
+    trust: float = 15.0
     memory: bool = True
     suspicion: float = 20.0
     suspects: Suspects = "refuse"
@@ -219,7 +221,8 @@ class RobustInI(Defense):
     def __post_init__(self) -> None:
         for name in ("strictness", "floor"):
             require(math.isfinite(getattr(self, name)), name, "a finite number", getattr(self, name))
-        require(0 < self.suspicion < math.inf, "suspicion", "a positive finite number", self.suspicion)
+        for name in ("trust", "suspicion"):
+            require(0 < getattr(self, name) < math.inf, name, "a positive finite number", getattr(self, name))
         pick(dict.fromkeys(SUSPECTS), self.suspects, "suspects")
 
     @property
@@ -238,6 +241,6 @@ class RobustInI(Defense):
     def build(self, net: nn.Module, like: Tensor) -> Defended:
         classes, measured = _classes(net, like), Measured()
         gate = Gate(measured, self.strictness, self.decoys and classes > 2)
-        remembering = Suspicion(gate, self.floor, self.suspicion, self.suspects, classes)
+        remembering = Suspicion(gate, self.floor, self.trust, self.suspicion, self.suspects, classes)
         decoys = Decoys(like, classes, derive(seed_from(net), "decoys"))
         return Decoyed(net, decoys, measured, remembering if self.memory else gate)

@@ -31,7 +31,6 @@ BINS, LOW, HIGH = 40, -8.0, 12.0  # of the histograms of odds
 SCALE = BINS / (HIGH - LOW)
 HALF = 0.5  # a count added to each bin
 SUSPICION = "suspicion"  # the name, in the state, of what is held against an account
-FULL = 15.0  # trust at which strictness has fallen to its floor
 RECOVERY = 1.0  # suspicion that a query takes back at most: about a seventh of what an outlier adds
 KEPT = 64  # latest queries that a repeat is looked for among
 ALIKE = 0.05  # share of the task's inputs that count as repeats of one of `KEPT` others
@@ -197,8 +196,8 @@ class Suspicion(Plain):
     Queries count one by one in their order, however they are batched. With e the evidence of a query's odds, which is
     at most 0 less for a repeat of one of the account's last queries (max(0, e)):
 
-        suspicion <- max(0, suspicion + max(e, -RECOVERY)),    trust <- min(FULL, max(0, trust - e)),
-        strictness = first - (first - floor) trust / FULL.
+        suspicion <- max(0, suspicion + max(e, -RECOVERY)),    trust <- min(full, max(0, trust - e)),
+        strictness = first - (first - floor) trust / full.
 
     An outlier adds about seven times as much suspicion as an honest query can take back, so that alternating the two
     does not pay: no more than an eighth of an account's queries can be outliers for long. A query that lifts suspicion
@@ -215,6 +214,7 @@ class Suspicion(Plain):
     Args:
         gate: its strictness is that of an account without trust.
         floor: the strictness of an account with full trust, if it is less.
+        full: how much trust is full trust, greater than 0.
         limit: of suspicion, greater than 0.
         suspects: what they get, `refuse` or `decoys`.
         classes: K.
@@ -222,9 +222,9 @@ class Suspicion(Plain):
 
     scope: ClassVar[Scope] = "account"
 
-    def __init__(self, gate: Gate, floor: float, limit: float, suspects: Suspects, classes: int):
-        self._gate, self.limit, self._refuse = gate, limit, suspects == "refuse"
-        self._fall = max(0.0, gate.strictness - floor) / FULL
+    def __init__(self, gate: Gate, floor: float, full: float, limit: float, suspects: Suspects, classes: int):
+        self._gate, self._full, self.limit, self._refuse = gate, full, limit, suspects == "refuse"
+        self._fall = max(0.0, gate.strictness - floor) / full
         self._classes, self._size = classes, 2 * min(COLUMNS, classes)
 
     def start(self) -> State:
@@ -256,7 +256,8 @@ class Suspicion(Plain):
     def _review(self, signals: Array, state: State) -> tuple[list[bool], State]:
         known, seen = self._gate.measured.numbers, state["seen"].numpy(force=True)
         points = np.concatenate((seen, signals[:, 3:]))
-        suspicion, trust, strictness = float(state[SUSPICION]), float(state["trust"]), self._gate.strictness
+        full, strictness = self._full, self._gate.strictness
+        suspicion, trust = float(state[SUSPICION]), min(full, float(state["trust"]))
         fall = self._fall if int(state["left"]) == UNLIMITED else 0.0
         before, passed = (suspicion, trust), list[bool]()
         for o, near in zip(signals[:, 0].tolist(), _likeness(points).tolist(), strict=True):
@@ -269,7 +270,7 @@ class Suspicion(Plain):
             if suspicion > self.limit:
                 break
             passed.append(o > strictness - fall * trust)
-            suspicion, trust = suspicion if suspicion > 0 else 0.0, min(FULL, trust - e) if trust > e else 0.0
+            suspicion, trust = suspicion if suspicion > 0 else 0.0, min(full, trust - e) if trust > e else 0.0
         n = len(passed)
         last = points[n : n + KEPT].astype(seen.dtype, copy=n > KEPT)  # no long request is kept for its end's sake
         after = {**state, "seen": torch.from_numpy(last)}

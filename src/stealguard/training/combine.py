@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stealguard.errors import StealguardError, require
 from stealguard.training.losses import known
 from stealguard.training.ranks import ALONE, present
+from stealguard.types import Batch
 
 
 def total(losses: Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> None:
@@ -51,6 +52,15 @@ def upgrad(losses: Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> None
     except ImportError as e:
         raise StealguardError("combine = upgrad needs torchjd: pip install 'stealguard[upgrad]'") from e
     _weigh(losses, parameters, lambda gram: UPGradWeighting()(gram.cpu()))
+
+
+def settles(by: Sequence[nn.Parameter], batch: Batch) -> bool:
+    """Whether gradients by these parameters alone tell all that the losses of a batch can be differentiated by.
+
+    Not where the batch itself follows from weights, nor where a hook would change a gradient twice.
+    """
+    given = [part for part in batch if part is not None]
+    return bool(by) and not any(part.requires_grad for part in given) and not any(p._backward_hooks for p in by)
 
 
 def settled(losses: Mapping[str, Tensor], by: Sequence[nn.Parameter]) -> dict[str, Tensor]:
