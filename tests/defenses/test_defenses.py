@@ -222,7 +222,8 @@ def test_it_trains_on_another_device_and_answers_where_it_is_asked(name: str, sh
 ANSWERING = {  # other values of each setting that training does not read
     "ini-robust": {
         "strictness": -2.0,
-        "floor": -3.0,
+        "floor": -4.0,
+        "trust": 9.0,
         "memory": False,
         "suspicion": 9.0,
         "suspects": "decoys",
