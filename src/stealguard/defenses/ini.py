@@ -61,7 +61,7 @@ class Isolated(Defended):
         """
         self.surrogates(batch.x)  # before the net runs, which may change its buffers
         trained = [p for p in self.net.parameters() if p.requires_grad]
-        apart = self.settings.combine != "total" and torch.is_grad_enabled() and settles(trained, batch)
+        apart = self.settings.combine != "total" and settles(trained, batch)
         settle = partial(settled, by=trained) if apart else dict
         terms = {**settle(self._on_task(batch)), **settle(self._on_outliers(batch))}
         return {name: terms[name] for name in TERMS if name in terms}

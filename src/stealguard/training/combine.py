@@ -57,10 +57,10 @@ def upgrad(losses: Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> None
 def settles(by: Sequence[nn.Parameter], batch: Batch) -> bool:
     """Whether gradients by these parameters alone tell all that the losses of a batch can be differentiated by.
 
-    Not where the batch itself follows from weights, nor where a hook would change a gradient twice.
+    Not where gradients are off, where the batch itself follows from weights, or where a hook would act twice.
     """
-    given = [part for part in batch if part is not None]
-    return bool(by) and not any(part.requires_grad for part in given) and not any(p._backward_hooks for p in by)
+    follows = any(part is not None and part.requires_grad for part in batch)
+    return torch.is_grad_enabled() and bool(by) and not follows and not any(p._backward_hooks for p in by)
 
 
 def settled(losses: Mapping[str, Tensor], by: Sequence[nn.Parameter]) -> dict[str, Tensor]:
