@@ -188,10 +188,11 @@ def surrogate_of(net: nn.Module, seed: int) -> nn.Module:
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Inside the block the module is in evaluation mode; after it, each of its parts is in its own mode again."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
+    training = [part for part in module.modules() if part.training]
+    if training:
+        module.eval()
     try:
         yield
     finally:
-        for part, mode in modes.items():
-            part.training = mode
+        for part in training:
+            part.training = True

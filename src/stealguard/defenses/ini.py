@@ -46,12 +46,16 @@ class Isolated(Defended):
         self.settings, self._seed = settings, derive(seed_from(net), "surrogate")
         self._draw = partial(_surrogate, settings.surrogate, like)
         self._surrogates: list[nn.Module] = []  # in a list torch does not see them
+        self._place: tuple[torch.device, torch.dtype] | None = None  # of the surrogates
 
     def surrogates(self, like: Tensor) -> list[nn.Module]:
         """The surrogates, on the device and in the precision of `like`."""
         if not self._surrogates:
             self._surrogates = [self._draw(self.net, derive(self._seed, i)) for i in range(self.settings.surrogates)]
-        return [surrogate.to(like) for surrogate in self._surrogates]
+        place = like.device, like.dtype
+        if place != self._place:
+            self._surrogates, self._place = [surrogate.to(like) for surrogate in self._surrogates], place
+        return self._surrogates
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """The weighted terms, in the authors' order; each batch goes through the net on its own.
@@ -100,7 +104,8 @@ def _surrogate(name: str | None, like: Tensor, net: nn.Module, seed: int) -> nn.
 
 
 def _mean(values: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean()
+    first, *others = values
+    return torch.stack([first, *others]).mean() if others else first
 
 
 @torch.no_grad()
