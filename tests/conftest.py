@@ -31,6 +31,7 @@ settings.load_profile("ci" if os.environ.get("CI") or os.environ.get("STEALGUARD
 
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import ONNX Runtime themselves
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: they would ignore Ctrl-C as well
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

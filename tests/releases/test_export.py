@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from stealguard.releases.export import (
     _write,
     checked,
     export,
+    onnx_runtime,
     read_report,
 )
 from stealguard.releases.samples import samples
@@ -286,6 +288,21 @@ def test_a_parameter_that_breaks_its_rule_is_named(option: str, value: object, r
 
 def rows(*values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
+
+
+def test_onnx_runtime_reports_nothing_unless_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    assert onnx_runtime() is onnxruntime
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    assert onnx_runtime() is onnxruntime
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+
+
+def test_onnx_runtime_is_imported_in_one_place() -> None:
+    sources = Path(sg.__file__).parent.rglob("*.py")
+    imports = [path.name for path in sources if re.search(r"^\s*(import|from) onnxruntime\b", path.read_text(), re.M)]
+    assert imports == ["export.py"]
 
 
 def test_differences_by_hand() -> None:

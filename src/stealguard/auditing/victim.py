@@ -25,6 +25,7 @@ from stealguard.identity import fingerprint
 from stealguard.nets import structure
 from stealguard.registry import imported
 from stealguard.releases import Release, load
+from stealguard.releases.export import onnx_runtime
 from stealguard.releases.release import RECIPE, hash_of
 from stealguard.results import VictimFacts
 from stealguard.types import BlackBox, Probabilities
@@ -213,7 +214,7 @@ def _parts(path: Path) -> list[Path]:
 
 def _onnx(path: Path) -> tuple[str, None, Ask]:
     try:
-        import onnxruntime
+        onnxruntime = onnx_runtime()
     except ImportError as e:
         raise StealguardError(f"`{path}` needs ONNX Runtime: pip install 'stealguard[onnx]' ({e}).") from e
     try:

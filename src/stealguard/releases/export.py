@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -337,6 +338,21 @@ class _Torch:
         return torch.no_grad()(module)
 
 
+def onnx_runtime() -> Any:
+    """The package onnxruntime, whose telemetry is off unless the user has set `ORT_DISABLE_TELEMETRY`.
+
+    By default, version 1.32 reports to its makers which models it loads and on what machine, and keeps an identifier
+    of the machine in the user's cache. It reads the variable when it is imported: the package imports it here alone.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
 class Session:
     """An ONNX graph as ONNX Runtime computes it, from inputs (N, *shape) to its outputs by name.
 
@@ -351,8 +367,7 @@ class Session:
     """
 
     def __init__(self, graph: bytes, outputs: Sequence[str] = (), threads: int = 1, *, cuda: bool = False):
-        import onnxruntime
-
+        onnxruntime = onnx_runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -12,7 +12,7 @@ from torch import Tensor
 from stealguard.boxes.base import outputs_of
 from stealguard.devices import choose, device_of
 from stealguard.errors import ReleaseError, StealguardError, one_line, pick
-from stealguard.releases.export import Session, checked, read_report
+from stealguard.releases.export import Session, checked, onnx_runtime, read_report
 from stealguard.releases.release import Release
 
 Backend = Literal["auto", "onnx", "torch"]
@@ -139,7 +139,6 @@ def engine_of(
 
 def _has_cuda() -> bool:
     try:
-        import onnxruntime
+        return "CUDAExecutionProvider" in onnx_runtime().get_available_providers()
     except ImportError:
         return False
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
