@@ -62,6 +62,7 @@ VARIED = "strictness", "floor", "trust", "suspicion"  # settings of the defense 
 EARNED = 6  # answers that an account gives before it is refused, about: attackers plan with as many
 FEW = StealguardError, ValueError, RuntimeError, IndexError  # what attacks raise on a handful of answers or none
 ALONE = RobustInI(strictness=1.25, memory=False)
+GUARDS = "memory", "none"
 CLONES = {
     "knockoff": Knockoff(), "sieve": Sieve(),
     "filter minimum": Filter(doubt=0.0), "filter residual": Filter(selector="residual", doubt=0.0),
@@ -502,7 +503,7 @@ def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
     made += [("related", {"kept": 16_384, "accounts": a}) for a in (1000, 20_000)]
     for name, value in (variant.split("=") for variant in variants):
         other = {name: float(value)}
-        made += [("theft", {"attack": "told explore", "accounts": a, **other}) for a in (1000, 20_000)]
+        made += [("theft", {"attack": "told explore", "accounts": a, **other}) for a in (100, 1000, 20_000)]
         made += [("honest", {"how": "as it is", "share": shares[0], **other})]
         made += [("cover", {"k": 10, **other})] if drawn else []
         made += [("honest", {"how": "moved", **other}), ("first five", {"how": "as it is", **other})]
@@ -564,7 +565,8 @@ def results(given: argparse.Namespace, scale: Scale) -> Iterator[dict[str, Any]]
             yield ended.result()
         only, done = given.only or MEASUREMENTS, finished(given.out, scale)
         planned = [work for work in plan(given.victims, given.variants, scale) if work.measurement in only]
-        chosen = [work for work in planned if key(work) not in done]
+        guarded = [work for work in planned if dict(work.settings).get("guard", "memory") in given.guards]
+        chosen = [work for work in guarded if key(work) not in done]
         for ended in as_completed([workers.submit(measured, work, scale) for work in chosen]):
             yield ended.result()
 
@@ -582,6 +584,7 @@ def main() -> None:
     usual = ["floor=-5", "strictness=8", "trust=30"]
     parser.add_argument("--variants", nargs="*", default=usual, help="other settings to compare")
     parser.add_argument("--only", nargs="*", choices=MEASUREMENTS, help="some measurements alone")
+    parser.add_argument("--guards", nargs="+", choices=GUARDS, default=GUARDS, help="the default, or it without memory")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     folder = given.releases or given.out.parent / f"{given.out.stem}-victims"

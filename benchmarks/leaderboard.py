@@ -27,7 +27,7 @@ from stealguard.results import read
 
 RESULTS = Path(__file__).parent.parent / "docs/results"
 ROBUST = {  # rows of attackers who know the default, of honest accounts, and of attackers who read refusals
-    "mnist": ("adaptive.jsonl", "adaptive-honest.jsonl", "refusals.jsonl"),
+    "mnist": ("adaptive.jsonl", "adaptive.jsonl", "refusals.jsonl"),
     "fashion-mnist": ("adaptive-fashion.jsonl", "adaptive-fashion.jsonl", "refusals-fashion.jsonl"),
 }
 POINT = 0.01 + 1e-9  # of benign accuracy
@@ -103,7 +103,8 @@ def _of_group(group: Group, baseline: Group | None) -> list[Entry]:
 def _of_adaptive(task: str) -> list[Entry]:
     """The lines of `ini-robust` with memory, one a number of accounts, after renaming where that is more."""
     rows, honest, refused = (lines.read(RESULTS / name) for name in ROBUST[task])
-    honest = [row for row in honest if (row["measurement"], row.get("how")) == ("first five", "as it is")]
+    wanted = "first five", "as it is", ""
+    honest = [row for row in honest if (row["measurement"], row.get("how"), row.get("variant")) == wanted]
     benign, alone = (Spread.of([row[name] for row in honest]) for name in ("later", "net_alone"))
     cells: dict[int, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:

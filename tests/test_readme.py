@@ -88,6 +88,7 @@ STOLEN = ["clone_accuracy", "renamed_accuracy_20"]
         (["pool_name", "accounts"], MEMORY | {"attack": "told explore"}),
         (["pool_name", "accounts"], MEMORY | {"attack": "told early"}),
         (["pool_name", "accounts"], MEMORY | {"variant": "earlier settings"}),
+        (["pool_name", "accounts"], MEMORY | {"variant": "strictness=8"}),
         (["attack", "labels"], MEMORY | {"accounts": "1", "pool_name": "letters"}),
         (["attack", "labels"], {"measurement": "theft", "guard": "none"}),
     ],
@@ -139,8 +140,8 @@ def test_the_table_of_refusals_on_fashion_mnist_is_means_of_committed_rows() -> 
 
 
 def test_the_table_of_honest_accounts_is_means_of_committed_rows() -> None:
-    rows = HOME / "docs/results/adaptive-honest.jsonl"
-    assert means.table(rows, ["how"], ["first_five", "later", "net_alone"], {"measurement": "first five"}) in NOTEBOOK
+    rows, of = HOME / "docs/results/adaptive.jsonl", ["first_five", "later", "net_alone"]
+    assert means.table(rows, ["how"], of, {"measurement": "first five", "variant": ""}) in NOTEBOOK
 
 
 def test_the_table_of_attackers_who_know_the_rivals_is_computed_from_committed_rows() -> None:
@@ -155,10 +156,12 @@ def test_the_table_of_related_queries_is_means_of_committed_rows() -> None:
     assert table in NOTEBOOK
 
 
-@pytest.mark.parametrize("variant", ["", "earlier settings"])
-def test_the_tables_of_refusals_are_computed_from_committed_rows(variant: str) -> None:
-    by, of = ["pool_name", "accounts", "victim"], ["clone_accuracy", "renamed_accuracy_20"]
-    assert means.table(HOME / "docs/results/refusals.jsonl", by, of, {"variant": variant}) in NOTEBOOK
+@pytest.mark.parametrize(
+    ("by", "variant"),
+    [(["pool_name", "accounts"], ""), (["pool_name", "accounts", "victim"], "earlier settings")],
+)
+def test_the_tables_of_refusals_are_computed_from_committed_rows(by: list[str], variant: str) -> None:
+    assert means.table(HOME / "docs/results/refusals.jsonl", by, STOLEN, {"variant": variant}) in NOTEBOOK
 
 
 def test_whatever_it_points_to_is_there() -> None:
