@@ -22,6 +22,7 @@ from stealguard import data, load
 from stealguard.attacks import Knockoff
 from stealguard.boxes import Metered, logits, top_1
 from stealguard.defenses.decoys import Decoyed, Decoys, wrong_names
+from stealguard.defenses.suspicion import Gate
 from stealguard.nets import reinitialized
 from stealguard.releases.protection import validation_split
 from stealguard.releases.release import Release
@@ -37,7 +38,8 @@ class Setting:
     def __init__(self, release: Release):
         assert isinstance(release.model, Decoyed), "a release of robust InI"
         task = data.task(release.recipe["data"]["name"])
-        self.model, self.net, self.strictness = release.model, release.model.net, release.defense.strictness
+        self.model, self.net = release.model, release.model.net
+        self.strictness = Gate(release.model.measured, release.defense.strictness, decoys=True).strictness
         self.fitting, self.validation = validation_split(task.train, release.recipe["seed"])
         self.classes, self.seed = task.classes, derive(release.recipe["seed"], "labelling")
         self.wrong = wrong_names(self.classes, 1, self.seed)[:, 0]

@@ -25,6 +25,7 @@ def test_it_has_a_short_name_and_a_preset() -> None:
     ("name", "value", "rule"),
     [
         *(("strictness", value, "a finite number") for value in (float("nan"), float("inf"))),
+        ("strictness", "high", "a finite number"),
         ("floor", float("-inf"), "a finite number"),
         *(("suspicion", value, "a positive finite number") for value in (0.0, -1.0, float("inf"), float("nan"))),
         ("suspects", "prison", "one of refuse, decoys"),

@@ -303,6 +303,22 @@ def test_what_is_measured_by_hand() -> None:
     assert (near > found.alike).double().mean().item() == pytest.approx(0.05, abs=0.005)
 
 
+@torch.no_grad()
+def test_without_a_strictness_a_fifth_of_the_inputs_of_the_task_are_too_unusual_for_a_new_account() -> None:
+    net, decoys, (x, y) = mlp(), torch.nn.Linear(16, 3), blobs(200, (16,), 3)
+    known = Measured()
+    known.measure({"logits": net, "decoys": decoys}, Batch(x, y, noise(200, (16,))))
+    outputs = {"logits": net(x), "decoys": decoys(x)}
+    gate = Gate(known, None, True)
+    passed = gate.passed(outputs, {})
+    assert passed.double().mean() == pytest.approx(0.8, abs=0.01)
+    assert gate.strictness == pytest.approx(known.first.item())
+    watching = Suspicion(gate, -50.0, 1e9, 1e9, "decoys", 3)
+    asked = [{name: rows[i : i + 1] for name, rows in outputs.items()} for i in range(200)]
+    assert torch.cat([watching.review(one, watching.start()).passed for one in asked]).equal(passed)
+    assert Gate(known, 1.5, True).strictness == 1.5
+
+
 def test_before_it_is_measured_nothing_is_evidence() -> None:
     guarding = Suspicion(Gate(Measured(), 5.0, True), 0.0, FULL, 24.0, "refuse", K)
     answers, state = guarding(*queries(*[OUTLIER] * 100), guarding.start())

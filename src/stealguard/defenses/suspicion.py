@@ -36,6 +36,7 @@ KEPT = 64  # latest queries that a repeat is looked for among
 ALIKE = 0.05  # share of the task's inputs that count as repeats of one of `KEPT` others
 ROWS = 256  # queries that are compared with others at once
 COLUMNS = 16  # of each head's outputs at most, that repeats are recognized by
+FIRST = 0.2  # share of the task's inputs that a new account gets decoys for, where its strictness is not given
 UNLIMITED = -1  # in place of the number of answers that are left
 SIGNALS = "signals"  # the name of what a guard with memory reads
 
@@ -51,6 +52,7 @@ class Numbers(NamedTuple):
     evidence: list[float]
     confidence: float
     alike: float
+    first: float
 
 
 class Measured(nn.Module):
@@ -60,30 +62,33 @@ class Measured(nn.Module):
         evidence: log p(odds | outlier) / p(odds | task) in each bin of odds, (BINS,).
         confidence: the share of the task's inputs that the net classifies correctly, ().
         alike: the likeness, in [-1, 1], above which a query is a repeat, ().
+        first: the log odds that all but the share FIRST of the task's inputs have, ().
     """
 
     evidence: Tensor
     confidence: Tensor
     alike: Tensor
+    first: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("evidence", torch.zeros(BINS))
         self.register_buffer("confidence", torch.tensor(0.9))
         self.register_buffer("alike", torch.tensor(1.0))
+        self.register_buffer("first", torch.tensor(6.0))
         self._numbers: tuple[object, Numbers] | None = None
 
     @property
     def numbers(self) -> Numbers:
-        """All three as numbers, which are read anew when a buffer has changed."""
+        """All of them as numbers, which are read anew when a buffer has changed."""
         version = [(id(buffer), buffer._version) for buffer in self._buffers.values() if buffer is not None]
         if self._numbers is None or self._numbers[0] != version:
-            known = Numbers(self.evidence.tolist(), self.confidence.item(), self.alike.item())
+            known = Numbers(self.evidence.tolist(), self.confidence.item(), self.alike.item(), self.first.item())
             self._numbers = version, known
         return self._numbers[1]
 
     def measure(self, heads: Mapping[str, nn.Module], held_out: Batch) -> None:
-        """Read all three from inputs that nothing was trained on: task inputs, half of them moved, and outliers."""
+        """Read all of them from inputs that nothing was trained on: task inputs, half of them moved, and outliers."""
         x, y = held_out.x, held_out.y
         moved = half_affine(x, generator=torch.Generator().manual_seed(derive(0, "moved"))).clamp(0, 1)
         task, outlier = (_histogram(logits(heads["logits"], part).logsumexp(dim=1)) for part in (moved, held_out.z))
@@ -91,6 +96,7 @@ class Measured(nn.Module):
         right = (outputs["logits"].argmax(dim=1) == y.to(x.device)).sum()
         self.evidence.copy_((outlier / task).log())
         self.confidence.copy_((right + 1) / (len(x) + 2))
+        self.first.copy_(odds(outputs).quantile(FIRST))
         if len(x) > KEPT:
             self.alike.copy_(likeness(directions(outputs)).quantile(1 - ALIKE))
 
@@ -154,18 +160,22 @@ class Gate(Plain):
 
     Args:
         measured: on held-out inputs.
-        strictness: log odds.
+        strictness: log odds; None for `measured.first`.
         decoys: whether there are some; without, what does not pass is answered uniformly.
     """
 
-    def __init__(self, measured: Measured, strictness: float, decoys: bool):
-        self.measured, self.strictness, self.decoys = measured, strictness, decoys
+    def __init__(self, measured: Measured, strictness: float | None, decoys: bool):
+        self.measured, self._strictness, self.decoys = measured, strictness, decoys
+
+    @property
+    def strictness(self) -> float:
+        return self.measured.numbers.first if self._strictness is None else self._strictness
 
     def answer(self, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
         return self.answers(outputs, self.passed(outputs, {}))
 
     def passed(self, outputs: Mapping[str, Tensor], state: State, /) -> Tensor:
-        return odds(outputs) > self.strictness
+        return odds(outputs) > (self.measured.first if self._strictness is None else self._strictness)
 
     def at(self, strictness: float, /) -> Gate:
         return Gate(self.measured, strictness, self.decoys)
@@ -223,8 +233,7 @@ class Suspicion(Plain):
     scope: ClassVar[Scope] = "account"
 
     def __init__(self, gate: Gate, floor: float, full: float, limit: float, suspects: Suspects, classes: int):
-        self._gate, self._full, self.limit, self._refuse = gate, full, limit, suspects == "refuse"
-        self._fall = max(0.0, gate.strictness - floor) / full
+        self._gate, self._floor, self._full, self.limit, self._refuse = gate, floor, full, limit, suspects == "refuse"
         self._classes, self._size = classes, 2 * min(COLUMNS, classes)
 
     def start(self) -> State:
@@ -258,7 +267,7 @@ class Suspicion(Plain):
         points = np.concatenate((seen, signals[:, 3:]))
         full, strictness = self._full, self._gate.strictness
         suspicion, trust = float(state[SUSPICION]), min(full, float(state["trust"]))
-        fall = self._fall if int(state["left"]) == UNLIMITED else 0.0
+        fall = max(0.0, strictness - self._floor) / full if int(state["left"]) == UNLIMITED else 0.0
         before, passed = (suspicion, trust), list[bool]()
         for o, near in zip(signals[:, 0].tolist(), _likeness(points).tolist(), strict=True):
             place = (o - LOW) * SCALE
