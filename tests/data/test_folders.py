@@ -212,14 +212,15 @@ def test_animations_give_their_first_frame(tmp_path: Path) -> None:
     assert "1 pictures with several frames: the first frame of each is taken." in folders.read(tmp_path).notes
 
 
+@pytest.mark.parametrize("kind", ["png", "webp", "tif"])
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_pictures_are_turned_upright(tmp_path: Path, turn: int) -> None:
+def test_pictures_are_turned_upright(tmp_path: Path, turn: int, kind: str) -> None:
     from PIL import ImageOps
 
     exif = Image.Exif()
     exif[pictures.ORIENTATION] = turn
-    picture(tmp_path / "a.png", exif=exif)
-    expected = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
+    picture(tmp_path / f"a.{kind}", exif=exif, lossless=True)
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / f"a.{kind}"))
     x = data.images(f"folder:{tmp_path}")
     assert x.shape == (1, 3, expected.height, expected.width)
     assert np.array_equal((x[0] * 255).round().byte().permute(1, 2, 0), np.asarray(expected))

@@ -190,8 +190,8 @@ def head(path: File) -> Head:
     """
 
     def seen(image: Image, sha256: bytes) -> Head:
-        turn = _turn(image)
-        width, height = image.size[::-1] if turn >= 5 else image.size
+        turn, size = _turn(image), _stored_size(image)
+        width, height = size[::-1] if turn >= 5 else size
         frames = image.format != "MPO" and bool(getattr(image, "is_animated", False))  # MPO: previews
         return Head(sha256, width, height, image.mode, _transparent(image), frames, turn > 1)
 
@@ -214,7 +214,7 @@ def decode(path: File, *, color: bool, fit: Fit | None = None) -> Array:
 
     def read() -> Array:
         with path.open("rb") as file, _opened(file) as image:
-            turn = _turn(image)
+            turn = 1 if image.format == "TIFF" else _turn(image)  # Pillow turns a TIFF itself, when it decodes it
             plain = _opaque(image).convert("RGB" if color else "L")
         if turn > 1:
             from PIL.Image import Transpose
@@ -285,6 +285,13 @@ def _turn(image: Image) -> int:
 
     turn = Image.Image.getexif(image).get(ORIENTATION, 1)
     return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+
+
+def _stored_size(image: Image) -> tuple[int, int]:
+    """Width and height of the pixels in the file: those of a TIFF are said upright by some versions of Pillow."""
+    from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
+
+    return (image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]) if isinstance(image, TiffImageFile) else image.size
 
 
 def _transparent(image: Image) -> bool:
