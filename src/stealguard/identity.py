@@ -18,9 +18,12 @@ def fingerprint(value: Any) -> str:
 
 def tensor_hash(x: Tensor) -> str:
     """SHA-256 of a tensor's shape, dtype and values."""
+    import torch
+
     x = x.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{tuple(x.shape)} {x.dtype}".encode())
-    digest.update(x.numpy().data)
+    bits = x.view(torch.int16) if x.dtype == torch.bfloat16 else x  # which NumPy does not know
+    digest.update(bits.numpy().data)
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,15 @@ def test_a_torch_module_is_audited_with_clones_of_its_own_architecture(net: nn.M
 def test_an_onnx_file_is_audited(net: nn.Module, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    path = tmp_path / "model.onnx"
+    path = tmp_path / "model[1].onnx"  # a name that a pattern of names would not match
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
         torch.onnx.export(net.eval(), (X[:2],), path, dynamic_shapes=({0: torch.export.Dim("n")},), dynamo=True)
     check(audit(str(path), tmp_path), tmp_path)
     torch.testing.assert_close(victim_of(path).connect()(X[:7]), net(X[:7]).softmax(dim=1).detach())
+    before = victim_of(path).identity
+    path.write_bytes(path.read_bytes() + b"\x12\x00")  # no producer's version: another file, of the same net
+    assert victim_of(path).identity != before
 
 
 @pytest.mark.slow
@@ -155,6 +159,47 @@ def test_a_module_may_give_logits_log_probabilities_or_probabilities() -> None:
     expected = body(x).softmax(dim=1).detach()
     for last in (nn.Identity(), nn.Softmax(dim=1), nn.LogSoftmax(dim=1)):
         torch.testing.assert_close(sg.Given(nn.Sequential(body, last)).connect()(x), expected)
+
+
+def test_the_first_outputs_of_a_net_tell_whether_all_are_logits() -> None:
+    """Of a net with one logit, a single input's may lie between 0 and 1."""
+    torch.manual_seed(0)
+    body, x = nn.Linear(16, 1), noise(200, SHAPE)
+    expected = body(x).squeeze(1).sigmoid().detach()
+    box = sg.Given(body, SHAPE, 2).connect()
+    torch.testing.assert_close(box(x)[:, 1], expected)
+    torch.testing.assert_close(torch.cat([box(row[None]) for row in x])[:, 1], expected)
+    last = sg.Given(nn.Sequential(body, nn.Sigmoid()), SHAPE, 2).connect()
+    torch.testing.assert_close(last(x)[:, 1], expected)
+    late = sg.Given(nn.Identity(), (1,), 2).connect()
+    late(torch.full((1, 1), 0.5))
+    with pytest.raises(BoxFault, match="logits after what were probabilities"):
+        late(torch.full((1, 1), 1.5))
+
+
+class Wrapped(nn.Module):
+    """A net whose logits stand in something else."""
+
+    def __init__(self, body: nn.Module, wrap: Callable[[Tensor], Any]):
+        super().__init__()
+        self.body, self.wrap = body, wrap
+
+    def forward(self, x: Tensor) -> Any:
+        return self.wrap(self.body(x))
+
+
+@pytest.mark.parametrize("wrap", [lambda z: {"logits": z}, lambda z: (None, z), lambda z: [z, z[:, :2]]])
+def test_logits_are_found_where_protect_finds_them(wrap: Callable[[Tensor], Any]) -> None:
+    body, x = nn.Linear(16, 3), noise(6, SHAPE)
+    expected = body(x).softmax(dim=1).detach()
+    torch.testing.assert_close(sg.Given(Wrapped(body, wrap)).connect()(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_module_is_asked_in_the_precision_of_its_weights(dtype: torch.dtype) -> None:
+    body, x = nn.Linear(16, 3).to(dtype), noise(6, SHAPE)
+    expected = body(x.to(dtype)).float().softmax(dim=1).detach()
+    torch.testing.assert_close(sg.Given(body).connect()(x), expected)
 
 
 @pytest.mark.parametrize("answers", [lambda x: np.full((len(x), 3), 0.5), lambda x: np.zeros((2, len(x), 3))])

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stealguard.auditing.remote import Remote
-from stealguard.boxes.base import as_answers, in_chunks, looks_like_logits, on_simplex
+from stealguard.boxes.base import as_answers, dtype_of, in_chunks, looks_like_logits, on_simplex
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
 from stealguard.errors import BoxFault, Invalid, StealguardError, one_line, require
 from stealguard.files import check_regular, sha256
 from stealguard.identity import fingerprint
 from stealguard.nets import structure
+from stealguard.nets.probing import first_tensor
 from stealguard.registry import imported
 from stealguard.releases import Release, load
 from stealguard.releases.export import onnx_runtime
@@ -171,21 +172,37 @@ def _imported(path: str) -> Any:
 
 
 def _of_module(module: nn.Module) -> Ask:
+    told = _Outputs()
+
     @torch.no_grad()
     def ask(x: Tensor) -> Tensor:
         module.eval()
-        found: Any = module(x.to(device_of(module)).clone())
-        found = getattr(found, "logits", found[0] if isinstance(found, tuple | list) else found)
-        return _from_logits(found.to(torch.float32))
+        return told.answers(
+            first_tensor(module(x.to(device_of(module), dtype_of(module), copy=True))).to(torch.float32)
+        )
 
     return ask
 
 
-def _from_logits(found: Tensor) -> Tensor:
-    """Answers from what a net gives: logits, log-probabilities or probabilities (N, K), or one logit (N, 1)."""
-    if found.dim() == 2 and found.shape[1] == 1:
-        found = found.squeeze(1)
-    return as_answers(found, logits=looks_like_logits(found))
+class _Outputs:
+    """What a net gives, as answers: logits, log-probabilities or probabilities (N, K), or one of these, (N, 1) or (N,),
+    of the second of two classes.
+
+    The first outputs tell whether all are logits: of a few inputs, logits between 0 and 1 look like probabilities.
+    """
+
+    def __init__(self) -> None:
+        self._logits: bool | None = None
+
+    def answers(self, found: Tensor) -> Tensor:
+        if found.dim() == 2 and found.shape[1] == 1:
+            found = found.squeeze(1)
+        look = looks_like_logits(found)
+        if self._logits is None:
+            self._logits = look
+        if look and not self._logits:
+            raise BoxFault("A net should give logits, or probabilities. Found logits after what were probabilities.")
+        return as_answers(found, logits=self._logits)
 
 
 class _OfFunction:
@@ -209,7 +226,7 @@ class _OfFunction:
 
 def _parts(path: Path) -> list[Path]:
     """The files of an ONNX model: large weights lie beside it, in files whose names begin with its own."""
-    return sorted(part for part in path.parent.glob(f"{path.name}*") if part.is_file())
+    return sorted(part for part in path.parent.iterdir() if part.name.startswith(path.name) and part.is_file())
 
 
 def _onnx(path: Path) -> tuple[str, None, Ask]:
@@ -225,12 +242,13 @@ def _onnx(path: Path) -> tuple[str, None, Ask]:
         entry, identity = session.get_inputs()[0], fingerprint([sha256(part) for part in _parts(path)])
     except Exception as e:  # onnxruntime has no common base of its errors
         raise Invalid("victim", "an .onnx file that can be read", f"`{path}` ({str(e).splitlines()[0]})") from e
+    told = _Outputs()
     kind = {"tensor(double)": np.float64, "tensor(float16)": np.float16}.get(entry.type, np.float32)
 
     def ask(x: Tensor) -> Tensor:
         found = session.run(None, {entry.name: x.detach().cpu().numpy().astype(kind)})
         rows = next((np.asarray(part) for part in found if np.ndim(part) == 2), found[0])
-        return _from_logits(torch.from_numpy(np.asarray(rows, np.float32)))
+        return told.answers(torch.from_numpy(np.asarray(rows, np.float32)))
 
     return identity, None, ask
 

@@ -51,7 +51,7 @@ def logits(module: nn.Module, x: Tensor) -> Tensor:
         torch.Size([5, 3])
     """
     module.eval()
-    device, dtype = device_of(module), _dtype_of(module)
+    device, dtype = device_of(module), dtype_of(module)
     parts = [at_least_float32(module(part.to(device, dtype))).to(x.device) for part in in_chunks(x)]
     return torch.cat(parts)
 
@@ -157,6 +157,6 @@ def ask(box: BlackBox, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         start = rows.stop
 
 
-def _dtype_of(module: nn.Module) -> torch.dtype:
+def dtype_of(module: nn.Module) -> torch.dtype:
     """The dtype of a module's first floating weight; float32 for a module without any."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)

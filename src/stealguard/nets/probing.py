@@ -33,7 +33,7 @@ class Adapted(nn.Module):
         self.net, self._copies, self._single = net, copies, single
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = _first_tensor(self.net(x.clone() if self._copies else x)).to(x.dtype)
+        logits = first_tensor(self.net(x.clone() if self._copies else x)).to(x.dtype)
         return F.pad(logits.view(-1, 1), (1, 0)) if self._single else logits
 
     def extra_repr(self) -> str:
@@ -100,7 +100,7 @@ def _trial(net: nn.Module, like: Tensor, classes: int, training: bool) -> _Trial
     except Exception as e:  # a forward pass runs the user's code
         found = f"{name}, which cannot take {tuple(like.shape)}: {' '.join(str(e).split())}"
         raise Invalid("net", rule, found) from e
-    logits = _first_tensor(answer)
+    logits = first_tensor(answer)
     require(isinstance(logits, Tensor), "net", rule, f"{name} -> {type(answer).__name__}")
     n = len(like)
     shapes = [(n, classes), *([(n,), (n, 1)] if classes == 2 else [])]
@@ -113,7 +113,7 @@ def _trial(net: nn.Module, like: Tensor, classes: int, training: bool) -> _Trial
     return _Trial(logits, logits is answer and logits.dtype == like.dtype, changes)
 
 
-def _first_tensor(answer: Any) -> Any:
+def first_tensor(answer: Any) -> Any:
     """What a net's answer holds in the place of logits; the answer itself, if nothing."""
     if isinstance(answer, Tensor):
         return answer
