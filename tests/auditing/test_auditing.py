@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -112,6 +113,29 @@ def test_an_in_family_pool_is_what_was_held_out(tmp_path: Path) -> None:
     assert row.in_family
     with pytest.raises(Invalid, match="`budget` should be at most 80, the inputs of the pool"):
         audit(release, pools=[family], attacks=[Knockoff(81, SHORT.training)])
+
+
+def test_a_family_is_known_by_its_contents(tmp_path: Path) -> None:
+    family, other = tmp_path / "family.npz", tmp_path / "other.npz"
+    for path in (family, other):
+        np.savez(path, x=noise(60, (16,)).numpy())
+    data, net = task(200, (16,), 3), mlp()
+    release = sg.protect(
+        net, data, outliers=f"npz:{family}", defense=sg.InI(), training=sg.Training(epochs=1), out=tmp_path / "r",
+        progress=False,
+    )  # fmt: skip
+    given: dict[str, Any] = {
+        "attacks": [Knockoff(20, SHORT.training)],
+        "labels": ["soft"],
+        "data": data,
+        "clone": "mlp",
+    }
+    for path in (family, other):
+        (row,) = audit(release, pools=[f"npz:{path}"], store=tmp_path / f"{path.stem}.sqlite", **given)
+        assert (row.pool, row.in_family) == (f"npz:{path}", True)
+    np.savez(family, x=noise(61, (16,)).numpy())
+    with pytest.raises(Invalid, match="as they were when the defender trained on them"):
+        audit(release, pools=[f"npz:{family}"], **given)
 
 
 @pytest.mark.slow

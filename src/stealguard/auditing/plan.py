@@ -192,13 +192,29 @@ def _pools(victim: Victim, task: Task, given: Any, size: int, seed: int, resize:
         require(1 <= n <= len(task.train.x), "pools", f"own:N with N in 1 .. {len(task.train.x)}", f"`{given}`")
         yield Pool(given, Stored(near(owned(task.train, n, seed=seed).x[:], size, seed=seed)))
     else:
-        families = victim.facts().outliers
         found = named(
             given, shape, "pools", resize=resize, scaling=task.scaling, like=task.train.x, reading=task.reading
         )
         for name, x in found.items():
-            pool = Pool(name, divide(x, name)[1], in_family=True) if name in families else Pool(name, x)
-            yield _without_test_inputs(pool, task)
+            yield _without_test_inputs(_unseen(victim, name, x), task)
+
+
+def _unseen(victim: Victim, name: str, x: Inputs) -> Pool:
+    """The set as a pool: of one of the defender's outlier families, under whatever name, the part that was held out.
+
+    Raises:
+        Invalid: the set is read from files that have changed since the defender trained on them.
+    """
+    made = victim.recipe["outliers"] if isinstance(victim, Release) else []
+    for family in made:
+        known, unseen = divide(x, family["name"])
+        if known.hash == family["sha256"]:
+            return Pool(name, unseen, in_family=True)
+    if name not in victim.facts().outliers:
+        return Pool(name, x)
+    rule = "as they were when the defender trained on them: nothing else tells which of their inputs are unseen"
+    require(not made or ":" not in name, "pools", rule, f"other contents in `{name}`")
+    return Pool(name, divide(x, name)[1], in_family=True)  # a set that this program makes
 
 
 def _without_test_inputs(pool: Pool, task: Task) -> Pool:
