@@ -231,3 +231,21 @@ def test_tied_weights_pass() -> None:
     net = build(Tied(), LIKE, 3, seed=0)
     check(net, LIKE)
     assert net.a.weight is net.b.weight
+
+
+@pytest.mark.parametrize(
+    ("part", "found"),
+    [
+        (nn.BatchNorm1d(3, track_running_stats=False), "depend on the inputs beside it in evaluation mode"),
+        (lambda z: z - z.mean(dim=0), "depend on the inputs beside it in evaluation mode. Found `Ended`, whose logits"),
+        (lambda z: F.dropout(z), "the same logits whenever it is asked in evaluation mode"),
+    ],
+    ids=["batch normalization", "mean", "dropout"],
+)
+def test_logits_that_depend_on_chance_or_on_other_inputs_are_refused(part, found: str) -> None:
+    with pytest.raises(Invalid, match=found):
+        check(Ended(part), LIKE)
+
+
+def test_parts_that_change_only_in_training_pass() -> None:
+    check(nn.Sequential(mlp(), nn.BatchNorm1d(3), nn.Dropout()), LIKE)

@@ -16,6 +16,7 @@ from stealguard.nets.state import restore, state_of
 from stealguard.seeds import seeded
 
 _SHAPING = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Slice", "Alias", "Clone", "ToCopy")
+APART = 0.02  # of the greatest logit: more than rounding, also to bfloat16, makes of other batches
 _NORMALIZING = {"LogSoftmax": "log_softmax", "Softmax": "softmax", "Sigmoid": "sigmoid"}
 
 
@@ -147,10 +148,12 @@ def _all_one(sums: Tensor) -> bool:
 
 
 def check(net: nn.Module, like: Tensor) -> None:
-    """Raise `Invalid` unless parameters and buffers of `net` hold all that it learns, so that a release can keep it.
+    """Raise `Invalid` unless parameters and buffers of `net` hold all that it learns, so that a release can keep it, and
+    an input has the same logits in use whenever it is asked, and whatever beside.
 
-    Found are weights that are not registered, and plain attributes that training changes and that the logits depend on.
-    `like` are some inputs, (N, *shape).
+    Found are weights that are not registered; plain attributes that training changes and that the logits depend on;
+    chance in evaluation mode, as of a dropout that is never switched off; and layers that look at the whole batch, as
+    batch normalization without running statistics. `like` are some inputs, (N, *shape).
 
     Example:
         >>> sg.nets.check(nn.Linear(4, 2), torch.rand(3, 4))
@@ -169,6 +172,32 @@ def check(net: nn.Module, like: Tensor) -> None:
     rule = "a module whose parameters and buffers hold all that it learns: make that a buffer"
     found = ", ".join(f"`{name}`" for name in _changed(trained, restored)) or f"`{type(net).__name__}`"
     require(_answers_alike(trained, restored, x), "net", rule, f"{found}, which is lost")
+    _check_in_use(restored, x)
+
+
+@torch.no_grad()
+def _check_in_use(net: nn.Module, x: Tensor) -> None:
+    """Raise `Invalid` where in evaluation mode the logits of an input depend on chance, or on the inputs beside it."""
+
+    def logits(x: Tensor, seed: int) -> Tensor:
+        with seeded(seed):
+            return copied(net).eval()(x.clone())  # type: ignore[no-any-return]
+
+    name, first = f"`{type(net).__name__}`", logits(x, 0)
+    rule = "a module that gives an input the same logits whenever it is asked in evaluation mode"
+    require(_apart(first, logits(x, 1)) < APART, "net", rule, f"{name}, which draws random numbers")
+    rule = "a module whose logits of an input do not depend on the inputs beside it in evaluation mode"
+    try:
+        alone = torch.cat([logits(row[None], 0) for row in x])
+    except Exception as e:  # a forward pass runs the user's code
+        raise Invalid("net", rule, f"{name}, which cannot take one alone: {' '.join(str(e).split())}") from e
+    apart = _apart(first, alone.reshape(first.shape))
+    require(apart < APART, "net", rule, f"{name}, whose logits change by {100 * apart:.0f} %")
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    """The greatest difference, as a share of the greatest logit."""
+    return float((a - b).abs().max() / a.abs().max().clamp_min(1e-6))
 
 
 @torch.no_grad()
