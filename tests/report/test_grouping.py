@@ -134,6 +134,22 @@ def test_victims_of_one_setting_are_pooled_and_their_clones_averaged_first() -> 
     assert group.superseded == 0
 
 
+def test_releases_of_one_setting_and_seed_are_told_apart() -> None:
+    """They began with other trained weights, which a setting does not tell; neither hides the other."""
+    rows = [
+        make_row(setting="s", release=name, release_hash=name * 64, clone_accuracy=reached, benign_accuracy=benign)
+        for name, reached, benign in (("a", 0.9, 0.95), ("b", 0.3, 0.75))
+    ]
+    groups = summary(rows)
+    assert [(group.benign, group.worst and group.worst.clone) for group in groups] == [
+        (Spread(0.95, None, 1), Spread(0.9, None, 1)),
+        (Spread(0.75, None, 1), Spread(0.3, None, 1)),
+    ]
+    assert groups[0].name != groups[1].name
+    again = [make_row(setting="s", release="a", release_hash=key, clone_accuracy=0.5) for key in ("x", "y")]
+    assert len(summary(again)) == 1, "one that was trained again, on another machine, counts once"
+
+
 def test_one_victim_of_a_setting_has_its_interval_over_clones() -> None:
     (group,) = summary([make_row(setting="s", seed=seed, clone_accuracy=seed / 10) for seed in range(3)])
     assert group.worst is not None

@@ -148,8 +148,8 @@ def _all_one(sums: Tensor) -> bool:
 
 
 def check(net: nn.Module, like: Tensor) -> None:
-    """Raise `Invalid` unless parameters and buffers of `net` hold all that it learns, so that a release can keep it, and
-    an input has the same logits in use whenever it is asked, and whatever beside.
+    """Raise `Invalid` unless parameters and buffers of `net` hold all that it learns, so that a release can keep it,
+    and an input has the same logits in use whenever it is asked, and whatever beside.
 
     Found are weights that are not registered; plain attributes that training changes and that the logits depend on;
     chance in evaluation mode, as of a dropout that is never switched off; and layers that look at the whole batch, as

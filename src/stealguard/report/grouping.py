@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 from stealguard.errors import require
 from stealguard.report.cells import UNKNOWN, Cell, Group, Line, Problem, Trained
@@ -22,7 +23,8 @@ def summary(rows: Iterable[Row]) -> list[Group]:
     Victims that differ in nothing but the seed are samples of one setting; rows that do not say their setting are
     grouped by victim. Victims of other data or of another net are never in one group, even where the names are equal.
     Where several rows measure the same cell, victim seed and seed (another version, another machine) the newest one
-    counts: the same seed twice is no second sample.
+    counts: the same seed twice is no second sample. Releases of other names and weights with one seed, as those that
+    began with other trained weights, are no samples of one setting: then each victim has a group of its own.
 
     Raises:
         Invalid: there are no rows.
@@ -36,8 +38,19 @@ def summary(rows: Iterable[Row]) -> list[Group]:
     for row in _completed(list(rows)):
         by_setting[_identity(row.victim), row.victim.data_hash, row.victim.net_hash].append(row)
     require(bool(by_setting), "rows", "at least one audit row", "none")
-    groups = named([_group(found) for found in by_setting.values()])
+    groups = named([_group(found) for rows_of in by_setting.values() for found in _apart(rows_of)])
     return sorted(groups, key=lambda group: (group.task, not group.undefended, group.defense, natural(group.name)))
+
+
+def _apart(rows: list[Row]) -> list[list[Row]]:
+    """The rows of one setting together; by victim where two releases have the same seed."""
+    known: dict[int, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    by_victim: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        known[row.victim.seed][row.victim.key].add(row.victim.name)
+        by_victim[row.victim.key].append(row)
+    pairs = (pair for victims in known.values() for pair in combinations(victims.values(), 2))
+    return list(by_victim.values()) if any(one.isdisjoint(other) for one, other in pairs) else [rows]
 
 
 def _identity(victim: VictimFacts) -> tuple[str, ...]:
