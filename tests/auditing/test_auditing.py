@@ -115,6 +115,20 @@ def test_an_in_family_pool_is_what_was_held_out(tmp_path: Path) -> None:
         audit(release, pools=[family], attacks=[Knockoff(81, SHORT.training)])
 
 
+def test_other_training_inputs_are_other_rows(tmp_path: Path) -> None:
+    """What labeled samples give alone is measured with them."""
+    x, y, test_x, test_y = task(200, (16,), 3)
+    given: dict[str, Any] = {
+        "attacks": [SHORT], "pools": [noise(100, (16,))], "labels": ["soft"], "clone": "mlp", "store": tmp_path / "s",
+    }  # fmt: skip
+    (first,), (again,), (other,) = (
+        audit(sg.Given(linear(16, 3), (16,), 3), data=(x, labels, test_x, test_y), **given)
+        for labels in (y, y, y.roll(1))
+    )
+    assert (first.key == again.key, first.key == other.key) == (True, False)
+    assert first.metrics["no_theft_20"] > other.metrics["no_theft_20"]
+
+
 def test_a_family_is_known_by_its_contents(tmp_path: Path) -> None:
     family, other = tmp_path / "family.npz", tmp_path / "other.npz"
     for path in (family, other):

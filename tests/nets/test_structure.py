@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
+import linecache
+import sys
+from pathlib import Path
+
+import pytest
 from torch import nn
 
 from samples import mlp
 from stealguard.nets import structure
+
+NET = """
+import a_helper
+from torch import nn
+
+FACTOR = 1
+UNUSED = 1
+
+
+def shifted(x):
+    return FACTOR + a_helper.twice(x)
+
+
+class Net(nn.Module):
+    def forward(self, x):
+        return shifted(x)
+"""
 
 
 def of(forward: str, **settings: object) -> nn.Module:
@@ -74,3 +97,30 @@ def test_a_description_with_an_address_does_not_matter() -> None:
             return f"{object()}"
 
     assert structure(Told()) == structure(Told())
+
+
+@pytest.mark.parametrize(
+    ("helper", "net", "alike"),
+    [
+        ("def twice(x): return 3 * x", NET, False),
+        ("SCALE = 3\ndef twice(x): return SCALE * x", NET, False),
+        ("def twice(x): return 2 * x\n\n\ndef other(x): return x", NET, True),
+        ("def twice(x): return 2 * x", NET.replace("FACTOR = 1", "FACTOR = 2"), False),
+        ("def twice(x): return 2 * x", NET.replace("UNUSED = 1", "UNUSED = 2"), True),
+    ],
+)
+def test_what_a_forward_pass_uses_of_the_users_modules_matters(
+    helper: str, net: str, alike: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(helper: str, net: str, folder: Path) -> str:
+        folder.mkdir()
+        (folder / "a_helper.py").write_text(helper)
+        (folder / "a_net.py").write_text(net)
+        monkeypatch.syspath_prepend(folder)
+        for name in ("a_helper", "a_net"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        linecache.clearcache()
+        return structure(importlib.import_module("a_net").Net())
+
+    before = found("def twice(x): return 2 * x", NET, tmp_path / "before")
+    assert (found(helper, net, tmp_path / "after") == before) == alike

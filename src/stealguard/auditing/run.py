@@ -368,7 +368,9 @@ class _Audit:
     def key(self, theft: Theft) -> str:
         """SHA-256 (hex) of everything that the theft's row follows from."""
         name, settings = describe(ATTACKS, theft.attack)
-        train = self._task.train.hash if theft.own else ""
+        made_from = self._victim.recipe["data"]["train_sha256"] if isinstance(self._victim, Release) else ""
+        train = self._task.train.hash  # of which the no-theft lines are drawn; a release's own follow from its identity
+        train = train if theft.own or train != made_from else ""
         return fingerprint([
             *self._source, *self._code, self._identity, self._victim.facts().setting, self._task.test.hash, train,
             name, settings, code_of(type(theft.attack)), theft.pool.x.hash, theft.labels, theft.treatment, theft.own,

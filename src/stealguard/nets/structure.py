@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
-from types import CodeType
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -20,7 +22,8 @@ def structure(net: nn.Module) -> str:
     """SHA-256 (hex) of what an architecture is, whatever its weights.
 
     Made of the names, settings and classes of all parts, the names, shapes and dtypes of all tensors, and the source
-    text of every class that is not torch's or stealguard's own: two nets of one class name whose forward passes differ
+    text of every class that is not torch's or stealguard's own, with the functions, classes and plain settings of the
+    user's own modules that it uses: two nets of one class name whose forward passes differ
     have different structures. Compare nets as they were built: an attribute that training changes counts.
 
     Example:
@@ -31,7 +34,11 @@ def structure(net: nn.Module) -> str:
     state = {name: [list(t.shape), str(t.dtype)] for name, t in tensors(net).items()}
     own = {kind for part in net.modules() for kind in type(part).__mro__ if _is_users(kind)}
     code = sorted([_name(kind), _code(kind)] for kind in own)
-    return fingerprint({"parts": parts, "state": state, "code": code})
+    used: dict[str, Any] = {}
+    for kind in own:
+        _use(kind, used)
+    helpers = {name: text for name, text in used.items() if name not in {_place(kind) for kind in own}}
+    return fingerprint({"parts": parts, "state": state, "code": code} | ({"helpers": helpers} if helpers else {}))
 
 
 def _part(part: nn.Module) -> list[Any]:
@@ -53,12 +60,53 @@ def _code(kind: type) -> list[list[str]]:
     """The source of every function of a class, and its plain settings, by name."""
     found = []
     for name, value in sorted(vars(kind).items()):
-        function = inspect.unwrap(getattr(value, "__func__", getattr(value, "fget", value)))
-        if inspect.isfunction(function):
+        function = _function(value)
+        if function is not None:
             found.append([name, _source(function)])
         elif isinstance(value, _SIMPLE) and name not in ("__module__", "__qualname__", "__doc__", "__firstlineno__"):
             found.append([name, repr(value)])
     return found
+
+
+def _function(value: object) -> FunctionType | None:
+    """The function that a method, a property or a decorated function is."""
+    function = inspect.unwrap(getattr(value, "__func__", getattr(value, "fget", value)))  # type: ignore[arg-type]
+    return function if inspect.isfunction(function) else None
+
+
+def _use(code: type | FunctionType, used: dict[str, Any]) -> None:
+    """Add to `used`, by their places, the texts of a class or a function of the user's own and of what it uses."""
+    if _place(code) in used or not _is_own(code):
+        return
+    used[_place(code)] = _code(code) if isinstance(code, type) else _source(code)
+    functions = [code] if isinstance(code, FunctionType) else [f for f in map(_function, vars(code).values()) if f]
+    for function in functions:
+        names = _names(function.__code__)
+        for name in sorted(names & function.__globals__.keys()):
+            value = function.__globals__[name]
+            inside = [vars(value).get(part) for part in sorted(names)] if isinstance(value, ModuleType) else []
+            if isinstance(value, _SIMPLE) and not name.startswith("__"):
+                used[f"{function.__module__}:{name}"] = repr(value)
+            for one in [value, *inside]:
+                if isinstance(one, type | FunctionType):
+                    _use(one, used)
+
+
+def _place(code: type | FunctionType) -> str:
+    return f"{code.__module__}:{code.__qualname__}"
+
+
+def _is_own(code: type | FunctionType) -> bool:
+    """Whether it is the user's: of no installed package, whose version is told, and not of Python."""
+    name = code.__module__ or ""
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    installed = {"site-packages", "dist-packages"} & set(Path(file).parts)
+    return name.partition(".")[0] not in {"torch", "stealguard", *sys.stdlib_module_names} and not installed
+
+
+def _names(code: CodeType) -> set[str]:
+    """The names that a function uses, also in functions within it."""
+    return set(code.co_names).union(*(_names(part) for part in code.co_consts if isinstance(part, CodeType)))
 
 
 def _source(function: Callable[..., Any]) -> str:
