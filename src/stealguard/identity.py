@@ -5,15 +5,24 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+ANSWERED_WITH = ("structure", "shape", "classes", "scaling", "defense", "weights_sha256")
+
+
 def fingerprint(value: Any) -> str:
     """SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def identity_of(recipe: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of all that a release's answers follow from; equal weights made at other times share it."""
+    return fingerprint({name: recipe[name] for name in ANSWERED_WITH})
 
 
 def tensor_hash(x: Tensor) -> str:

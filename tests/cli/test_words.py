@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,11 +13,13 @@ import pytest
 from cyclopts import App
 from rich.console import Console
 
+from report.made_up import make_row
 from stealguard.cli import app, main
+from stealguard.identity import ANSWERED_WITH, identity_of
 from stealguard.report import summary
 from stealguard.report.cells import stolen_of
 from stealguard.report.naming import number
-from stealguard.results import read
+from stealguard.results import STORE, Store, read
 
 HOME = Path(__file__).parents[2]
 PRINTS_JSON = {
@@ -112,6 +115,23 @@ def test_tables_of_rows_fit_80_columns_and_keep_their_numbers(rows: str, capsys:
 def test_report_prints_json_in_two_words(capsys: pytest.CaptureFixture[str]) -> None:
     path = str(HOME / "docs/results/mnist-lenet5.jsonl")
     assert shown(capsys, "report", path, "--json") == shown(capsys, "report", path, "--format", "json")
+
+
+def test_a_report_of_a_folder_is_of_its_present_release(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = dict.fromkeys(ANSWERED_WITH, "")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    store = Store(tmp_path / STORE)
+    store.put(make_row(release_hash="another", clone_accuracy=0.8))
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "no rows of its present release, but 1 of earlier ones" in capsys.readouterr().err
+    store.put(make_row(release_hash=identity_of(recipe), clone_accuracy=0.3))
+    main(["report", str(tmp_path)])
+    told = capsys.readouterr()
+    assert ("30.0" in told.out, "80.0" in told.out) == (True, False)
+    assert "1 rows" in told.err
+    assert "80.0" in shown(capsys, "report", str(tmp_path / STORE)), "a store is shown with all of its rows"
 
 
 @pytest.mark.slow

@@ -33,8 +33,9 @@ def card(
     """
     from stealguard.errors import require
     from stealguard.files import write_text
+    from stealguard.identity import identity_of
     from stealguard.releases.bom import bom as bill
-    from stealguard.releases.release import identity_of, read_recipe
+    from stealguard.releases.release import read_recipe
     from stealguard.report.card import card as made
     from stealguard.results import read
     from stealguard.results.store import STORE

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stealguard.cli.options import Json
 from stealguard.cli.printing import columns
+
+if TYPE_CHECKING:
+    from stealguard.results import Row
 
 
 def report(
@@ -22,7 +28,8 @@ def report(
     Parameters
     ----------
     sources
-        Release folders, SQLite stores or files of JSON lines (.jsonl).
+        Release folders, SQLite stores or files of JSON lines (.jsonl). Of a folder the rows of its present release
+        count, and not those of one that it has replaced.
     out
         The HTML file to write.
     format
@@ -40,9 +47,35 @@ def report(
     require(not json_ or format in (None, "json"), "format", "left out with `--json`", f"`{format}`")
     require(title is None or out is not None, "title", "given with `--out`: it is the page's", f"`{title}`")
     require(out is None or not out.is_dir(), "out", "a file to write", f"the folder `{out}`")
-    rows = [row for source in sources for row in read(source)]
+    rows = [row for source in sources for row in _present(source, read(source))]
     print(render(rows, "json" if json_ else format or "table", width=columns()))
     if out is not None:
         titled = {} if title is None else {"title": title}
         write_html(rows, out, **titled, command=" ".join(["stealguard", *sys.argv[1:]]))
         print(f"wrote {out}", file=sys.stderr)
+
+
+def _present(source: Path, rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows; those of a release folder without those of releases that were there before.
+
+    Raises:
+        StealguardError: there are rows of earlier releases alone.
+    """
+    from stealguard.errors import StealguardError
+    from stealguard.files import read_text
+    from stealguard.identity import identity_of
+
+    try:
+        identity = identity_of(json.loads(read_text(source / "recipe.json")))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # no release, or a damaged one: `verify` tells
+        return rows
+    own = [row for row in rows if row.victim.key == identity]
+    older = len(rows) - len(own)
+    if older and not own:
+        raise StealguardError(
+            f"`{source}` has no rows of its present release, but {older:,} of earlier ones: "
+            f"run `stealguard audit {source}` first."
+        )
+    if older:
+        print(f"notice: {older:,} rows in `{source}` are of earlier releases, and are left out", file=sys.stderr)
+    return own

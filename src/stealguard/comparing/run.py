@@ -20,8 +20,9 @@ from stealguard.comparing.layout import done, release_folder, rows_left, tidy
 from stealguard.comparing.work import work
 from stealguard.errors import StealguardError, pick, require
 from stealguard.files import real
+from stealguard.identity import identity_of
 from stealguard.progress import Tick, bar
-from stealguard.releases.release import RECIPE, identity_of, read_recipe, setting_of
+from stealguard.releases.release import RECIPE, read_recipe, setting_of
 from stealguard.results import STORE, Row, Rows, Store, VictimFacts, key_of
 
 UNSEEN = "it is said to have ended well, but its rows are not here: its worker writes to another folder"

@@ -27,7 +27,7 @@ from stealguard.defenses.base import Defended, Defense
 from stealguard.devices import choose
 from stealguard.errors import ReleaseError, StealguardError, require
 from stealguard.files import durable_move, read_text, replacing, sha256, write_text
-from stealguard.identity import fingerprint, tensor_hash
+from stealguard.identity import fingerprint, identity_of, tensor_hash
 from stealguard.nets import NETS, Normalized, adapted, build, check_name, is_users, restore, state_of, structure
 from stealguard.releases import recipes
 from stealguard.results import VictimFacts, html
@@ -40,7 +40,6 @@ NEW_WEIGHTS = f"{WEIGHTS}.new"  # of a release that takes an older one's place, 
 FORMAT = 2
 
 MADE_FROM = ("net", "structure", "shape", "classes", "names", "scaling", "data", "outliers", "defense", "training")
-ANSWERED_WITH = ("structure", "shape", "classes", "scaling", "defense", "weights_sha256")
 
 
 @dataclass(frozen=True)
@@ -169,11 +168,6 @@ def setting_of(recipe: Mapping[str, Any]) -> str:
     trained = recipe["start"] is not None or recipe.get("weights") is not None
     statistics = {name: recipe[name] for name in ("mean", "std") if recipe.get(name) is not None}
     return fingerprint({**{name: recipe[name] for name in MADE_FROM}, **statistics, "start": trained})
-
-
-def identity_of(recipe: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of all that a release's answers follow from; equal weights made at other times share it."""
-    return fingerprint({name: recipe[name] for name in ANSWERED_WITH})
 
 
 def scaling_of(recipe: Mapping[str, Any]) -> Scaling | None:
