@@ -89,7 +89,8 @@ def test_folders_of_training_and_test_pictures(tmp_path: Path, names: tuple[str,
     classes(tmp_path / test, n=2, mode="L")
     task = data.task(f"folder:{tmp_path}")
     assert (task.train.x.shape, task.test.x.shape) == ((14, 1, 6, 8), (4, 1, 6, 8))
-    assert (task.names, task.notes) == (("a", "b"), ())
+    told = "4 test pictures are training pictures, too: they tell nothing about new ones."
+    assert (task.names, task.notes) == (("a", "b"), (told,))
     assert len(data.images(f"folder:{tmp_path}")) == 14
     classes(tmp_path / test, names="z", n=1, mode="L")
     with pytest.raises(Invalid, match=r"test classes that are also in train. Found z"):
@@ -101,7 +102,7 @@ def test_the_test_folder_goes_before_the_validation_folder(tmp_path: Path) -> No
         classes(tmp_path / name, n=n)
     task = data.task(f"folder:{tmp_path}")
     assert (len(task.train.x), len(task.test.x)) == (6, 4)
-    assert task.notes == ("The folder `val` is not used.",)
+    assert task.notes[0] == "The folder `val` is not used."
 
 
 def test_a_test_folder_without_classes_is_not_used(tmp_path: Path) -> None:
@@ -201,6 +202,16 @@ def test_transparent_pictures_are_laid_over_white(tmp_path: Path) -> None:
     only.mkdir()
     gray.save(only / "c.png")
     assert data.images(f"folder:{only}").shape == (1, 1, 6, 8)
+
+
+def test_test_pictures_that_are_trained_on_are_told(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        classes(tmp_path / split)
+    picture(tmp_path / "test" / "a" / "new.png", seed=999)
+    told = "14 test pictures are training pictures, too: they tell nothing about new ones."
+    assert told in folders.read(tmp_path).notes
+    assert told not in folders.read(tmp_path, labels=False).notes
+    assert not any("training pictures" in note for note in folders.read(tmp_path / "train").notes)
 
 
 def test_animations_give_their_first_frame(tmp_path: Path) -> None:

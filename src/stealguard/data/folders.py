@@ -84,6 +84,10 @@ def read(path: Path, *, labels: bool = True, fit: Fit | None = None) -> Found:
         return Pictures(paths, heads, root=path, color=color, keep=keep, fit=fit), words
 
     n = len(parts[0])
+    known = {head.sha256 for head in heads[:n]}
+    both = sum(head.sha256 in known for head in heads[n:])
+    if labels and both:
+        notes.append(f"{both} test pictures are training pictures, too: they tell nothing about new ones.")
     second = made(parts[1], heads[n:]) if labels and len(parts) == 2 else None
     return Found(made(parts[0], heads[:n]), second, tuple(notes), fit)
 
