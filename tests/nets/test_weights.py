@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import nn
 
 from samples import mlp
@@ -139,3 +139,22 @@ def test_rules_of_statistics(given: dict[str, Any], said: str) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
     with pytest.raises(Invalid, match=said):
         build(net, torch.rand(2, 3, 4, 4), 3, seed=0, **given)
+
+
+def test_of_tied_weights_a_file_may_hold_one(tmp_path: Path) -> None:
+    def tied() -> nn.Module:
+        net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        net[1].weight = net[0].weight
+        return net
+
+    made, net = tied(), tied()
+    save_model(made, str(tmp_path / "w.safetensors"))
+    assert give(net, read_weights(tmp_path / "w.safetensors")) == []
+    assert torch.equal(net[1].weight, made[1].weight)
+
+
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    net = nn.Linear(4, 3)
+    torch.save({name: (100 * value).to(torch.int8) for name, value in net.state_dict().items()}, tmp_path / "w.pt")
+    with pytest.raises(Invalid, match=r"of floating numbers where the net's are .* whole numbers in bias, weight"):
+        give(net, read_weights(tmp_path / "w.pt"), partial=True)

@@ -85,12 +85,20 @@ def give(net: nn.Module, weights: Weights, *, partial: bool = False) -> list[str
     own = net.state_dict()
     state = _without_prefix(weights.tensors, list(own))
     other = [name for name, value in state.items() if name in own and own[name].shape != value.shape]
+    whole = [name for name in own.keys() & state.keys() if own[name].is_floating_point() and _is_whole(state[name])]
+    rule = "of floating numbers where the net's are (quantized ones have to be dequantized)"
+    require(not whole, "weights", rule, f"`{weights.path}`, with whole numbers in {_listed(sorted(whole))}")
     fitting = {name: value for name, value in state.items() if name not in other}
     try:
         missing, unexpected = net.load_state_dict(fitting, strict=False)
     except RuntimeError as e:
         raise Invalid("weights", "a state dict that the net takes", f"`{weights.path}` ({one_line(e, 200)})") from e
-    missing = [name for name in missing if name not in other and not name.endswith("num_batches_tracked")]
+    given = {_memory(own[name]) for name in fitting if name in own}  # of tied weights a file may hold one alone
+    missing = [
+        name
+        for name in missing
+        if name not in other and _memory(own[name]) not in given and not name.endswith("num_batches_tracked")
+    ]
     taken = len(fitting) - len(unexpected)
     found = f"`{weights.path}`, of which {taken} of {len(state)} tensors fit"
     told = [
@@ -106,6 +114,14 @@ def give(net: nn.Module, weights: Weights, *, partial: bool = False) -> list[str
     complete = "all weights of the net (or allow some of them with `partial`)"
     require(partial or not (missing or other), "weights", complete, "; ".join([found, *told]))
     return [f"{taken} of {len(state)} tensors of `{weights.path}` fit; {'; '.join(told)}."] if told else []
+
+
+def _memory(value: Tensor) -> tuple[int, torch.Size]:
+    return value.data_ptr(), value.shape
+
+
+def _is_whole(value: Tensor) -> bool:
+    return not value.is_floating_point() and not value.is_complex()
 
 
 def _without_prefix(state: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
