@@ -129,6 +129,16 @@ def test_other_training_inputs_are_other_rows(tmp_path: Path) -> None:
     assert first.metrics["no_theft_20"] > other.metrics["no_theft_20"]
 
 
+def test_a_pool_in_other_units_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y, test_x, test_y = task(200, (16,), 3)
+    data = (100 * x, y, 100 * test_x, test_y)
+    release = sg.protect("mlp", data, defense="none", epochs=1, out=tmp_path / "r", progress=False)
+    for factor, told in ((100, False), (100_000, True)):
+        pool = factor * (0.3 + 0.4 * noise(100, (16,)))
+        audit(release, pools=[pool], labels=["soft"], data=data, clone="mlp", progress=True)
+        assert ("100 % of the numbers of `tensors-" in capsys.readouterr().err) == told
+
+
 def test_a_family_is_known_by_its_contents(tmp_path: Path) -> None:
     family, other = tmp_path / "family.npz", tmp_path / "other.npz"
     for path in (family, other):

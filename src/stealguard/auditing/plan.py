@@ -20,9 +20,10 @@ from stealguard.auditing.owned import near, owned
 from stealguard.auditing.suites import NOTHING, Block
 from stealguard.auditing.victim import Given, Victim
 from stealguard.checks import check_seed
-from stealguard.data import Task
-from stealguard.data.inputs import Inputs, Stored, Subset, row_hashes
+from stealguard.data import SETS, Task
+from stealguard.data.inputs import Inputs, Stored, Subset, chunks, row_hashes
 from stealguard.data.roles import divide, named
+from stealguard.data.scaling import Scaling
 from stealguard.errors import Invalid, pick, require
 from stealguard.identity import fingerprint
 from stealguard.nets import adapted, build, check_name, reinitialized, structure
@@ -44,13 +45,15 @@ DEFAULT_CLONES: dict[tuple[int, ...], str] = {
 class Pool:
     """What an attacker queries with: inputs (N, *shape), and whether the defender trained on the rest of the family.
 
-    `dropped` is how many inputs of the set are test inputs of the task; these are not queried.
+    `dropped` is how many inputs of the set are test inputs of the task; these are not queried. `clamped` is the share
+    of the set's numbers that are beyond the bounds of the task's, and are brought to these.
     """
 
     name: str
     x: Inputs
     in_family: bool = False
     dropped: int = 0
+    clamped: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,15 @@ def _pools(victim: Victim, task: Task, given: Any, size: int, seed: int, resize:
             given, shape, "pools", resize=resize, scaling=task.scaling, like=task.train.x, reading=task.reading
         )
         for name, x in found.items():
-            yield _without_test_inputs(_unseen(victim, name, x), task)
+            pool = replace(_unseen(victim, name, x), clamped=_clamped(name, x, task.scaling))
+            yield _without_test_inputs(pool, task)
+
+
+def _clamped(name: str, x: Inputs, scaling: Scaling | None) -> float:
+    """The share of a set's numbers, in the users' units, that a scaling clamps; those of named sets are in [0, 1]."""
+    if scaling is None or name in SETS or not isinstance(x, Stored) or x.pixels:
+        return 0.0
+    return sum(int(scaling.outside(x.numbers(rows)).sum()) for rows in chunks(x)) / math.prod(x.shape)
 
 
 def _unseen(victim: Victim, name: str, x: Inputs) -> Pool:

@@ -45,6 +45,7 @@ from stealguard.types import Asked, BlackBox
 
 TRIES = 100  # to make a lock that other processes remove
 RENAMED_WITH = 20  # labeled samples
+TOLD = 0.01  # share of a pool's numbers that are clamped
 
 
 def audit(
@@ -263,6 +264,9 @@ def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
             notes.append(f"pools: `{name}` makes its own queries, and asks none of `{unread}`")
     for pool in {theft.pool.name: theft.pool for theft in planned if theft.pool.dropped}.values():
         notes.append(f"pools: {pool.dropped:,} inputs of `{pool.name}` are test inputs of the task and are not queried")
+    for pool in {theft.pool.name: theft.pool for theft in planned if theft.pool.clamped >= TOLD}.values():
+        share = f"{100 * pool.clamped:.0f} % of the numbers of `{pool.name}`"
+        notes.append(f"pools: {share} are beyond the bounds of the training inputs, and are clamped to them")
     for note in notes:
         print(note, file=sys.stderr)
 
