@@ -116,6 +116,9 @@ def numbers(**changes: Any) -> dict[str, Any]:
         (numbers(served=0.097), ["The answers are right on 9.7 % of 1,000 validation inputs, which is no better than"]),
         (numbers(served=0.118), ["cannot be told from it"]),
         (numbers(served=0.12), []),
+        (numbers(served=0.9, frequent=0.9), ["no more often than if they all named the most frequent class (90.0 %)"]),
+        (numbers(served=0.9, frequent=0.89), []),
+        (numbers(served=0.1, frequent=0.2), ["which is no better than"]),
         (numbers(alone=0.811), ["the net's own on 81.1 %: the guard costs honest users more than a point"]),
         (numbers(alone=0.81), []),
         (numbers(start=0.9), ["those of the weights that training began with on 90.0 %"]),
@@ -139,6 +142,13 @@ def test_a_net_at_chance_is_warned_of(tmp_path: Path) -> None:
     crawl = sg.Training(epochs=1, lr=1e-12)
     with pytest.warns(PoorAnswers, match="no better than chance"):
         sg.protect(mlp(), task(200, (16,), 3), defense="none", training=crawl, out=tmp_path / "a", progress=False)
+
+
+def test_a_net_that_names_the_most_frequent_class_is_warned_of(tmp_path: Path) -> None:
+    x, y = noise(400, (16,)), (torch.arange(400) % 10 == 0).long()
+    short = sg.Training(epochs=10, lr=0.02)
+    with pytest.warns(PoorAnswers, match="named the most frequent class"):
+        sg.protect(mlp(classes=2), (x, y), defense="none", training=short, out=tmp_path / "a", progress=False)
 
 
 def test_another_guard_is_measured_anew_where_data_are_given(tmp_path: Path) -> None:
