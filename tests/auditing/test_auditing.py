@@ -133,10 +133,11 @@ def test_a_pool_in_other_units_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     x, y, test_x, test_y = task(200, (16,), 3)
     data = (100 * x, y, 100 * test_x, test_y)
     release = sg.protect("mlp", data, defense="none", epochs=1, out=tmp_path / "r", progress=False)
-    for factor, told in ((100, False), (100_000, True)):
+    for factor, narrow, clamped in ((1, True, True), (100, False, False), (100_000, True, True)):
         pool = factor * (0.3 + 0.4 * noise(100, (16,)))
         audit(release, pools=[pool], labels=["soft"], data=data, clone="mlp", progress=True)
-        assert ("100 % of the numbers of `tensors-" in capsys.readouterr().err) == told
+        notes = capsys.readouterr().err
+        assert (("in other units" in notes), ("100 % of the numbers of `tensors-" in notes)) == (narrow, clamped)
 
 
 def test_a_family_is_known_by_its_contents(tmp_path: Path) -> None:

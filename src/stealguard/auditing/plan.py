@@ -46,7 +46,8 @@ class Pool:
     """What an attacker queries with: inputs (N, *shape), and whether the defender trained on the rest of the family.
 
     `dropped` is how many inputs of the set are test inputs of the task; these are not queried. `clamped` is the share
-    of the set's numbers that are beyond the bounds of the task's, and are brought to these.
+    of the set's numbers that are beyond the bounds of the task's, and are brought to these; `span` how much of the
+    range between these bounds the set's inputs fill, on average over the places of an input.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Pool:
     in_family: bool = False
     dropped: int = 0
     clamped: float = 0.0
+    span: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -199,15 +201,22 @@ def _pools(victim: Victim, task: Task, given: Any, size: int, seed: int, resize:
             given, shape, "pools", resize=resize, scaling=task.scaling, like=task.train.x, reading=task.reading
         )
         for name, x in found.items():
-            pool = replace(_unseen(victim, name, x), clamped=_clamped(name, x, task.scaling))
+            pool = _unseen(victim, name, x)
+            if task.scaling is not None and name not in SETS and isinstance(x, Stored) and not x.pixels:
+                clamped, span = _units(x, task.scaling)
+                pool = replace(pool, clamped=clamped, span=span)
             yield _without_test_inputs(pool, task)
 
 
-def _clamped(name: str, x: Inputs, scaling: Scaling | None) -> float:
-    """The share of a set's numbers, in the users' units, that a scaling clamps; those of named sets are in [0, 1]."""
-    if scaling is None or name in SETS or not isinstance(x, Stored) or x.pixels:
-        return 0.0
-    return sum(int(scaling.outside(x.numbers(rows)).sum()) for rows in chunks(x)) / math.prod(x.shape)
+def _units(x: Stored, scaling: Scaling) -> tuple[float, float]:
+    """What tells of a set in the users' units that these are others: `clamped` and `span` of a `Pool`."""
+    clamped, low, high = 0, torch.ones(x.shape[1:]), torch.zeros(x.shape[1:])
+    for rows in chunks(x):
+        numbers = x.numbers(rows)
+        clamped += int(scaling.outside(numbers).sum())
+        lowest, highest = scaling.to01(numbers).aminmax(dim=0)
+        low, high = low.minimum(lowest), high.maximum(highest)
+    return clamped / math.prod(x.shape), float((high - low).mean())
 
 
 def _unseen(victim: Victim, name: str, x: Inputs) -> Pool:

@@ -46,6 +46,7 @@ from stealguard.types import Asked, BlackBox
 TRIES = 100  # to make a lock that other processes remove
 RENAMED_WITH = 20  # labeled samples
 TOLD = 0.01  # share of a pool's numbers that are clamped
+NARROW = 0.05  # share of the range of the training inputs that a pool in the same units fills, at least
 
 
 def audit(
@@ -267,6 +268,9 @@ def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
     for pool in {theft.pool.name: theft.pool for theft in planned if theft.pool.clamped >= TOLD}.values():
         share = f"{100 * pool.clamped:.0f} % of the numbers of `{pool.name}`"
         notes.append(f"pools: {share} are beyond the bounds of the training inputs, and are clamped to them")
+    for pool in {theft.pool.name: theft.pool for theft in planned if theft.pool.span < NARROW}.values():
+        share = f"{100 * pool.span:.1f} % of the range of the training inputs"
+        notes.append(f"pools: `{pool.name}` fills {share}: its numbers may be in other units")
     for note in notes:
         print(note, file=sys.stderr)
 
