@@ -13,6 +13,7 @@ from stealguard.boxes.accounts import Accounts
 from stealguard.defenses.suspicion import (
     BINS,
     COLUMNS,
+    FIRST,
     HIGH,
     KEPT,
     LOW,
@@ -304,14 +305,14 @@ def test_what_is_measured_by_hand() -> None:
 
 
 @torch.no_grad()
-def test_without_a_strictness_a_fifth_of_the_inputs_of_the_task_are_too_unusual_for_a_new_account() -> None:
+def test_without_a_strictness_some_of_the_inputs_of_the_task_are_too_unusual_for_a_new_account() -> None:
     net, decoys, (x, y) = mlp(), torch.nn.Linear(16, 3), blobs(200, (16,), 3)
     known = Measured()
     known.measure({"logits": net, "decoys": decoys}, Batch(x, y, noise(200, (16,))))
     outputs = {"logits": net(x), "decoys": decoys(x)}
     gate = Gate(known, None, True)
     passed = gate.passed(outputs, {})
-    assert passed.double().mean() == pytest.approx(0.8, abs=0.01)
+    assert passed.double().mean() == pytest.approx(1 - FIRST, abs=0.01)
     assert gate.strictness == pytest.approx(known.first.item())
     watching = Suspicion(gate, -50.0, 1e9, 1e9, "decoys", 3)
     asked = [{name: rows[i : i + 1] for name, rows in outputs.items()} for i in range(200)]

@@ -36,7 +36,7 @@ KEPT = 64  # latest queries that a repeat is looked for among
 ALIKE = 0.05  # share of the task's inputs that count as repeats of one of `KEPT` others
 ROWS = 256  # queries that are compared with others at once
 COLUMNS = 16  # of each head's outputs at most, that repeats are recognized by
-FIRST = 0.2  # share of the task's inputs that a new account gets decoys for, where its strictness is not given
+FIRST = 0.15  # share of the task's inputs that a new account gets decoys for, where its strictness is not given
 UNLIMITED = -1  # in place of the number of answers that are left
 SIGNALS = "signals"  # the name of what a guard with memory reads
 
