@@ -78,7 +78,7 @@ def test_the_fast_preset_takes_the_step_that_was_timed() -> None:
 
 
 MEMORY = {"measurement": "theft", "guard": "memory", "variant": ""}
-ON_FASHION = {"measurement": "theft", "guard": "memory"}
+ON_FASHION = {"measurement": "theft", "guard": "memory", "variant": ""}
 STOLEN = ["clone_accuracy", "renamed_accuracy_20"]
 
 
@@ -106,7 +106,7 @@ def test_the_tables_of_adaptive_attackers_are_means_of_committed_rows(by: list[s
         (["pool_name", "accounts"], STOLEN, {**ON_FASHION, "attack": "told explore"}),
         (["pool_name", "accounts"], STOLEN, {**ON_FASHION, "attack": "told early"}),
         (["attack", "labels"], STOLEN, {**ON_FASHION, "guard": "none"}),
-        (["how"], ["first_five", "later", "net_alone"], {"measurement": "first five"}),
+        (["how"], ["first_five", "later", "net_alone"], {"measurement": "first five", "variant": ""}),
     ],
 )
 def test_the_tables_of_fashion_mnist_are_means_of_committed_rows(
