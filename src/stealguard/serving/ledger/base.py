@@ -19,7 +19,6 @@ import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
@@ -241,12 +240,15 @@ class _Purse:
         budget: they may be handed out under budgets of at least this.
         counted: rows in the store when it was asked last, or None.
         used: when the purse was used last.
+        waiting: requests whose rows the store has still to count.
     """
+
+    __slots__ = "budget", "counted", "rows", "used", "waiting"  # a server holds one for each account
 
     def __init__(self) -> None:
         self.rows, self.budget, self.used = 0, 0, 0.0
         self.counted: int | None = None
-        self.waiting: deque[_Waiting] = deque()
+        self.waiting: list[_Waiting] = []
 
     def put(self, rows: int, budget: int) -> None:
         self.budget = max(budget, self.budget if self.rows else 0)
