@@ -41,7 +41,11 @@ def changed(method: T, settings: Mapping[str, Any], owner: str) -> T:
         if key not in known:
             rule = f"a setting of `{owner}`: {', '.join(known) or 'it has none'}"
             raise Invalid(str(key), rule, f"`{key}`{nearest(key, known)}")
-    values = {key: _fitting(key, value, getattr(method, key), owner) for key, value in settings.items()}
+    usual = {field.name: field.default for field in fields(method)}  # type: ignore[arg-type]
+    values = {
+        key: None if value is usual[key] is None else _fitting(key, value, getattr(method, key), owner)
+        for key, value in settings.items()
+    }
     try:
         return replace(method, **values)  # type: ignore[type-var]
     except StealguardError:

@@ -202,6 +202,13 @@ def test_a_module_is_asked_in_the_precision_of_its_weights(dtype: torch.dtype) -
     torch.testing.assert_close(sg.Given(body).connect()(x), expected)
 
 
+def test_probabilities_that_were_rounded_are_probabilities() -> None:
+    body, x = nn.Sequential(nn.Linear(16, 3), nn.Softmax(dim=1)).to(torch.bfloat16), noise(50, SHAPE)
+    found = body(x.bfloat16()).float().detach()
+    assert ((found.sum(dim=1) - 1).abs() > 1e-3).any()
+    torch.testing.assert_close(sg.Given(body).connect()(x), found / found.sum(dim=1, keepdim=True))
+
+
 @pytest.mark.parametrize("answers", [lambda x: np.full((len(x), 3), 0.5), lambda x: np.zeros((2, len(x), 3))])
 def test_what_is_no_answer_is_the_victims_fault(answers: Any) -> None:
     with pytest.raises(BoxFault, match="should answer rows on the simplex"):

@@ -11,9 +11,10 @@ import torch
 import stealguard as sg
 from samples import blobs, boxed, mlp, noise, task, trained
 from stealguard.boxes.base import Boxed
-from stealguard.defenses import RobustInI
+from stealguard.defenses import DEFENSES, RobustInI
 from stealguard.defenses.decoys import COARSE, Decoyed, Decoys, _flat
 from stealguard.errors import Invalid, Refused
+from stealguard.settings import changed, describe
 from stealguard.types import Batch
 
 
@@ -26,6 +27,7 @@ def test_it_has_a_short_name_and_a_preset() -> None:
     [
         *(("strictness", value, "a finite number") for value in (float("nan"), float("inf"))),
         ("strictness", "high", "a finite number"),
+        ("strictness", True, "a finite number"),
         ("floor", float("-inf"), "a finite number"),
         *(("suspicion", value, "a positive finite number") for value in (0.0, -1.0, float("inf"), float("nan"))),
         ("suspects", "prison", "one of refuse, decoys"),
@@ -34,6 +36,12 @@ def test_it_has_a_short_name_and_a_preset() -> None:
 def test_a_setting_that_breaks_its_rule_is_named(name: str, value: object, rule: str) -> None:
     with pytest.raises(Invalid, match=f"`{name}` should be {rule}"):
         RobustInI(**{name: value})
+
+
+def test_a_whole_number_is_the_same_setting_as_a_fraction() -> None:
+    assert describe(DEFENSES, RobustInI(strictness=8)) == describe(DEFENSES, RobustInI(strictness=8.0))
+    assert repr(RobustInI(strictness=8)) == repr(RobustInI(strictness=8.0))
+    assert changed(RobustInI(strictness=8.0), {"strictness": None}, "ini-robust") == RobustInI()
 
 
 def test_its_cost_tells_what_is_remembered() -> None:

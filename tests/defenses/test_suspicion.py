@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from marked import pretended
 from samples import blobs, mlp, noise
 from stealguard.boxes.accounts import Accounts
 from stealguard.defenses.suspicion import (
@@ -318,6 +319,14 @@ def test_without_a_strictness_some_of_the_inputs_of_the_task_are_too_unusual_for
     asked = [{name: rows[i : i + 1] for name, rows in outputs.items()} for i in range(200)]
     assert torch.cat([watching.review(one, watching.start()).passed for one in asked]).equal(passed)
     assert Gate(known, 1.5, True).strictness == 1.5
+
+
+def test_a_gate_of_a_net_on_another_device_judges_outputs_on_the_processor() -> None:
+    outputs, x = queries(OUTLIER, TASK)
+    with pretended() as device:
+        gate = Gate(Measured().to(device), None, True)
+        assert gate.passed(outputs, {}).tolist() == [False, True]
+        assert gate.answer(outputs, x).argmax(dim=1).tolist() == [2, 1]
 
 
 def test_before_it_is_measured_nothing_is_evidence() -> None:

@@ -22,7 +22,7 @@ UNUSED = 1
 
 
 def shifted(x):
-    return FACTOR + a_helper.twice(x)
+    return FACTOR + a_helper.LIMIT * a_helper.twice(x)
 
 
 class Net(nn.Module):
@@ -104,6 +104,8 @@ def test_a_description_with_an_address_does_not_matter() -> None:
     [
         ("def twice(x): return 3 * x", NET, False),
         ("SCALE = 3\ndef twice(x): return SCALE * x", NET, False),
+        ("LIMIT = 2\ndef twice(x): return 2 * x", NET, False),
+        ("OTHER = 2\ndef twice(x): return 2 * x", NET, True),
         ("def twice(x): return 2 * x\n\n\ndef other(x): return x", NET, True),
         ("def twice(x): return 2 * x", NET.replace("FACTOR = 1", "FACTOR = 2"), False),
         ("def twice(x): return 2 * x", NET.replace("UNUSED = 1", "UNUSED = 2"), True),
@@ -114,7 +116,7 @@ def test_what_a_forward_pass_uses_of_the_users_modules_matters(
 ) -> None:
     def found(helper: str, net: str, folder: Path) -> str:
         folder.mkdir()
-        (folder / "a_helper.py").write_text(helper)
+        (folder / "a_helper.py").write_text(f"LIMIT = 1\n{helper}")
         (folder / "a_net.py").write_text(net)
         monkeypatch.syspath_prepend(folder)
         for name in ("a_helper", "a_net"):

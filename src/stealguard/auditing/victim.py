@@ -31,6 +31,7 @@ from stealguard.releases.release import RECIPE, hash_of
 from stealguard.results import VictimFacts
 from stealguard.types import BlackBox, Probabilities
 
+ROUNDED = 0.02  # how far from 1 probabilities of 16 bits may sum up
 FATAL = 4  # what ONNX Runtime logs to stderr: errors are told by its exceptions
 
 
@@ -177,16 +178,24 @@ def _of_module(module: nn.Module) -> Ask:
     @torch.no_grad()
     def ask(x: Tensor) -> Tensor:
         module.eval()
-        return told.answers(
-            first_tensor(module(x.to(device_of(module), dtype_of(module), copy=True))).to(torch.float32)
-        )
+        return told.answers(_in_float32(first_tensor(module(x.to(device_of(module), dtype_of(module), copy=True)))))
 
     return ask
 
 
+def _in_float32(found: Tensor) -> Tensor:
+    """What a net gives; probabilities that were rounded to fewer bits sum to 1 again."""
+    rows = found.to(torch.float32)
+    if rows.dim() == 2 and rows.shape[1] > 1 and found.dtype in (torch.float16, torch.bfloat16):
+        sums = rows.sum(dim=1, keepdim=True)
+        if (rows >= 0).all() and ((sums - 1).abs() <= ROUNDED).all():
+            return rows / sums
+    return rows
+
+
 class _Outputs:
-    """What a net gives, as answers: logits, log-probabilities or probabilities (N, K), or one of these, (N, 1) or (N,),
-    of the second of two classes.
+    """What a net gives, as answers: logits, log-probabilities or probabilities (N, K), or the logit or the probability,
+    (N, 1) or (N,), of the second of two classes.
 
     The first outputs tell whether all are logits: of a few inputs, logits between 0 and 1 look like probabilities.
     """

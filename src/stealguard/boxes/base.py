@@ -96,8 +96,8 @@ def looks_like_logits(found: Tensor) -> bool:
 
 
 def as_answers(found: Tensor, *, logits: bool) -> Tensor:
-    """Answers (N, K) from logits, log-probabilities or probabilities (N, K), or from those of the second of two
-    classes, (N,).
+    """Answers (N, K) from logits, log-probabilities or probabilities (N, K), or from logits or probabilities of the
+    second of two classes, (N,).
 
     >>> as_answers(torch.tensor([0.25]), logits=False)
     tensor([[0.7500, 0.2500]])

@@ -226,9 +226,12 @@ class RobustInI(Defense):
     decoys: bool = True
 
     def __post_init__(self) -> None:
-        numbers = {"floor": self.floor} | ({} if self.strictness is None else {"strictness": self.strictness})
-        for name, value in numbers.items():
-            require(isinstance(value, int | float) and math.isfinite(value), name, "a finite number", value)
+        for name in ("strictness", "floor"):
+            value = getattr(self, name)
+            if value is not None or name == "floor":
+                number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+                require(number, name, "a finite number", value)
+                object.__setattr__(self, name, float(value))  # 8 and 8.0 are one setting
         for name in ("trust", "suspicion"):
             require(0 < getattr(self, name) < math.inf, name, "a positive finite number", getattr(self, name))
         pick(dict.fromkeys(SUSPECTS), self.suspects, "suspects")

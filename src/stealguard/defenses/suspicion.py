@@ -175,7 +175,8 @@ class Gate(Plain):
         return self.answers(outputs, self.passed(outputs, {}))
 
     def passed(self, outputs: Mapping[str, Tensor], state: State, /) -> Tensor:
-        return odds(outputs) > (self.measured.first if self._strictness is None else self._strictness)
+        found = odds(outputs)  # which may be on another device than the net
+        return found > (self.measured.first.to(found.device) if self._strictness is None else self._strictness)
 
     def at(self, strictness: float, /) -> Gate:
         return Gate(self.measured, strictness, self.decoys)

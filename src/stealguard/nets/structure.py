@@ -76,7 +76,7 @@ def _function(value: object) -> FunctionType | None:
 
 def _use(code: type | FunctionType, used: dict[str, Any]) -> None:
     """Add to `used`, by their places, the texts of a class or a function of the user's own and of what it uses."""
-    if _place(code) in used or not _is_own(code):
+    if _place(code) in used or not _is_own(code.__module__ or ""):
         return
     used[_place(code)] = _code(code) if isinstance(code, type) else _source(code)
     functions = [code] if isinstance(code, FunctionType) else [f for f in map(_function, vars(code).values()) if f]
@@ -84,21 +84,22 @@ def _use(code: type | FunctionType, used: dict[str, Any]) -> None:
         names = _names(function.__code__)
         for name in sorted(names & function.__globals__.keys()):
             value = function.__globals__[name]
-            inside = [vars(value).get(part) for part in sorted(names)] if isinstance(value, ModuleType) else []
-            if isinstance(value, _SIMPLE) and not name.startswith("__"):
-                used[f"{function.__module__}:{name}"] = repr(value)
-            for one in [value, *inside]:
+            found = {f"{function.__module__}:{name}": value}
+            if isinstance(value, ModuleType) and _is_own(value.__name__):
+                found = {f"{value.__name__}:{part}": vars(value)[part] for part in sorted(names & vars(value).keys())}
+            for place, one in found.items():
                 if isinstance(one, type | FunctionType):
                     _use(one, used)
+                elif isinstance(one, _SIMPLE) and not place.rpartition(":")[2].startswith("__"):
+                    used[place] = repr(one)
 
 
 def _place(code: type | FunctionType) -> str:
     return f"{code.__module__}:{code.__qualname__}"
 
 
-def _is_own(code: type | FunctionType) -> bool:
-    """Whether it is the user's: of no installed package, whose version is told, and not of Python."""
-    name = code.__module__ or ""
+def _is_own(name: str) -> bool:
+    """Whether a module is the user's: of no installed package, whose version is told, and not of Python."""
     file = getattr(sys.modules.get(name), "__file__", None) or ""
     installed = {"site-packages", "dist-packages"} & set(Path(file).parts)
     return name.partition(".")[0] not in {"torch", "stealguard", *sys.stdlib_module_names} and not installed
