@@ -26,9 +26,9 @@ from stealguard.report.statistics import Spread
 from stealguard.results import read
 
 RESULTS = Path(__file__).parent.parent / "docs/results"
-ROBUST = {  # rows of attackers who know the default, of honest accounts, and of attackers who read refusals
-    "mnist": ("adaptive.jsonl", "adaptive.jsonl", "refusals.jsonl"),
-    "fashion-mnist": ("adaptive-fashion.jsonl", "adaptive-fashion.jsonl", "refusals-fashion.jsonl"),
+ROBUST = {  # rows of attackers who know the default and of honest accounts, and of attackers who read refusals
+    "mnist": ("adaptive.jsonl", "refusals.jsonl"),
+    "fashion-mnist": ("adaptive-fashion.jsonl", "refusals-fashion.jsonl"),
 }
 POINT = 0.01 + 1e-9  # of benign accuracy
 HEAD = ["defense", "accounts", "benign accuracy", "loss", "worst clone", "by", "queries", "not tried yet"]
@@ -102,9 +102,9 @@ def _of_group(group: Group, baseline: Group | None) -> list[Entry]:
 
 def _of_adaptive(task: str) -> list[Entry]:
     """The lines of `ini-robust` with memory, one a number of accounts, after renaming where that is more."""
-    rows, honest, refused = (lines.read(RESULTS / name) for name in ROBUST[task])
+    rows, refused = (lines.read(RESULTS / name) for name in ROBUST[task])
     wanted = "first five", "as it is", ""
-    honest = [row for row in honest if (row["measurement"], row.get("how"), row.get("variant")) == wanted]
+    honest = [row for row in rows if (row["measurement"], row.get("how"), row.get("variant")) == wanted]
     benign, alone = (Spread.of([row[name] for row in honest]) for name in ("later", "net_alone"))
     cells: dict[int, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
