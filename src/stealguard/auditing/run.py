@@ -22,7 +22,7 @@ from stealguard.attacks.recovery import Resources
 from stealguard.attacks.treatments import treated
 from stealguard.auditing.beside import Before, beside, helping
 from stealguard.auditing.owned import fine_tuned, near_task, no_theft_accuracy, owned
-from stealguard.auditing.plan import Architecture, Theft, architecture, thefts
+from stealguard.auditing.plan import Architecture, Pool, Theft, architecture, thefts
 from stealguard.auditing.remote import HONEST, Remote
 from stealguard.auditing.suites import NOTHING, SUITES, Block, suite
 from stealguard.auditing.utility import boxed, everything, utility
@@ -263,16 +263,21 @@ def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
     for name, unread in dict.fromkeys((theft.name, theft.pool.name) for theft in planned if _free(theft.attack)):
         if unread != NOTHING:
             notes.append(f"pools: `{name}` makes its own queries, and asks none of `{unread}`")
-    for pool in {theft.pool.name: theft.pool for theft in planned if theft.pool.dropped}.values():
-        notes.append(f"pools: {pool.dropped:,} inputs of `{pool.name}` are test inputs of the task and are not queried")
-    for pool in {theft.pool.name: theft.pool for theft in planned if theft.pool.clamped >= TOLD}.values():
-        share = f"{100 * pool.clamped:.0f} % of the numbers of `{pool.name}`"
-        notes.append(f"pools: {share} are beyond the bounds of the training inputs, and are clamped to them")
-    for pool in {theft.pool.name: theft.pool for theft in planned if theft.pool.span < NARROW}.values():
-        share = f"{100 * pool.span:.1f} % of the range of the training inputs"
-        notes.append(f"pools: `{pool.name}` fills {share}: its numbers may be in other units")
+    for pool in {theft.pool.name: theft.pool for theft in planned}.values():
+        notes += _told_of(pool)
     for note in notes:
         print(note, file=sys.stderr)
+
+
+def _told_of(pool: Pool) -> Iterator[str]:
+    if pool.dropped:
+        yield f"pools: {pool.dropped:,} inputs of `{pool.name}` are test inputs of the task and are not queried"
+    if pool.clamped >= TOLD:
+        share = f"{100 * pool.clamped:.0f} % of the numbers of `{pool.name}`"
+        yield f"pools: {share} are beyond the bounds of the training inputs, and are clamped to them"
+    if pool.span < NARROW:
+        share = f"{100 * pool.span:.1f} % of the range of the training inputs"
+        yield f"pools: `{pool.name}` fills {share}: its numbers may be in other units"
 
 
 def _task(victim: Victim, data: Any) -> sets.Task:

@@ -31,7 +31,7 @@ from stealguard.releases.release import RECIPE, hash_of
 from stealguard.results import VictimFacts
 from stealguard.types import BlackBox, Probabilities
 
-ROUNDED = 0.02  # how far from 1 probabilities of 16 bits may sum up
+ROUNDED = 0.02  # how far from 1 the sum of probabilities in 16 bits may be
 FATAL = 4  # what ONNX Runtime logs to stderr: errors are told by its exceptions
 
 

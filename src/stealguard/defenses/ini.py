@@ -46,15 +46,14 @@ class Isolated(Defended):
         self.settings, self._seed = settings, derive(seed_from(net), "surrogate")
         self._draw = partial(_surrogate, settings.surrogate, like)
         self._surrogates: list[nn.Module] = []  # in a list torch does not see them
-        self._place: tuple[torch.device, torch.dtype] | None = None  # of the surrogates
 
     def surrogates(self, like: Tensor) -> list[nn.Module]:
         """The surrogates, on the device and in the precision of `like`."""
         if not self._surrogates:
             self._surrogates = [self._draw(self.net, derive(self._seed, i)) for i in range(self.settings.surrogates)]
-        place = like.device, like.dtype
-        if place != self._place:
-            self._surrogates, self._place = [surrogate.to(like) for surrogate in self._surrogates], place
+        weight = next(self._surrogates[0].parameters())
+        if (weight.device, weight.dtype) != (like.device, like.dtype):  # `to` goes through every module
+            self._surrogates = [surrogate.to(like) for surrogate in self._surrogates]
         return self._surrogates
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:

@@ -37,7 +37,7 @@ def structure(net: nn.Module) -> str:
     used: dict[str, Any] = {}
     for kind in own:
         _use(kind, used)
-    helpers = {name: text for name, text in used.items() if name not in {_place(kind) for kind in own}}
+    helpers = {name: used[name] for name in used.keys() - {_place(kind) for kind in own}}
     return fingerprint({"parts": parts, "state": state, "code": code} | ({"helpers": helpers} if helpers else {}))
 
 
