@@ -173,6 +173,32 @@ def answers(release: sg.Release) -> torch.Tensor:
     return release.box(blobs(50, (16,), 3, seed=7)[0])
 
 
+CLOSING = """
+import atexit, pathlib, sys, torch
+threads = lambda: [path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+atexit.register(lambda: print(sorted(name for name in threads() if "gloo" in name)))
+from stealguard.training.ranks import joined
+for last in (False, True):
+    try:
+        with joined() as ranks:
+            import torch.distributed.nn
+            ranks.sum([torch.ones(2)])
+            assert any("gloo" in name for name in threads())
+            assert not (last and {fails})
+    except AssertionError:
+        print("failed")
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="The threads of a process are listed by Linux.")
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_thread_of_the_group_is_left_when_a_process_exits(fails: bool) -> None:
+    """One that still holds a tensor then would abort the process."""
+    for output in together(CLOSING.format(fails=fails)):
+        assert output.split("\n") == [*["failed"] * fails, "[]", ""]
+
+
 @pytest.mark.long
 @pytest.mark.thorough
 def test_protect_under_torchrun_writes_one_release(tmp_path: Path) -> None:

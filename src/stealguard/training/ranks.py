@@ -14,7 +14,6 @@ Started by `torchrun`: gloo carries tensors of the processor, and NCCL those of 
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 import threading
@@ -27,6 +26,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # now, since its functions keep the group that is there when it is imported, until the end
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
@@ -41,6 +41,7 @@ Facts = Mapping[str, Any]
 
 JOINING = 600.0  # seconds in which all processes must have started
 BEAT, SILENT = 1.0, 20.0  # seconds between two signs of life, and without one until a process counts as lost
+CLOSING = 5.0  # seconds in which a group closes, after an error: it may wait for a process that does not answer
 FOREVER = timedelta(days=7)  # of a collective: one process may write while the others wait, and signs of life tell
 LOST = "the last checkpoint stays, and the same command with `--resume` goes on, with fewer processes too"
 
@@ -148,20 +149,16 @@ def joined() -> Iterator[Ranks]:
     store = _store()
     here = PrefixStore(f"stealguard/{_entered}", store)
     _wait_for_all(here, size)
-    with _watching(here, number, size):
-        if not dist.is_initialized():
-            nccl = torch.cuda.is_available() and dist.is_nccl_available()
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if nccl else "gloo", store=store, rank=number, world_size=size, timeout=FOREVER
-            )
-            atexit.register(dist.destroy_process_group)
-        _present = several = _Several()
-        try:
-            yield several
-            several.wait()
-        finally:
-            _present = ALONE
-    several.wait()  # so that none, with the store, is gone while another still watches
+    with ExitStack() as group:
+        with _watching(here, number, size):
+            group.enter_context(_group(here, number, size))
+            _present = several = _Several()
+            try:
+                yield several
+                several.wait()
+            finally:
+                _present = ALONE
+        several.wait()  # so that none, with the store, is gone while another still watches
 
 
 def _place() -> tuple[int, int]:
@@ -195,6 +192,25 @@ def _wait_for_all(store: Store, size: int) -> None:
         if time.monotonic() > end:
             raise StealguardError(f"Only {here} of {size} processes started in {JOINING:g} seconds.")
         time.sleep(0.05)
+
+
+@contextmanager
+def _group(store: Store, number: int, size: int) -> Iterator[None]:
+    """Inside the block there is torch's default group, and after it none of its threads, which an exit could meet."""
+    if dist.is_initialized():
+        yield
+        return
+    nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=FOREVER)
+    try:
+        yield
+    except BaseException:
+        closing = threading.Thread(target=dist.destroy_process_group, name="closing", daemon=True)
+        closing.start()
+        closing.join(CLOSING)
+        raise
+    dist.destroy_process_group()
 
 
 @contextmanager
