@@ -40,8 +40,8 @@ class Clock:
 class Counts:
     """A store of counts in memory, which can fail."""
 
-    def __init__(self, lease: int = 16):
-        self.counted, self.lease = dict[tuple[str, str], int](), lease
+    def __init__(self) -> None:
+        self.counted = dict[tuple[str, str], int]()
         self.calls, self.fails = list[Sequence[Order]](), False
 
     async def __call__(self, orders: Sequence[Order]) -> list[Settled]:
@@ -53,7 +53,7 @@ class Counts:
 
     def _settle(self, order: Order) -> Settled:
         name = order.account, order.weights
-        settled = settle(self.counted.get(name, 0), order, self.lease, alone=True)
+        settled = settle(self.counted.get(name, 0), order, alone=True)
         self.counted[name] = settled.counted
         return settled
 
@@ -63,7 +63,7 @@ def test_a_settled_order_counts_what_it_grants_and_leases(
     counted: int, held: int, wants: list[Want], lease: int, alone: bool
 ) -> None:
     counted += held
-    settled = settle(counted, Order("ann", "w", held, wants), lease, alone=alone)
+    settled = settle(counted, Order("ann", "w", held, wants, lease), alone=alone)
     granted = [want for want, yes in zip(wants, settled.granted, strict=True) if yes]
     assert settled.counted == counted - held + sum(want.n for want in granted) + settled.lease
     assert 0 <= settled.lease <= lease
@@ -76,10 +76,17 @@ def test_a_settled_order_counts_what_it_grants_and_leases(
 
 def test_the_lease_shrinks_as_the_end_of_the_budget_comes_near() -> None:
     def lease(left: int, alone: bool) -> int:
-        return settle(0, Order("ann", "w", 0, [Want(1, left + 1)]), 256, alone=alone).lease
+        return settle(0, Order("ann", "w", 0, [Want(1, left + 1)], 256), alone=alone).lease
 
     assert [lease(left, alone=True) for left in (10**6, 4096, 4095, 160, 15)] == [256, 256, 255, 10, 0]
     assert [lease(left, alone=False) for left in (10**6, 4096, 4095, 160, 15)] == [256, 256, 0, 0, 0]
+
+
+def test_several_servers_have_a_smaller_lease_before_they_have_none() -> None:
+    def lease(left: int) -> int:
+        return settle(0, Order("ann", "w", 0, [Want(1, left + 1)], 1024), alone=False).lease
+
+    assert [lease(left) for left in (10**6, 16_384, 8_000, 4_096, 4_095)] == [1024, 1024, 500, 256, 0]
 
 
 CALLS = st.lists(
@@ -94,8 +101,8 @@ def test_every_sequence_of_calls_counts_as_a_plain_sum(
     calls: list[tuple[str, str, int]], budget: int, most: int
 ) -> None:
     async def run() -> None:
-        store, clock = Counts(most), Clock()
-        leases, used = Leases(store, clock), {"ann": 0, "bob": 0}
+        store, clock = Counts(), Clock()
+        leases, used = Leases(store, most, clock), {"ann": 0, "bob": 0}
         for what, account, n in calls:
             if what == "take" and used[account] + n <= budget:
                 await leases.take(account, "w", budget, n)
@@ -122,7 +129,7 @@ def test_every_sequence_of_calls_counts_as_a_plain_sum(
 @given(st.lists(st.tuples(st.integers(1, 30), st.sampled_from([100, 400, None])), max_size=30))
 def test_keys_of_different_budgets_share_what_an_account_has_asked(requests: list[tuple[int, int | None]]) -> None:
     async def run() -> None:
-        leases, used = Leases(Counts(64), Clock()), 0
+        leases, used = Leases(Counts(), 64, Clock()), 0
         for n, budget in requests:
             if budget is None or used + n <= budget:
                 await leases.take("ann", "w", budget, n)
@@ -136,8 +143,8 @@ def test_keys_of_different_budgets_share_what_an_account_has_asked(requests: lis
 
 def test_requests_within_a_lease_do_not_ask_the_store() -> None:
     async def run() -> Counts:
-        store = Counts(100)
-        leases = Leases(store, Clock())
+        store = Counts()
+        leases = Leases(store, 100, Clock())
         for _ in range(101):
             await leases.take("ann", "w", 10_000, 1)
         return store
@@ -145,10 +152,27 @@ def test_requests_within_a_lease_do_not_ask_the_store() -> None:
     assert [len(orders) for orders in asyncio.run(run()).calls] == [1]
 
 
+def test_an_account_that_asks_much_has_larger_leases() -> None:
+    """A lease has FIRST rows, or twice what is asked in a second."""
+
+    async def leased(seconds: float, rows: int) -> list[int]:
+        store, clock = Counts(), Clock()
+        leases = Leases(store, 2_000, clock)
+        for _ in range(20 * 256 // rows):
+            await leases.take("ann", "w", None, rows)
+            clock.now += seconds * rows / 256
+        return [orders[0].lease for orders in store.calls]
+
+    assert asyncio.run(leased(0.0, 1)) == [256, 2 * 257, 2 * 515, 2000, 2000]
+    assert set(asyncio.run(leased(0.5, 1))[2:]) == {1024}
+    assert set(asyncio.run(leased(4.0, 1))) == {256}
+    assert asyncio.run(leased(0.0, 300))[:3] == [256, 600, 1800], "a request may have more rows than a lease"
+
+
 def test_requests_that_wait_share_one_call_of_the_store() -> None:
     async def run() -> Counts:
-        store = Counts(0)
-        leases = Leases(store, Clock())
+        store = Counts()
+        leases = Leases(store, 0, Clock())
         await asyncio.gather(*(leases.take(f"account {i % 3}", "w", 10, 1) for i in range(30)))
         return store
 
@@ -167,7 +191,7 @@ def test_64_clients_get_exactly_the_budget() -> None:
             granted += n
 
     async def run() -> list[int]:
-        leases = Leases(Counts(), Clock())
+        leases = Leases(Counts(), 16, Clock())
         return await asyncio.gather(*(client(leases, 1 + i % 4) for i in range(64)))
 
     assert sum(asyncio.run(run())) == 1000
@@ -176,8 +200,8 @@ def test_64_clients_get_exactly_the_budget() -> None:
 @pytest.mark.parametrize("turns", range(4))
 def test_a_request_that_is_given_up_takes_no_rows(turns: int) -> None:
     async def run() -> int:
-        store = Counts(0)
-        leases = Leases(store, Clock())
+        store = Counts()
+        leases = Leases(store, 0, Clock())
         task = asyncio.create_task(leases.take("ann", "w", 100, 5))
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -192,8 +216,8 @@ def test_a_request_that_is_given_up_takes_no_rows(turns: int) -> None:
 
 def test_a_store_that_fails_is_told_to_every_request_and_its_rows_stay_counted() -> None:
     async def run() -> None:
-        store = Counts(16)
-        leases = Leases(store, Clock())
+        store = Counts()
+        leases = Leases(store, 16, Clock())
         await leases.take("ann", "w", None, 1)
         store.fails = True
         results = await asyncio.gather(*(leases.take("ann", "w", None, 20) for _ in range(3)), return_exceptions=True)
@@ -208,8 +232,8 @@ def test_a_store_that_fails_is_told_to_every_request_and_its_rows_stay_counted()
 
 def test_an_idle_lease_is_returned_and_forgotten() -> None:
     async def run() -> None:
-        store, clock = Counts(16), Clock()
-        leases = Leases(store, clock)
+        store, clock = Counts(), Clock()
+        leases = Leases(store, 16, clock)
         await leases.take("ann", "w", None, 1)
         await leases.take("bob", "w", None, 1)
         clock.now += 5

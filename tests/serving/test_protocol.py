@@ -231,6 +231,25 @@ def test_data_that_are_not_the_shapes_numbers_are_refused(data: Any) -> None:
     assert refused(body(tensor(data=data))).status == 400
 
 
+@pytest.mark.parametrize("outputs", [None, flagged(True)], ids=["", "with outputs"])
+@pytest.mark.parametrize("data", [X.ravel().tolist(), X.tolist()], ids=["flat", "nested"])
+@pytest.mark.parametrize("place", ["-1.0", "1.0]"])
+def test_a_list_in_place_of_a_number_is_refused(data: Any, outputs: Any, place: str) -> None:
+    """Though the numbers in it would be as many."""
+    given = {} if outputs is None else {"outputs": outputs}
+    sent = body(tensor(data=data), **given)
+    number = place.strip("]")
+    for odd in (f"[{number}]", f"[[{number}]]"):
+        changed = sent.replace(place.encode(), place.replace(number, odd).encode(), 1)
+        assert changed != sent
+        assert "flat, or nested" in str(refused(changed))
+
+
+@pytest.mark.parametrize("data", [X.ravel().tolist(), X.tolist()], ids=["flat", "nested"])
+def test_brackets_in_strings_are_no_lists(data: Any) -> None:
+    assert read(body(tensor(data=data), id="[[[["), None, SPEC).id == "[[[["
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "1e39", "nan", "0x1", "1_0", "01", "+1"])
 def test_what_is_no_finite_number_of_json_is_refused(number: str) -> None:
     sent = body().replace(b"-1.0", number.encode(), 1)
@@ -288,6 +307,7 @@ def test_a_tensor_that_breaks_a_rule_is_refused(changed: dict[str, Any]) -> None
         b"\xef\xbb\xbf{}",
         b'{"inputs": "\xff"}',
         b'{"id": "\\ud800"}',
+        b'{"i\\u0000d": 1}',
         b"[" * 10_000,
         b"[" * 100_000 + b"]" * 100_000,
         b'{"a":' * 2_000 + b"1" + b"}" * 2_000,
@@ -337,6 +357,20 @@ def test_a_tensor_with_data_and_bytes_is_refused() -> None:
 @pytest.mark.parametrize("filler", [b"[],", b"{},", b"1.5,"])
 def test_a_text_that_would_take_much_memory_once_parsed_is_too_large(filler: bytes) -> None:
     assert refused(b'{"inputs": [' + filler * 50_000 + b"1]}").status == 413
+
+
+@pytest.mark.parametrize("where", ["", "tensor", "parameters", "output"])
+def test_an_object_of_many_entries_is_refused_at_once(where: str) -> None:
+    """Each entry is looked for from the beginning, so that reading all of them would take hours."""
+    many = {f"k{number}": number for number in range(900)}
+    output = flagged(True)[0]
+    sent = {
+        "": body(**many),
+        "tensor": body(tensor(**many)),
+        "parameters": body(parameters=many),
+        "output": body(outputs=[output | many]),
+    }[where]
+    assert "at most 100 entries" in str(refused(sent))
 
 
 def test_the_greatest_request_in_its_most_nested_form_is_read() -> None:

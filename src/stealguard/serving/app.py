@@ -22,7 +22,7 @@ from stealguard.errors import BudgetExhausted, Invalid, Refused, StealguardError
 from stealguard.serving import openapi, protocol
 from stealguard.serving.batching import Overloaded
 from stealguard.serving.keys import Key, Restriction, key_id, matches
-from stealguard.serving.ledger.base import Event, Ledger, LedgerUnavailable, Outcome, TooFast
+from stealguard.serving.ledger.base import KNOWN_KEYS, Event, Ledger, LedgerUnavailable, Outcome, TooFast
 from stealguard.serving.limits import Limits
 from stealguard.serving.protocol import BadRequest, Query, Spec
 from stealguard.serving.service import Answered
@@ -123,6 +123,12 @@ class Request:
     rows: int = field(default=0, init=False)
 
     @property
+    def showing(self) -> bytes:
+        """The headers that `token` is in."""
+        headers = self.headers
+        return b"%b\n%b" % (headers.get(b"authorization", b""), headers.get(b"x-api-key", b""))
+
+    @property
     def token(self) -> str:
         """What the request shows as its key, or the empty string."""
         scheme, _, token = self.headers.get(b"authorization", b"").partition(b" ")
@@ -203,6 +209,7 @@ class Application:
         self.limits = (limits or Limits()).fitting(service.spec.shape for service in services.values())
         self._services, self._ledger, self._observers = services, ledger, observers
         self._keep_hashes = keep_hashes
+        self._shown: dict[bytes, Key] = {}  # the keys of headers that were checked, by their SHA-256
         self._ended = list[LogLine]()  # requests that the observers are not told of yet
         self._loop: asyncio.AbstractEventLoop | None = None  # in which they will be
         self.routes = [*self._own_routes(), *routes]
@@ -279,11 +286,18 @@ class Application:
 
     async def _key(self, request: Request, ledger: Ledger) -> Key:
         """The key in force that the request shows."""
+        headers = hashlib.sha256(request.showing).digest()
+        known = self._shown.get(headers)
+        if known is not None and await ledger.key(known.id) is known:
+            return known
         token = request.token
         shown = key_id(token)
         key = await ledger.key(shown) if shown else None
         if key is None or not matches(key, token):
             raise Failure(401, "This server needs a key: `Authorization: Bearer KEY`.", www_authenticate="Bearer")
+        if len(self._shown) >= KNOWN_KEYS:
+            self._shown.clear()
+        self._shown[headers] = key
         return key
 
     def _own_routes(self) -> Iterable[Route]:

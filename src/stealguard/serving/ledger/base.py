@@ -6,10 +6,11 @@ ahead, which are its lease, and hands them out from memory. The store then holds
 of the leases. It follows that
 
 - no more rows are answered than the budget has, by however many servers;
-- a server that is killed has answered no row that is not counted. Lost to the account are the rows of its lease, at
-  most LEASE for each net that it asks, and the rows of the requests under way.
+- a server that is killed has answered no row that is not counted. Lost to the account are the rows of its lease, and
+  the rows of the requests under way.
 
-A lease is returned when it was not used for IDLE seconds, and when the server ends.
+A lease has FIRST rows, or twice as many as the account asks of the net in a second, up to LEASE. It is returned when it
+was not used for IDLE seconds, and when the server ends.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from stealguard.errors import BudgetExhausted, StealguardError, require
@@ -28,7 +30,8 @@ from stealguard.serving.keys import Key
 if TYPE_CHECKING:
     from stealguard.boxes.accounts import States
 
-LEASE = 256  # rows that a server counts ahead, at most
+FIRST = 256  # rows that a server counts ahead of an account that asks little
+LEASE = 4_096  # and at most
 SHARE = 16  # a lease is at most this part of what is left of the budget, so that it shrinks as the end comes near
 IDLE = 10.0  # seconds after which an unused lease is returned
 TICK = 0.5  # seconds between two looks for other processes' changes, idle leases and what is to be written
@@ -183,12 +186,21 @@ class Want(NamedTuple):
 
 
 class Order(NamedTuple):
-    """What a server wants of the store for one account and one net: to return rows, then to have some counted."""
+    """What a server wants of the store for one account and one net: to return rows, then to have some counted.
+
+    Attributes:
+        account: its name.
+        weights: the SHA-256 of the net's weights.
+        held: rows that are returned.
+        wants: what requests ask.
+        lease: rows to count beyond these, if any of these is counted.
+    """
 
     account: str
     weights: str
     held: int
     wants: Sequence[Want]
+    lease: int = 0
 
 
 class Settled(NamedTuple):
@@ -207,13 +219,13 @@ class Settled(NamedTuple):
     budget: int = 0
 
 
-def settle(counted: int, order: Order, lease: int, *, alone: bool) -> Settled:
+def settle(counted: int, order: Order, *, alone: bool) -> Settled:
     """What a store that has counted so many rows makes of an order. Redis runs the same in Lua.
 
-    The lease shrinks with what is left of the budget. Where several servers share a budget there is none at its end,
-    so that no server is refused rows that another one holds.
+    The lease shrinks with what is left of the budget. Where several servers share a budget there is none of less than
+    FIRST rows, and so none at its end, so that no server is refused rows that another one holds.
 
-    >>> settle(90, Order("ann", "", 20, [Want(10, 100), Want(25, 100), Want(4, 100)]), 256, alone=True)
+    >>> settle(90, Order("ann", "", 20, [Want(10, 100), Want(25, 100), Want(4, 100)], 256), alone=True)
     Settled(counted=85, granted=(True, False, True), lease=1, budget=100)
     """
     counted, granted, budget = counted - order.held, [], 0
@@ -221,8 +233,8 @@ def settle(counted: int, order: Order, lease: int, *, alone: bool) -> Settled:
         granted.append(counted + want.n <= want.budget)
         if granted[-1]:
             counted, budget = counted + want.n, want.budget
-    ahead = min(lease, max(0, budget - counted) // SHARE)
-    if ahead < lease and not alone:
+    ahead = min(order.lease, max(0, budget - counted) // SHARE)
+    if ahead < min(order.lease, FIRST) and not alone:
         ahead = 0
     return Settled(counted + ahead, tuple(granted), ahead, budget)
 
@@ -240,19 +252,31 @@ class _Purse:
         budget: they may be handed out under budgets of at least this.
         counted: rows in the store when it was asked last, or None.
         used: when the purse was used last.
+        filled: when the store was asked last,
+        leased: for how many rows ahead, of which some may be left.
         waiting: requests whose rows the store has still to count.
     """
 
-    __slots__ = "budget", "counted", "rows", "used", "waiting"  # a server holds one for each account
+    __slots__ = "budget", "counted", "filled", "leased", "rows", "used", "waiting"  # a server has one for each account
 
     def __init__(self) -> None:
         self.rows, self.budget, self.used = 0, 0, 0.0
+        self.filled, self.leased = -math.inf, 0
         self.counted: int | None = None
         self.waiting: list[_Waiting] = []
 
     def put(self, rows: int, budget: int) -> None:
         self.budget = max(budget, self.budget if self.rows else 0)
         self.rows += rows
+
+    def order(self, name: tuple[str, str], now: float, most: int) -> Order:
+        """Return all rows, and ask for those that requests wait for, and for `most` ahead at most."""
+        wants = [one.want for one in self.waiting]
+        asked = self.leased - self.rows + sum(want.n for want in wants)
+        in_second = int(asked / max(1.0, now - self.filled))
+        self.filled, self.leased = now, min(most, max(FIRST, 2 * in_second)) if wants else 0
+        held, self.rows, self.waiting = self.rows, 0, []
+        return Order(*name, held, wants, self.leased)
 
 
 class Leases:
@@ -264,14 +288,15 @@ class Leases:
     Args:
         settle: has orders settled durably, one result for each in their order, or raises. An order may have been
             carried out though it raises: the rows that it returned are not handed out any more.
+        lease: rows that are counted ahead for an account and a net, at most.
         clock: seconds.
     """
 
     def __init__(
-        self, settle: Callable[[Sequence[Order]], Awaitable[Sequence[Settled]]],
+        self, settle: Callable[[Sequence[Order]], Awaitable[Sequence[Settled]]], lease: int = LEASE,
         clock: Callable[[], float] = time.monotonic,
     ):  # fmt: skip
-        self._settle, self._clock = settle, clock
+        self._settle, self._most, self._clock = settle, lease, clock
         self._purses: dict[tuple[str, str], _Purse] = {}
         self._due: dict[tuple[str, str], None] = {}  # purses with an order to make, in their order
         self._work: asyncio.Task[None] | None = None
@@ -339,14 +364,9 @@ class Leases:
             while self._due:
                 names, self._due = list(self._due), {}
                 purses = [self._purses[name] for name in names]
-                asked = [list(purse.waiting) for purse in purses]
-                orders = [
-                    Order(*name, purse.rows, [one.want for one in waiting])
-                    for name, purse, waiting in zip(names, purses, asked, strict=True)
-                ]
-                for purse in purses:
-                    purse.rows = 0
-                    purse.waiting.clear()
+                asked = [purse.waiting for purse in purses]
+                now = self._clock()
+                orders = [purse.order(name, now, self._most) for name, purse in zip(names, purses, strict=True)]
                 try:
                     results = await self._settle(orders)
                 except Exception as e:
@@ -367,7 +387,7 @@ class Leases:
 
 
 def _deliver(purse: _Purse, waiting: Sequence[_Waiting], settled: Settled) -> None:
-    purse.counted = settled.counted
+    purse.counted, purse.leased = settled.counted, settled.lease
     if settled.lease:
         purse.put(settled.lease, settled.budget)
     for (want, future), granted in zip(waiting, settled.granted, strict=True):
@@ -439,15 +459,16 @@ class Serving(ABC):
     Args:
         name: of the ledger, for messages.
         keys: the store's keys.
+        lease: rows that are counted ahead for an account and a net, at most.
         clock: seconds.
     """
 
-    def __init__(self, name: str, keys: Keys, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, name: str, keys: Keys, lease: int = LEASE, clock: Callable[[], float] = time.monotonic):
         self.name, self.keys = name, keys
-        self._leases, self._rates = Leases(self._settle, clock), Rates(clock)
+        self._leases, self._rates = Leases(self._settle, lease, clock), Rates(clock)
         self._known: dict[str, Key] = {}
         self._changes = 0  # how often other processes have changed keys
-        self._events: list[Event] = []
+        self._history = History()  # that is not written yet
         self._watch: asyncio.Task[None] | None = None
         self._closed, self._closing = False, asyncio.Event()
 
@@ -493,7 +514,7 @@ class Serving(ABC):
 
     def record(self, event: Event) -> None:
         """See `Ledger.record`."""
-        self._events.append(event)
+        self._history.add(event)
 
     async def tick(self) -> None:
         """What is to be done now and then: see other processes' changes, return idle leases, write what waits."""
@@ -547,14 +568,16 @@ class Serving(ABC):
 
     async def _write(self) -> None:
         """Write the history and the states; events that cannot be written are kept for the next time."""
-        events, self._events = self._events, []
+        history, self._history = self._history, History()
         try:
-            await self._flush(by_second(events))
+            await self._flush(history.events())
         except Exception:
-            if len(events) > EVENTS:
-                _log.error("The history lacks %d entries that could not be written.", len(events))
-                events = []
-            self._events = [*by_second(events), *self._events]
+            if len(history) > EVENTS:
+                _log.error("The history lacks %d entries that could not be written.", len(history))
+                history = History()
+            for event in self._history.events():
+                history.add(event)
+            self._history = history
             raise
 
     @abstractmethod
@@ -586,27 +609,48 @@ class Serving(ABC):
         """Close what the server alone has open."""
 
 
-def by_second(events: Iterable[Event]) -> list[Event]:
-    """The events with those of one second, account, key, model and outcome taken together.
+class History:
+    """Events, of which those of one second, account, key, model and outcome are taken together as they come.
 
-    >>> first = Event(7.25, "ann", "k", "digits", 3, "answered")
-    >>> [together] = by_second([first, first._replace(at=7.5, rows=1)])
-    >>> together.at, together.rows, together.requests
-    (7.0, 4, 2)
+    >>> history = History()
+    >>> history.add(Event(7.25, "ann", "k", "digits", 3, "answered"))
+    >>> history.add(Event(7.5, "ann", "k", "digits", 1, "answered"))
+    >>> [(event.at, event.rows, event.requests) for event in history.events()]
+    [(7.0, 4, 2)]
     """
-    groups = dict[tuple[object, ...], list[Event]]()
-    for event in events:
-        groups.setdefault((int(event.at), event.account, event.key, event.model, event.outcome), []).append(event)
-    return [_together(some) for some in groups.values()]
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[int, str, str, str, Outcome], _Sum] = {}
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def add(self, event: Event) -> None:
+        name = int(event.at), event.account, event.key, event.model, event.outcome
+        known = self._sums.get(name)
+        if known is None:
+            known = self._sums[name] = _Sum()
+        known.rows += event.rows
+        known.requests += event.requests
+        if event.suspicion is not None:
+            known.suspicion = event.suspicion
+        if event.hashes:
+            known.hashes += event.hashes
+
+    def events(self) -> list[Event]:
+        """One for each of them, in the order of their first requests."""
+        return [
+            Event(
+                float(at), account, key, model, known.rows, outcome, known.requests, known.suspicion, (*known.hashes,)
+            )
+            for (at, account, key, model, outcome), known in self._sums.items()
+        ]
 
 
-def _together(events: Sequence[Event]) -> Event:
-    first = events[0]._replace(at=float(int(events[0].at)))
-    if len(events) == 1:
-        return first
-    return first._replace(
-        rows=sum(event.rows for event in events),
-        requests=sum(event.requests for event in events),
-        suspicion=next((event.suspicion for event in reversed(events) if event.suspicion is not None), None),
-        hashes=tuple(digest for event in events for digest in event.hashes),
-    )
+class _Sum:
+    __slots__ = "hashes", "requests", "rows", "suspicion"
+
+    def __init__(self) -> None:
+        self.rows, self.requests = 0, 0
+        self.suspicion: float | None = None
+        self.hashes: list[str] = []

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stealguard.errors import StealguardError
 from stealguard.serving.keys import Key, Restriction
 from stealguard.serving.ledger.base import (
+    FIRST,
     HISTORY_DAYS,
     LEASE,
     SHARE,
@@ -51,22 +52,23 @@ WAIT = 5.0  # seconds for Redis to answer
 # Scripts are sent whole: Redis has them by their hash after the first time, also where it was started again meanwhile.
 #
 # `base.settle`, for several servers: KEYS[1] is a hash from weights to rows that are counted, KEYS[2] the set of all
-# accounts; ARGV is the account, the weights, the rows that are returned, the lease, its share, and for each want its
-# rows and its budget.
+# accounts; ARGV is the account, the weights, the rows that are returned, the lease, its share, the least one, and for
+# each want its rows and its budget.
 SETTLE = """
 local before = redis.call('HGET', KEYS[1], ARGV[2])
 if not before then redis.call('SADD', KEYS[2], ARGV[1]) end
 local counted = tonumber(before or '0') - tonumber(ARGV[3])
 local lease, budget, granted = tonumber(ARGV[4]), 0, {}
-for i = 6, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
     local n, most = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
     local fits = counted + n <= most
     if fits then counted, budget = counted + n, most end
     granted[#granted + 1] = fits and 1 or 0
 end
-if math.max(0, budget - counted) < lease * tonumber(ARGV[5]) then lease = 0 end
-redis.call('HSET', KEYS[1], ARGV[2], string.format('%.0f', counted + lease))
-return {string.format('%.0f', counted + lease), lease, string.format('%.0f', budget), granted}
+local ahead = math.min(lease, math.floor(math.max(0, budget - counted) / tonumber(ARGV[5])))
+if ahead < math.min(lease, tonumber(ARGV[6])) then ahead = 0 end
+redis.call('HSET', KEYS[1], ARGV[2], string.format('%.0f', counted + ahead))
+return {string.format('%.0f', counted + ahead), ahead, string.format('%.0f', budget), granted}
 """
 
 # Write a state if its version is still the one that was read: KEYS[1] is a hash; ARGV the version and the state.
@@ -170,8 +172,8 @@ class RedisLedger(Serving):
         clock: Callable[[], float] = time.monotonic,
     ):  # fmt: skip
         keys = RedisKeys(address)
-        super().__init__(keys.name, keys, clock)
-        self._lease, self._kept, self._waiting_client = lease, history_days * 86_400, keys.client
+        super().__init__(keys.name, keys, lease, clock)
+        self._kept, self._waiting_client = history_days * 86_400, keys.client
         self._client: Any = redis.asyncio.from_url(
             address, socket_timeout=WAIT, socket_connect_timeout=WAIT, retry=AsyncRetry(NoBackoff(), 0)
         )
@@ -202,8 +204,7 @@ class RedisLedger(Serving):
             async with self._client.pipeline(transaction=False) as pipe:
                 for order in orders:
                     wants = [number for want in order.wants for number in want]
-                    lease = self._lease if wants else 0
-                    numbers = order.held, lease, SHARE, *wants
+                    numbers = order.held, order.lease, SHARE, FIRST, *wants
                     pipe.eval(SETTLE, 2, _counted(order.account), ACCOUNTS, order.account, order.weights, *numbers)
                 replies = await pipe.execute()
         return [

@@ -146,8 +146,8 @@ class SqliteLedger(Serving):
         clock: Callable[[], float] = time.monotonic,
     ):  # fmt: skip
         self.path = Path(path)
-        super().__init__(str(path), SqliteKeys(self.path), clock)
-        self._lease, self._kept, self._memories = lease, history_days * 86_400, memories
+        super().__init__(str(path), SqliteKeys(self.path), lease, clock)
+        self._kept, self._memories = history_days * 86_400, memories
         self._lock = _locked(self.path)
         self._states: dict[str, LocalStates] = {}
         self._file = _identity(self.path)
@@ -190,7 +190,7 @@ class SqliteLedger(Serving):
         with self._transaction("FULL") as db:
             for order in orders:
                 counted = _counted(db, order.account, order.weights)
-                results.append(settle(counted, order, self._lease, alone=True))
+                results.append(settle(counted, order, alone=True))
                 if results[-1].counted != counted:
                     row = order.account, order.weights, results[-1].counted
                     db.execute("INSERT OR REPLACE INTO counted VALUES (?, ?, ?)", row)
