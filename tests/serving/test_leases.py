@@ -180,6 +180,22 @@ def test_requests_that_wait_share_one_call_of_the_store() -> None:
     assert [len(order.wants) for order in orders] == [10, 10, 10]
 
 
+def test_requests_that_come_while_the_store_is_asked_share_its_lease() -> None:
+    async def run() -> tuple[Counts, int]:
+        store = Counts()
+        leases = Leases(store, 256, Clock())
+        first = asyncio.create_task(leases.take("ann", "w", None, 1))
+        await asyncio.sleep(0)
+        later = [asyncio.create_task(leases.take("ann", "w", None, n)) for n in (100, 200, 50)]
+        later[0].cancel()
+        await asyncio.gather(first, *later, return_exceptions=True)
+        return store, leases.held("ann", "w")
+
+    store, held = asyncio.run(run())
+    assert [[want.n for want in order.wants] for (order,) in store.calls] == [[1]]
+    assert held == 256 - 250
+
+
 def test_64_clients_get_exactly_the_budget() -> None:
     async def client(leases: Leases, n: int) -> int:
         granted = 0

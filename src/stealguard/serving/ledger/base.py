@@ -269,6 +269,21 @@ class _Purse:
         self.budget = max(budget, self.budget if self.rows else 0)
         self.rows += rows
 
+    def take(self, n: int, limit: int) -> bool:
+        """Hand out `n` rows under that budget, if there are so many."""
+        if self.rows < n or self.budget > limit:
+            return False
+        self.rows -= n
+        return True
+
+    def serve(self) -> None:
+        """Hand out rows to the requests that came while the store was asked."""
+        self.waiting = [one for one in self.waiting if not one.future.done()]
+        for one in self.waiting:
+            if self.take(*one.want):
+                one.future.set_result(None)
+        self.waiting = [one for one in self.waiting if not one.future.done()]
+
     def order(self, name: tuple[str, str], now: float, most: int) -> Order:
         """Return all rows, and ask for those that requests wait for, and for `most` ahead at most."""
         wants = [one.want for one in self.waiting]
@@ -308,8 +323,7 @@ class Leases:
         if purse is None:
             purse = self._purses[name] = _Purse()
         purse.used = self._clock()
-        if purse.rows >= n and purse.budget <= limit:
-            purse.rows -= n
+        if purse.take(n, limit):
             return
         future = asyncio.get_running_loop().create_future()
         purse.waiting.append(_Waiting(Want(n, limit), future))
@@ -372,8 +386,12 @@ class Leases:
                 except Exception as e:
                     _fail(asked, e)
                 else:
-                    for purse, waiting, settled in zip(purses, asked, results, strict=True):
+                    for name, purse, waiting, settled in zip(names, purses, asked, results, strict=True):
                         _deliver(purse, waiting, settled)
+                        if purse.waiting:
+                            purse.serve()
+                            if not purse.waiting:
+                                del self._due[name]
                 self._forget(names)
         finally:
             self._work = None
