@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 
 import pytest
 
 import stealguard as sg
 from stealguard.attacks import ATTACKS, Knockoff
-from stealguard.defenses import DEFENSES
+from stealguard.defenses import DEFENSES, RobustInI
 from stealguard.errors import Invalid, Refused, StealguardError, disk_error, one_line
 from stealguard.registry import Registry
 from stealguard.releases.presets import PRESETS, preset_of
@@ -34,6 +35,13 @@ def test_settings_within_settings() -> None:
     made = create(ATTACKS, "knockoff", {"budget": 7, "training": {"epochs": 3}}, "attack")
     assert made == Knockoff(budget=7, training=sg.Training(epochs=3))
     assert create(ATTACKS, *describe(ATTACKS, made), "attack") == made
+
+
+@pytest.mark.parametrize("field", ["floor", "trust", "suspicion", "strictness"])
+def test_whole_numbers_are_the_fractions_that_they_equal(field: str) -> None:
+    found = [json.dumps(describe(DEFENSES, RobustInI(**{field: value}))) for value in (15, 15.0)]
+    assert found[0] == found[1]
+    assert json.dumps(sg.Training(lr=1).record()) == json.dumps(sg.Training(lr=1.0).record())
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,18 @@ def create(table: Registry[T], name: object, settings: Mapping[str, Any], parame
 
 def describe(table: Registry[T], method: T) -> tuple[str, dict[str, Any]]:
     """The name of a method, as `create` takes it, and its settings."""
-    return table.name_of(method), asdict(method)  # type: ignore[call-overload]
+    return table.name_of(method), recorded(method)
+
+
+def recorded(method: object) -> dict[str, Any]:
+    """The settings of a dataclass, with fractions as floats: `trust=15` and `trust=15.0` are one setting.
+
+    >>> from stealguard.defenses import HODA
+    >>> recorded(HODA(delta=1)) == recorded(HODA(delta=1.0))
+    True
+    """
+    usual = {field.name: field.default for field in fields(method)}  # type: ignore[arg-type]
+    return {name: _number(value, usual[name]) for name, value in asdict(method).items()}  # type: ignore[call-overload]
 
 
 def changed(method: T, settings: Mapping[str, Any], owner: str) -> T:

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from stealguard.identity import tensor_hash
 from stealguard.nets import seed_from, structure
 from stealguard.progress import Tick, bar
 from stealguard.seeds import derive, seeded
+from stealguard.settings import recorded
 from stealguard.training.augment import AUGMENTATIONS, Augmentation
 from stealguard.training.combine import total
 from stealguard.training.descent import Descent
@@ -89,7 +90,7 @@ class Training:
 
     def record(self) -> dict[str, Any]:
         """The settings as JSON data; without `batch_norm` where it is the usual one, so that older records agree."""
-        settings = asdict(self)
+        settings = recorded(self)
         if self.batch_norm == "per-rank":
             del settings["batch_norm"]
         return settings
