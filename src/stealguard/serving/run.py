@@ -20,7 +20,7 @@ from stealguard.serving.app import Application, Observer, Receive, Send, log_to
 from stealguard.serving.config import Config
 from stealguard.serving.engine import engine_of
 from stealguard.serving.http import Server
-from stealguard.serving.ledger import Ledger, open_keys, open_ledger
+from stealguard.serving.ledger import Ledger, open_keys, open_ledger, to_be_made
 from stealguard.serving.metrics import CONTENT_TYPE, Metrics
 from stealguard.serving.page.routes import page_routes
 from stealguard.serving.service import Service
@@ -70,13 +70,21 @@ def check(config: Config, *, net: str | nn.Module | None = None, defense: str | 
     ]
     if config.open:
         return "\n".join([*lines, "open: requests need no key, and nothing is counted"])
-    known = open_keys(config.ledger, create=False)
+    return "\n".join([*lines, _about(config.ledger)])
+
+
+def _about(ledger: str) -> str:
+    """What a server would find in the ledger, or that it would make the file."""
+    nobody = "no request is answered before `stealguard keys add` makes a key"
+    if to_be_made(ledger):
+        return f"ledger {ledger}: the server makes this file, which is not there yet; {nobody}"
+    known = open_keys(ledger, create=False)
     try:
         keys, name = known.keys(), known.name
     finally:
         known.close()
     valid = sum(key.revoked is None for key in keys)
-    return "\n".join([*lines, f"ledger {name}: {valid:,} keys in force"])
+    return f"ledger {name}: {valid:,} keys in force{'' if valid else f'; {nobody}'}"
 
 
 def services_of(
