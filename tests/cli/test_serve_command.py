@@ -62,10 +62,21 @@ def test_options_say_what_releases_of_a_file_tell(
         ([], "digits version 2: .*, top 3"),
         (["--top-k", 2, "--digits", 1], "digits version 2: .*, top 2, 1 digits"),
         (["--top-k", 0, "--name", "mine"], "mine version 2: .*, probabilities"),
+        (["--top-k", 9], "digits version 2: .*, top 9"),
         (["--labels"], "digits version 2: .*, labels"),
     ):
         code, out, _ = run(capsys, "serve", "--config", config, "--check", *options)
         assert (code, re.fullmatch(told, out.splitlines()[0]) is not None) == (0, True), out
+
+
+def test_a_file_that_lets_all_classes_be_told_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "server.yaml"
+    config.write_text(f"releases: [{{path: {folder}, top_k: 11}}]\nopen: true\n")
+    code, out, err = run(capsys, "serve", "--config", config, "--check")
+    assert (code, out) == (2, "")
+    assert err.endswith(f"less than 10, the number of classes of `{folder}`, or 0 for all. Found 11.\n")
 
 
 def test_check_tells_that_the_server_would_make_the_ledger_and_leaves_no_file(
@@ -130,6 +141,7 @@ def test_releases_of_the_same_weights_are_not_served_together_unless_told(
         (["{folder}", "--open", "--ledger", "l.sqlite"], "`ledger` should be left out with `--open`"),
         (["{folder}", "--open", "--keep-hashes"], "`keep-hashes` should be left out with `--open`"),
         (["{folder}", "--open", "--labels", "--top-k", "2"], "`top-k` should be left out with `--labels`"),
+        (["{folder}", "--open", "--top-k", "10"], "`top_k` should be less than 10,"),
         (["{folder}", "--open", "--labels", "--digits", "2"], "`digits` should be left out with `--labels`"),
     ],
 )

@@ -163,6 +163,9 @@ class Defense:
         """What it takes beyond a plain net."""
         return Cost()
 
+    def check_classes(self, classes: int) -> None:
+        """Raise `Invalid` if a setting has no effect where there are so many classes: none of those here."""
+
     def build(self, net: nn.Module, like: Tensor) -> Defended:
         """The module that is trained and released, made from the user's `net`.
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from stealguard.defenses.base import Defense
-from stealguard.errors import StealguardError
+from stealguard.errors import StealguardError, require
 from stealguard.releases import load
 from stealguard.releases.release import hash_of
 from stealguard.serving.app import Application, Observer, Receive, Send, log_to
@@ -98,10 +98,13 @@ def services_of(
 
     Raises:
         StealguardError: a release cannot be read, or releases of the same weights would be served together.
+        Invalid: `top_k` is no less than the number of a release's classes.
     """
     found = {}
     for served in config.releases:
         release = load(served.path, net=net, defense=defense)
+        rule = f"less than {release.output.classes:,}, the number of classes of `{served.path}`, or 0 for all"
+        require(served.top_k < release.output.classes, "top_k", rule, served.top_k)
         engine = engine_of(release, config.backend, config.device or "cpu", threads=config.threads)
         service = Service(
             release, engine, ledger.states(release.identity) if ledger else None,
