@@ -3,6 +3,9 @@
 For 30 seconds, half of 200 connections send good requests, and compare each answer with the release's own. The others
 send malformed, truncated, huge, wrong and compressed bodies, bombs, and requests that drip. All have a valid key, so
 that nothing is refused before it is read. It prints what became of each kind, and the server's memory.
+
+The release's guard must remember nothing: all good requests come from one account, and what a guard with memory answers
+to one depends on those before it.
 """
 
 from __future__ import annotations
@@ -289,6 +292,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     release = sg.load(given.release)
+    if release.model.guard.scope != "none":
+        raise SystemExit(f"`{given.release}` remembers what was asked: its answers depend on that. Name another.")
     with tempfile.TemporaryDirectory() as name, server(given.release, Path(name)) as (pid, port, key):
         good = good_requests(release, key, lambda x: release.box(torch.from_numpy(x)).numpy())
         bad = hostile_requests(key, release.shape)

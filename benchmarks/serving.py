@@ -24,12 +24,11 @@ from typing import NamedTuple
 from urllib.request import urlopen
 
 import numpy as np
-import onnxruntime
 from benchmarks.measure import heading
 
 import stealguard as sg
 from stealguard.data import task
-from stealguard.releases.export import export
+from stealguard.releases.export import export, onnx_runtime
 
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -271,6 +270,7 @@ class Direct:
     """ONNX Runtime alone, without a server, on the servers' core."""
 
     def __init__(self, model: Path, x: np.ndarray):
+        onnxruntime = onnx_runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -5,9 +5,12 @@ python examples/onnx_only.py runs/mine/model.onnx inputs.npy
 """
 
 import json
+import os
 import sys
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, or version 1.32 reports to its makers
 import onnxruntime
 
 path, inputs = sys.argv[1:3]

@@ -62,7 +62,7 @@ def test_a_server_that_is_stopped_has_the_time_to_answer_what_was_asked() -> Non
     assert min(map(int, given)) > Limits().drain_seconds
 
 
-def test_the_ledger_is_there_before_the_unit_checks_it() -> None:
+def test_a_key_is_there_before_the_unit_starts() -> None:
     assert "--check" in UNIT
     assert TEXT.index("keys add ann --ledger /var/lib/stealguard") < TEXT.index("systemctl enable --now")
 

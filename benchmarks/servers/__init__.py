@@ -10,6 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+# ONNX Runtime reads it when it is imported. stealguard's `onnx_runtime` would load torch into the servers of others.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 
 @contextmanager
 def started(command: Sequence[str], folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:

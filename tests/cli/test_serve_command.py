@@ -18,6 +18,7 @@ import torch
 
 import stealguard as sg
 from stealguard.cli import main
+from stealguard.serving.ledger import LedgerUnavailable, open_keys, open_ledger
 from waiting import CAP, until
 
 
@@ -61,17 +62,60 @@ def test_options_say_what_releases_of_a_file_tell(
         ([], "digits version 2: .*, top 3"),
         (["--top-k", 2, "--digits", 1], "digits version 2: .*, top 2, 1 digits"),
         (["--top-k", 0, "--name", "mine"], "mine version 2: .*, probabilities"),
+        (["--top-k", 9], "digits version 2: .*, top 9"),
         (["--labels"], "digits version 2: .*, labels"),
     ):
         code, out, _ = run(capsys, "serve", "--config", config, "--check", *options)
         assert (code, re.fullmatch(told, out.splitlines()[0]) is not None) == (0, True), out
 
 
-def test_a_missing_ledger_is_told_by_check(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = run(capsys, "serve", folder, "--ledger", tmp_path / "none.sqlite", "--check")
-    assert code == 2
-    assert "none.sqlite" in err
-    assert not (tmp_path / "none.sqlite").exists()
+def test_a_file_that_lets_all_classes_be_told_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "server.yaml"
+    config.write_text(f"releases: [{{path: {folder}, top_k: 11}}]\nopen: true\n")
+    code, out, err = run(capsys, "serve", "--config", config, "--check")
+    assert (code, out) == (2, "")
+    assert err.endswith(f"less than 10, the number of classes of `{folder}`, or 0 for all. Found 11.\n")
+
+
+def test_check_tells_that_the_server_would_make_the_ledger_and_leaves_no_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    for ledger in home / "none.sqlite", home / "new" / "folder" / "none.sqlite":
+        code, out, _ = run(capsys, "serve", folder, "--ledger", ledger, "--check")
+        assert code == 0
+        assert f"ledger {ledger}: the server makes this file, which is not there yet; no request is answered" in out
+        assert list(home.iterdir()) == []
+
+
+def test_check_tells_that_no_key_is_in_force(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = tmp_path / "ledger.sqlite"
+    open_keys(str(ledger)).close()
+    code, out, _ = run(capsys, "serve", folder, "--ledger", ledger, "--check")
+    assert code == 0
+    assert "0 keys in force; no request is answered before `stealguard keys add` makes a key" in out
+
+
+def test_check_refuses_a_ledger_that_the_server_cannot_make(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loose").symlink_to(tmp_path / "nowhere")
+    for ledger, reason in (
+        (tmp_path / "file" / "none.sqlite", "cannot be used: Not a directory"),
+        (tmp_path / "loose" / "none.sqlite", "cannot be used: No such file or directory"),
+        (tmp_path / "loose", "There is no ledger"),
+        (Path("/proc/none.sqlite"), "cannot be used: "),
+    ):
+        code, out, err = run(capsys, "serve", folder, "--ledger", ledger, "--check")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert str(ledger) in err
+        assert reason in err
+        with pytest.raises(LedgerUnavailable):
+            open_ledger(str(ledger))
 
 
 def test_releases_of_the_same_weights_are_not_served_together_unless_told(
@@ -97,6 +141,7 @@ def test_releases_of_the_same_weights_are_not_served_together_unless_told(
         (["{folder}", "--open", "--ledger", "l.sqlite"], "`ledger` should be left out with `--open`"),
         (["{folder}", "--open", "--keep-hashes"], "`keep-hashes` should be left out with `--open`"),
         (["{folder}", "--open", "--labels", "--top-k", "2"], "`top-k` should be left out with `--labels`"),
+        (["{folder}", "--open", "--top-k", "10"], "`top_k` should be less than 10,"),
         (["{folder}", "--open", "--labels", "--digits", "2"], "`digits` should be left out with `--labels`"),
     ],
 )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import stealguard as sg
+from exported import written
 from samples import mlp, noise, told
 from stealguard.boxes.base import top_1
 from stealguard.defenses import Rounding, TopK
@@ -26,6 +30,20 @@ def test_the_rest_is_renormalized_or_spread() -> None:
     torch.testing.assert_close(told(TopK(k=2), Y)[0], torch.tensor([0, 2 / 3, 1 / 3, 0]))
     torch.testing.assert_close(told(TopK(k=2, rest="spread"), Y)[0], torch.tensor([0.05, 0.6, 0.3, 0.05]))
     assert torch.equal(told(TopK(k=4), Y), Y)
+
+
+def test_as_many_classes_as_there_are_would_change_nothing(tmp_path: Path) -> None:
+    TopK(k=2).check_classes(3)
+    task = noise(60, (16,)), torch.arange(60) % 3
+    undefended = written(tmp_path / "undefended")
+    for k in (3, 10):
+        rule = f"`k` should be less than 3, the number of classes. Found {k}"
+        with pytest.raises(Invalid, match=rule):
+            sg.protect("mlp", task, defense=TopK(k=k), out=tmp_path / "a", progress=False)
+        with pytest.raises(Invalid, match=rule):
+            sg.guarded(undefended, TopK(k=k), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    assert sg.guarded(undefended, TopK(k=2), tmp_path / "a").defense == TopK(k=2)
 
 
 def test_rounding_by_hand() -> None:

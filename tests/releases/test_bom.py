@@ -10,10 +10,11 @@ import pytest
 import stealguard as sg
 from exported import written
 from stealguard.defenses import RobustInI
-from stealguard.errors import Invalid
+from stealguard.errors import Invalid, ReleaseError
 from stealguard.files import sha256
 from stealguard.releases.bom import bom
 from stealguard.releases.export import Exported
+from stealguard.releases.release import write_into
 
 DATA = {"name": "mnist", "train_sha256": "1" * 64, "test_sha256": "2" * 64}
 OUTLIERS = [{"name": "mnist", "rows": 2000, "held_out": 1000, "sha256": "3" * 64}]
@@ -64,6 +65,21 @@ def test_it_follows_from_the_files(release: sg.Release, tmp_path: Path, monkeypa
     assert bom(release.folder)["metadata"]["timestamp"] == "1970-01-02T00:00:00+00:00"
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
     with pytest.raises(Invalid, match="`SOURCE_DATE_EPOCH` should be a number of seconds"):
+        bom(release.folder)
+
+
+def test_a_setting_that_was_measured_has_its_number_beside_it(release: sg.Release, tmp_path: Path) -> None:
+    properties = bom(release.folder)["metadata"]["component"]["properties"]
+    at = properties.index({"name": "stealguard:defense:strictness", "value": "None"})
+    number = f"{release.model.measured.first.item():.6g}"
+    assert {"name": "stealguard:defense:strictness:measured", "value": number} in properties[at:]
+    given = bom(written(tmp_path / "given", RobustInI(strictness=6.0)).folder)
+    assert not [one for one in given["metadata"]["component"]["properties"] if one["name"].endswith(":measured")]
+
+
+def test_weights_without_the_number_are_told(release: sg.Release) -> None:
+    write_into(release.folder, release.model.net, {k: v for k, v in release.recipe.items() if k != "sha256"})
+    with pytest.raises(ReleaseError, match=r"should hold a number as measured\.first"):
         bom(release.folder)
 
 

@@ -7,6 +7,8 @@ import math
 import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ from stealguard.releases.export import (
 )
 from stealguard.releases.samples import samples
 
+ROOT = Path(__file__).parents[2]
 TIERS = {
     "A": {
         "none", "ini", "reverse-sigmoid", "dcp", "mad", "grad2", "adaptive-misinformation", "nasty-teacher", "misleader"
@@ -303,6 +306,16 @@ def test_onnx_runtime_is_imported_in_one_place() -> None:
     sources = Path(sg.__file__).parent.rglob("*.py")
     imports = [path.name for path in sources if re.search(r"^\s*(import|from) onnxruntime\b", path.read_text(), re.M)]
     assert imports == ["export.py"]
+
+
+def test_benchmarks_do_not_let_onnx_runtime_report() -> None:
+    sources = (ROOT / "benchmarks").rglob("*.py")
+    imports = [path for path in sources if re.search(r"^\s*(import|from) onnxruntime\b", path.read_text(), re.M)]
+    assert {path.parent.name for path in imports} == {"servers"}
+    program = "import os, benchmarks.servers; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    alone = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=alone, capture_output=True, text=True)
+    assert found.stdout == "1\n", found.stderr
 
 
 def test_differences_by_hand() -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from made_up import failed_row, make_row, plain
 
 import stealguard as sg
 from exported import written
 from stealguard.defenses import RobustInI
-from stealguard.releases.release import setting_of
+from stealguard.errors import ReleaseError
+from stealguard.releases.release import WEIGHTS, setting_of, write_into
 from stealguard.report.card import card, escaped
 from stealguard.results import Row
 from stealguard.types import Probabilities
@@ -132,6 +134,18 @@ def test_rows_of_another_release_are_not_its_own(release: sg.Release) -> None:
     text = card_of(release, [make_row(clone_accuracy=0.99)])
     assert "This release has not been audited" in text
     assert "99.0" not in text
+
+
+def test_a_setting_that_was_measured_has_its_number_beside_it(release: sg.Release, tmp_path: Path) -> None:
+    with torch.no_grad():
+        release.model.measured.first.fill_(5.918)
+    write_into(release.folder, release.model, {k: v for k, v in release.recipe.items() if k != "sha256"})
+    assert "strictness=None (measured: 5.92), floor=-3.0" in section(card_of(release), "How it was made")
+    given = written(tmp_path / "given", RobustInI(strictness=6.0))
+    assert "measured" not in section(card_of(given), "How it was made")
+    (release.folder / WEIGHTS).write_bytes((given.folder / WEIGHTS).read_bytes())
+    with pytest.raises(ReleaseError, match="should have SHA-256"):
+        card(release.folder)
 
 
 def test_it_tells_how_the_release_was_made_and_its_hashes(release: sg.Release) -> None:

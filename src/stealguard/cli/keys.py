@@ -52,7 +52,7 @@ def add(
     labels
         Answer with the most probable class only.
     top_k
-        Classes that keep a probability.
+        Classes that keep a probability. It changes nothing where a model has no more classes.
     digits
         Decimal digits of a probability.
     models

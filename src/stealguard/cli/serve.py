@@ -57,7 +57,7 @@ def serve(
     labels
         Answer with labels alone, whatever a key says.
     top_k
-        Tell so many classes at most, whatever a key says; 0 for all.
+        Tell so many classes at most, whatever a key says, less than each release has; 0 for all.
     digits
         Tell so many decimal digits at most, whatever a key says; 0 for all.
     page

@@ -133,6 +133,9 @@ class Defense:
     answering: ClassVar[tuple[str, ...]] = ()
     """The settings that training does not read: other values of these change the answers of the same weights."""
 
+    measured: ClassVar[Mapping[str, str]] = {}
+    """The settings that are measured where they are None, and the tensor of the weights that holds the number."""
+
     countered_by: ClassVar[tuple[str, ...]] = ()
     """What an attacker does who knows the defense: names in `ATTACKS`, `treatment:NAME`, `labels` (train on the most
     probable class alone) or `accounts` (divide the queries over many)."""
@@ -159,6 +162,9 @@ class Defense:
     def cost(self) -> Cost:
         """What it takes beyond a plain net."""
         return Cost()
+
+    def check_classes(self, classes: int) -> None:
+        """Raise `Invalid` if a setting has no effect where there are so many classes: none of those here."""
 
     def build(self, net: nn.Module, like: Tensor) -> Defended:
         """The module that is trained and released, made from the user's `net`.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -215,6 +215,7 @@ class RobustInI(Defense):
     countered_by = ("explore", "own-form", "sieve", "refusals", "labels", "treatment:smooth", "accounts")
 
     answering = ("strictness", "floor", "trust", "memory", "suspicion", "suspects", "decoys")
+    measured: ClassVar[Mapping[str, str]] = {"strictness": "measured.first"}
 
     strictness: float | None = None
     floor: float = -3.0

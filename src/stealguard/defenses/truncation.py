@@ -21,7 +21,7 @@ class TopK(Defense):
     """The k most probable classes alone; with k = 1, as by default, the label alone.
 
     Args:
-        k: the strength: how many classes keep a probability of their own; the fewer, the stronger.
+        k: the strength: how many classes keep a probability of their own, less than there are; the fewer, the stronger.
         rest: what becomes of the others' mass. `renormalize` shares it among the k in proportion; `spread` shares it
             evenly among the others, so that the k keep their probabilities.
     """
@@ -39,6 +39,9 @@ class TopK(Defense):
     @property
     def distortion_limit(self) -> float:
         return 2.0
+
+    def check_classes(self, classes: int) -> None:
+        require(self.k < classes, "k", f"less than {classes:,}, the number of classes", self.k)
 
     def guard(self, net: nn.Module, like: Tensor) -> Guard:
         return Rule(partial(truncated, k=self.k, rest=self.rest))

@@ -13,7 +13,7 @@ from stealguard.errors import Invalid
 from stealguard.files import sha256
 from stealguard.identity import identity_of
 from stealguard.releases.export import REPORT, read_report
-from stealguard.releases.release import RECIPE, WEIGHTS, read_recipe
+from stealguard.releases.release import RECIPE, WEIGHTS, measured_settings, read_recipe
 
 NAMESPACE = uuid.UUID("6f0c8f0e-6d5e-5f0b-9c55-2f6f9f2a7a10")  # of serial numbers
 LIMITS = "An audit is a lower bound on what an attacker can reach."
@@ -30,14 +30,15 @@ def bom(folder: str | Path, metrics: Mapping[str, float] | None = None) -> dict[
         metrics: names and values that were measured, beside the accuracy on the validation split.
 
     Raises:
-        ReleaseError: the recipe, or the report on exports, was changed.
+        ReleaseError: the recipe, or the report on exports, was changed; or the weights, where these hold settings.
         Invalid: `SOURCE_DATE_EPOCH` is not a time.
     """
     folder = Path(folder)
     recipe = read_recipe(folder)
     exports = read_report(folder) if (folder / REPORT).exists() else {}
     files, sets_, libraries = _files(folder, exports), _sets(recipe), _libraries(recipe, exports)
-    model = _model(folder.resolve().name, recipe, [entry["bom-ref"] for entry in sets_], metrics or {})
+    in_place = measured_settings(folder, recipe)
+    model = _model(folder.resolve().name, recipe, [entry["bom-ref"] for entry in sets_], metrics or {}, in_place)
     parts = [*files, *sets_, *libraries]
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -58,12 +59,16 @@ def bom(folder: str | Path, metrics: Mapping[str, float] | None = None) -> dict[
     }
 
 
-def _model(name: str, recipe: Mapping[str, Any], refs: list[str], metrics: Mapping[str, float]) -> dict[str, Any]:
+def _model(
+    name: str, recipe: Mapping[str, Any], refs: list[str], metrics: Mapping[str, float], in_place: Mapping[str, float]
+) -> dict[str, Any]:
+    """The model; `in_place` has what was measured in place of settings that are None."""
     defense = recipe["defense"]
     settings = [(f"stealguard:defense:{key}", str(value)) for key, value in defense["settings"].items()]
     facts = [
         ("stealguard:defense", defense["name"]),
         *settings,
+        *((f"stealguard:defense:{key}:measured", f"{value:.6g}") for key, value in in_place.items()),
         ("stealguard:weights_sha256", recipe["weights_sha256"]),
     ]
     measured = {**_validation(recipe), **metrics}

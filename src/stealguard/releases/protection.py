@@ -146,6 +146,7 @@ def protect(
     require(weights is not None or not partial, "partial", "left out where there are no `weights`", partial)
     state = None if weights is None else read_weights(weights)
     task = sets.task(data, classes=classes, seed=seed, reading=fitted(size, fit, mean))
+    preset.defense.check_classes(task.classes)
     shape = tuple(task.train.x.shape[1:])
     fitting, validation = validation_split(task.train, seed)
     like = fitting.x[: max(2, min(MOST, STATISTICS // max(1, torch.Size(shape).numel())))]
@@ -271,7 +272,7 @@ def guarded(
         PoorAnswers: as `protect` does.
 
     Raises:
-        Invalid: `defense` is none or would have trained other weights, or `out` is taken.
+        Invalid: `defense` is none, would have trained other weights or has a setting without effect, or `out` is taken.
 
     Example:
         >>> data = torch.rand(90, 4), torch.arange(90) % 3
@@ -285,6 +286,7 @@ def guarded(
     name, settings = describe(DEFENSES, defense)
     rule = f"of the release's training, {_trained(release.defense)}; for others there is `protect`"
     require(defense.basis == release.defense.basis, "defense", rule, f"`{name}`, of {_trained(defense)}")
+    defense.check_classes(release.output.classes)
     folder = free(out, overwrite)
     sealed = ("format", "weights_sha256", "sha256")
     recipe = {key: value for key, value in release.recipe.items() if key not in sealed}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ from stealguard.data.scaling import Scaling
 from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defended, Defense
 from stealguard.devices import choose
-from stealguard.errors import ReleaseError, StealguardError, require
+from stealguard.errors import ReleaseError, StealguardError, one_line, require
 from stealguard.files import durable_move, read_text, replacing, sha256, write_text
 from stealguard.identity import fingerprint, identity_of, tensor_hash
 from stealguard.nets import NETS, Normalized, adapted, build, check_name, is_users, restore, state_of, structure
@@ -351,6 +351,27 @@ def check_weights(folder: Path, recipe: Mapping[str, Any]) -> Path:
             f"`{path}` should have SHA-256 {expected}. Found {found}: it is truncated or was tampered with."
         )
     return path
+
+
+def measured_settings(folder: Path, recipe: Mapping[str, Any]) -> dict[str, float]:
+    """What the weights hold in place of settings that are None, by the settings' names; no network is built.
+
+    Nothing is known of a defense that is the user's own: naming its class would run its code.
+
+    Raises:
+        ReleaseError: the weights are missing or were changed, or do not hold such a number.
+    """
+    name, settings = recipe["defense"]["name"], recipe["defense"]["settings"]
+    measured = DEFENSES[name].measured if name in DEFENSES else {}
+    wanted = {setting: tensor for setting, tensor in measured.items() if settings.get(setting) is None}
+    if not wanted:
+        return {}
+    path = check_weights(folder, recipe)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {setting: float(file.get_tensor(tensor).item()) for setting, tensor in wanted.items()}
+    except (SafetensorError, RuntimeError) as e:
+        raise ReleaseError(f"`{path}` should hold a number as {', '.join(wanted.values())} ({one_line(e)}).") from e
 
 
 def _read_weights(folder: Path, recipe: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """A model card: what a release is, how stealable it is by its audit, and what is not known of it.
 
-It is Markdown with the front matter that model hubs read. It is made from the release's recipe and audit rows alone: no
+It is Markdown with the front matter that model hubs read. It is made from the release's files and audit rows alone: no
 network is built.
 """
 
@@ -18,7 +18,7 @@ from stealguard.defenses import DEFENSES
 from stealguard.errors import printable
 from stealguard.identity import identity_of
 from stealguard.releases.export import REPORT, Parity, read_report
-from stealguard.releases.release import read_recipe, setting_of
+from stealguard.releases.release import measured_settings, read_recipe, setting_of
 from stealguard.report.cells import Cell, Group
 from stealguard.report.comparing import baselines
 from stealguard.report.grouping import summary
@@ -46,12 +46,14 @@ class Subject:
         recipe: how it was made.
         rows: of audits, its own and, to compare with, others' on the same data.
         exports: what `read_report` gives.
+        measured: what `measured_settings` gives.
     """
 
     name: str
     recipe: Mapping[str, Any]
     rows: Sequence[Row] = ()
     exports: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -72,11 +74,12 @@ def card(folder: str | Path, rows: Iterable[Row] = ()) -> str:
         rows: of audits.
 
     Raises:
-        ReleaseError: the recipe, or the report on exports, was changed.
+        ReleaseError: the recipe, or the report on exports, was changed; or the weights, where these hold settings.
     """
     folder = Path(folder)
     exports = read_report(folder) if (folder / REPORT).exists() else {}
-    subject = Subject(folder.resolve().name, read_recipe(folder), list(rows), exports)
+    recipe = read_recipe(folder)
+    subject = Subject(folder.resolve().name, recipe, list(rows), exports, measured_settings(folder, recipe))
     own, baseline = subject.group()
     parts = [
         _front_matter(subject, own),
@@ -238,8 +241,8 @@ def _made(subject: Subject) -> str:
         ("SHA-256 of the training split", data["train_sha256"]),
         ("SHA-256 of the test split", data["test_sha256"]),
         *outliers,
-        ("defense", _settings(recipe["defense"]["name"], recipe["defense"]["settings"])),
-        ("training", _settings("", recipe["training"])),
+        ("defense", _settings(recipe["defense"]["name"], recipe["defense"]["settings"], subject.measured)),
+        ("training", _settings("", recipe["training"], {})),
         ("seed", str(recipe["seed"])),
         ("started from trained weights", "no" if recipe["start"] is None else str(recipe["start"])),
         ("made", f"{recipe['created']}, in {recipe['seconds']:.0f} s, by {with_}"),
@@ -282,8 +285,9 @@ def _listed(texts: Iterable[str]) -> str:
     return "\n".join(f"- {text}" for text in texts)
 
 
-def _settings(name: str, settings: Mapping[str, Any]) -> str:
-    told = ", ".join(f"{key}={value}" for key, value in settings.items())
+def _settings(name: str, settings: Mapping[str, Any], measured: Mapping[str, float]) -> str:
+    found = {key: f" (measured: {value:.2f})" for key, value in measured.items()}
+    told = ", ".join(f"{key}={value}{found.get(key, '')}" for key, value in settings.items())
     return f"{name} ({told})" if name and told else name or told or "-"
 
 

@@ -36,7 +36,7 @@ class ServedRelease:
         name: of the model in addresses; the folder's if empty.
         version: of the model in addresses.
         labels: whether answers are labels alone, whatever a key says.
-        top_k: how many classes an answer tells at most; 0 for all.
+        top_k: how many classes an answer tells at most, less than the release has; 0 for all.
         digits: how many decimal digits of a probability an answer tells at most; 0 for all.
     """
 

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from stealguard.defenses.base import Defense
-from stealguard.errors import StealguardError
+from stealguard.errors import StealguardError, require
 from stealguard.releases import load
 from stealguard.releases.release import hash_of
 from stealguard.serving.app import Application, Observer, Receive, Send, log_to
 from stealguard.serving.config import Config
 from stealguard.serving.engine import engine_of
 from stealguard.serving.http import Server
-from stealguard.serving.ledger import Ledger, open_keys, open_ledger
+from stealguard.serving.ledger import Ledger, open_keys, open_ledger, to_be_made
 from stealguard.serving.metrics import CONTENT_TYPE, Metrics
 from stealguard.serving.page.routes import page_routes
 from stealguard.serving.service import Service
@@ -70,13 +70,21 @@ def check(config: Config, *, net: str | nn.Module | None = None, defense: str | 
     ]
     if config.open:
         return "\n".join([*lines, "open: requests need no key, and nothing is counted"])
-    known = open_keys(config.ledger, create=False)
+    return "\n".join([*lines, _about(config.ledger)])
+
+
+def _about(ledger: str) -> str:
+    """What a server would find in the ledger, or that it would make the file."""
+    nobody = "no request is answered before `stealguard keys add` makes a key"
+    if to_be_made(ledger):
+        return f"ledger {ledger}: the server makes this file, which is not there yet; {nobody}"
+    known = open_keys(ledger, create=False)
     try:
         keys, name = known.keys(), known.name
     finally:
         known.close()
     valid = sum(key.revoked is None for key in keys)
-    return "\n".join([*lines, f"ledger {name}: {valid:,} keys in force"])
+    return f"ledger {name}: {valid:,} keys in force{'' if valid else f'; {nobody}'}"
 
 
 def services_of(
@@ -90,10 +98,13 @@ def services_of(
 
     Raises:
         StealguardError: a release cannot be read, or releases of the same weights would be served together.
+        Invalid: `top_k` is no less than the number of a release's classes.
     """
     found = {}
     for served in config.releases:
         release = load(served.path, net=net, defense=defense)
+        rule = f"less than {release.output.classes:,}, the number of classes of `{served.path}`, or 0 for all"
+        require(served.top_k < release.output.classes, "top_k", rule, served.top_k)
         engine = engine_of(release, config.backend, config.device or "cpu", threads=config.threads)
         service = Service(
             release, engine, ledger.states(release.identity) if ledger else None,

@@ -5,6 +5,8 @@ Importing this loads no torch.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from stealguard.serving.ledger.base import (
     HISTORY_DAYS,
     LEASE,
@@ -29,6 +31,7 @@ __all__ = [
     "TooFast",
     "open_keys",
     "open_ledger",
+    "to_be_made",
 ]
 
 
@@ -71,6 +74,19 @@ def open_keys(where: str, *, create: bool = True) -> Keys:
     from stealguard.serving.ledger.sqlite import SqliteKeys
 
     return SqliteKeys(where, create=create)
+
+
+def to_be_made(where: str) -> bool:
+    """Whether the ledger is a file that is not there, and that `open_ledger` can make; nothing is left behind.
+
+    Raises:
+        LedgerUnavailable: it is not there, and cannot be made.
+    """
+    if _is_redis(where):
+        return False
+    from stealguard.serving.ledger.sqlite import to_be_made
+
+    return to_be_made(Path(where))
 
 
 def _is_redis(where: str) -> bool:

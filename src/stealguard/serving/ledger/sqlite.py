@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -329,6 +330,20 @@ def _create(path: Path) -> None:
         sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def to_be_made(path: Path) -> bool:
+    """Whether there is no file of that name, and `SqliteKeys` can make it. One is made beside it, and removed.
+
+    Raises:
+        LedgerUnavailable: it cannot be made.
+    """
+    if os.path.lexists(path):
+        return False
+    there = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    with _told(path), TemporaryDirectory(prefix=".stealguard-", dir=there) as folder:
+        _create(Path(folder) / path.name)
+    return True
 
 
 def _connect(path: Path) -> sqlite3.Connection:
