@@ -620,7 +620,7 @@ class Serving(ABC):
 
     @abstractmethod
     async def _flush(self, events: Sequence[Event]) -> None:
-        """Write events, and the states that have changed."""
+        """Write the states that have changed, then events: all of them, or none if it raises, since they are kept."""
 
     @abstractmethod
     async def _release(self) -> None:
