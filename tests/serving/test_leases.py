@@ -266,6 +266,26 @@ def test_an_idle_lease_is_returned_and_forgotten() -> None:
     asyncio.run(run())
 
 
+def test_a_large_lease_is_returned_when_the_account_asks_less() -> None:
+    """Else the rows would be kept from other servers, and lost with this one, for as long as it asks at all."""
+
+    async def run() -> None:
+        store, clock = Counts(), Clock()
+        leases = Leases(store, 4096, clock)
+        for _ in range(5):
+            await leases.take("ann", "w", None, 2000)
+        assert leases.held("ann", "w") > 2000
+        for _ in range(12):
+            clock.now += 1
+            await leases.take("ann", "w", None, 1)
+            leases.tidy(10.0)
+            await leases._finished()
+        assert leases.held("ann", "w") <= 256
+        assert store.counted["ann", "w"] == 10_012 + leases.held("ann", "w")
+
+    asyncio.run(run())
+
+
 def wait(rates: Rates, key: Key, n: int) -> float:
     """Seconds until the key may ask for `n` rows, which it takes if there are none to wait."""
     try:

@@ -373,6 +373,15 @@ def test_an_object_of_many_entries_is_refused_at_once(where: str) -> None:
     assert "at most 100 entries" in str(refused(sent))
 
 
+@pytest.mark.parametrize("name", ["id", "data", "shape", "priority"])
+def test_a_name_that_is_given_twice_is_refused(name: str) -> None:
+    """Some readers take the first of the values, and others the last."""
+    sent = body(tensor(parameters={"priority": 1}), id="a")
+    again = sent.replace(f'"{name}":'.encode(), f'"{name}":0,"{name}":'.encode(), 1)
+    assert again != sent
+    assert "names in an object should be different" in str(refused(again))
+
+
 def test_the_greatest_request_in_its_most_nested_form_is_read() -> None:
     spec = Spec("m", "1", (3, 16, 16), 2, rows=64)
     x = np.random.default_rng(0).random((64, 3, 16, 16), np.float32)

@@ -176,6 +176,25 @@ def test_a_lost_result_is_not_asked_for_again(redis_address: str) -> None:
     assert RedisKeys(redis_address).usage() == {"ann": {WEIGHTS: 1 + 300 + 256 + 1}}
 
 
+def test_the_history_is_written_once_where_redis_has_room_for_a_part_of_it(tmp_path: Path) -> None:
+    event = Event(float(int(time.time())), "", "k", "digits", 1, "answered", hashes=("0" * 64,) * 1000)
+    events = [event._replace(account=f"account {i}") for i in range(100)]
+
+    async def use(ledger: RedisLedger) -> None:
+        client = ledger.keys.client
+        for event in events:
+            ledger.record(event)
+        client.config_set("maxmemory", client.info("memory")["used_memory"] + 3_000_000)
+        with pytest.raises(LedgerUnavailable, match="maxmemory"):
+            await ledger.tick()
+        client.config_set("maxmemory", 0)
+        await ledger.tick()
+        assert [ledger.keys.history(event.account) for event in events] == [[event] for event in events]
+
+    with redis_server(tmp_path) as address:
+        served(address, use)
+
+
 def test_old_entries_of_the_history_are_removed(redis_address: str) -> None:
     event = Event(time.time(), "ann", "k", "digits", 1, "answered")
 

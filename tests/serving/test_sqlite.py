@@ -131,6 +131,24 @@ def test_a_full_disk_grants_nothing_until_there_is_room(path: Path) -> None:
     served(path, use, lease=0)
 
 
+def test_the_history_is_written_once_where_the_memory_cannot_be_written(path: Path) -> None:
+    """A disk that is nearly full may have room for an entry of the history, but not for an account's memory."""
+    event = Event(float(int(time.time())), "ann", "k", "digits", 1, "answered")
+
+    async def use(ledger: SqliteLedger) -> None:
+        ledger.states("a").update("ann", lambda known: (None, {"n": torch.tensor(1)}))
+        ledger.record(event)
+        ledger._db.execute("CREATE TEMP TRIGGER t BEFORE INSERT ON memory BEGIN SELECT RAISE(ABORT, 'no room'); END")
+        for _ in range(3):
+            with pytest.raises(LedgerUnavailable, match="no room"):
+                await ledger.tick()
+        ledger._db.execute("DROP TRIGGER t")
+        await ledger.tick()
+        assert ledger.keys.history("ann") == [event]
+
+    served(path, use)
+
+
 def test_a_file_that_is_locked_for_long_grants_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stealguard.serving.ledger.sqlite.BUSY", 0.01)
 

@@ -224,9 +224,12 @@ def _entries(given: Object) -> dict[str, Any]:
     if len(given) > _ENTRIES:
         raise BadRequest(f"An object should have at most {_ENTRIES} entries. Found {len(given)}.")
     try:
-        return dict(given)
+        entries = dict(given)
     except KeyError:  # the parser looks for a name up to its first zero
         raise BadRequest("The names in an object should be without the character of code 0.") from None
+    if len(entries) < len(given):  # the parser would read the first of them, and others the last
+        raise BadRequest("The names in an object should be different. Found one again.")
+    return entries
 
 
 def _count(text: bytes, mark: str) -> int:

@@ -10,7 +10,8 @@ of the leases. It follows that
   the rows of the requests under way.
 
 A lease has FIRST rows, or twice as many as the account asks of the net in a second, up to LEASE. It is returned when it
-was not used for IDLE seconds, and when the server ends.
+was not used for IDLE seconds, when more than FIRST rows are left of it after these, since the account asks less than
+before, and when the server ends.
 """
 
 from __future__ import annotations
@@ -352,10 +353,10 @@ class Leases:
         return 0 if purse is None else purse.rows
 
     def tidy(self, idle: float) -> None:
-        """Have the rows returned of purses that were not used for so many seconds."""
+        """Have the rows returned of purses that were not used, or that have more than FIRST, for so many seconds."""
         latest = self._clock() - idle
         for name, purse in self._purses.items():
-            if purse.used <= latest:
+            if purse.used <= latest or (purse.rows > FIRST and purse.filled <= latest):
                 self._order(name)
 
     async def close(self) -> None:
@@ -620,7 +621,7 @@ class Serving(ABC):
 
     @abstractmethod
     async def _flush(self, events: Sequence[Event]) -> None:
-        """Write events, and the states that have changed."""
+        """Write the states that have changed, then events: all of them, or none if it raises, since they are kept."""
 
     @abstractmethod
     async def _release(self) -> None:

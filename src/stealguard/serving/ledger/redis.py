@@ -213,13 +213,16 @@ class RedisLedger(Serving):
         ]
 
     async def _flush(self, events: Sequence[Event]) -> None:
-        """The events of an account become one entry of its stream; entries are removed when they are too old."""
+        """The events of an account become one entry of its stream; entries are removed when they are too old.
+
+        A Redis that is full refuses a transaction as a whole.
+        """
         by_account = dict[str, list[Event]]()
         for event in events:
             by_account.setdefault(event.account, []).append(event)
         oldest = f"{int((time.time() - self._kept) * 1000)}-0"
         with _told(self.name):
-            async with self._client.pipeline(transaction=False) as pipe:
+            async with self._client.pipeline(transaction=True) as pipe:
                 for account, some in by_account.items():
                     pipe.xadd(_history(account), {"events": json.dumps(some)}, minid=oldest, approximate=True)
                 await pipe.execute()

@@ -198,10 +198,10 @@ class SqliteLedger(Serving):
         return results
 
     async def _flush(self, events: Sequence[Event]) -> None:
-        if events:
-            await self._write_soon(lambda: self._add(events))
         for states in self._states.values():
             await asyncio.to_thread(states.flush)
+        if events:
+            await self._write_soon(lambda: self._add(events))
 
     def _add(self, events: Sequence[Event]) -> None:
         """Write events, and remove some that are too old, more of them than were written."""
