@@ -24,7 +24,7 @@ HEADER_LENGTH = "inference-header-content-length"
 """Header that tells how many bytes of a body are JSON; binary tensors follow them."""
 
 _SMALL = 65_536  # bytes of JSON that are parsed without a look at what they would become
-_OTHERS = 1_000  # commas of a request beside those of its inputs
+_OTHERS = 1_000  # commas, and lists, of a request beside those of its inputs
 _ENTRIES = 100  # of an object: each is looked for from its object's beginning
 _REPEATED = 1_024  # bytes of JSON before a binary tensor that are kept: most of a client's requests have the same
 _ID = 10_000  # characters of an `id`, which is kept until its request is answered
@@ -207,10 +207,12 @@ _repeated = lru_cache(64)(_given)
 def _parsed(text: bytes, spec: Spec) -> dict[str, Any]:
     """The request, whose lists and objects stay in the parser's memory: numbers become no Python objects.
 
-    A number takes two bytes of the text at least, and 24 bytes of that memory, so that they are counted before.
+    A number or a list takes two bytes of the text at least, and 24 bytes of that memory: they are counted before.
     """
-    if len(text) > _SMALL and _count(text, ",") > prod(spec.shape) * spec.rows + _OTHERS:
-        raise BadRequest(f"A request should hold at most {spec.rows} inputs. Found too many `,`.", 413)
+    lists = sum(prod(spec.shape[:axis]) for axis in range(len(spec.shape)))
+    for mark, most in ((",", prod(spec.shape)), ("[", lists)):
+        if len(text) > _SMALL and _count(text, mark) > most * spec.rows + _OTHERS:
+            raise BadRequest(f"A request should hold at most {spec.rows} inputs. Found too many `{mark}`.", 413)
     try:
         request = simdjson.Parser().parse(text)
     except (ValueError, RuntimeError) as e:
