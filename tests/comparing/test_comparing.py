@@ -208,6 +208,13 @@ def test_a_theft_that_fails_does_not_stop_the_others_of_its_victim(sets: Path, t
     assert rows[1].victim.setting == rows[0].victim.setting, "it belongs to the same victim"
 
 
+def test_a_block_that_fails_fails_with_each_number_of_accounts(sets: Path, tmp_path: Path) -> None:
+    grid = tiny(sets, defenses=["none"], seeds=[0], labels=["soft"], nets=["faulty:raising"], accounts=[1, 5])
+    rows = sg.compare(grid, tmp_path, **HERE)
+    assert [(row.status, row.accounts) for row in rows] == [("failed", 1), ("failed", 5)]
+    assert set(Store(tmp_path / "audit.sqlite")) == set(rows)
+
+
 def test_damaged_files_are_set_aside_and_what_they_held_is_done_again(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:

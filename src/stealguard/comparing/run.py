@@ -156,14 +156,15 @@ def _failed(home: Path, cell: GridCell, reason: str) -> list[Row]:
     facts = _facts(home, victim)
     return [
         Row.of_theft(
-            key=key_of(failed=cell.key, attack=attack, pool=pool, labels=labels, treatment=treatment, own=own),
+            key=key_of(failed=cell.key, attack=attack, pool=pool, labels=labels, treatment=treatment, own=own,
+                       accounts=accounts),
             victim=facts, attack=attack["name"], settings=attack["settings"], pool=pool,
             in_family=pool in victim.outliers, labels=labels, treatment=treatment, own=max(own, owned_by(pool)),
-            budget=attack["settings"]["budget"], seed=victim.seed, clone=cell.clone or victim.net, status="failed",
-            reason=reason,
+            accounts=accounts, budget=attack["settings"]["budget"], seed=victim.seed, clone=cell.clone or victim.net,
+            status="failed", reason=reason,
         )
-        for attack, pool, labels, treatment, own in product(
-            attacks_of(block), block.pools, block.labels, block.treatments, block.own
+        for attack, pool, labels, treatment, own, accounts in product(
+            attacks_of(block), block.pools, block.labels, block.treatments, block.own, block.accounts
         )
     ]  # fmt: skip
 
