@@ -233,6 +233,8 @@ def test_an_attackers_own_samples_are_no_mixed_up_pool() -> None:
     assert "same inputs" not in " ".join(notes(summary(own)))
     letters = [make_row(pool_hash=str(seed), seed=seed) for seed in (0, 1)]
     assert "The pool letters does not hold the same inputs" in " ".join(notes(summary(letters)))
+    unread = [make_row(), failed_row(pool_hash="", seed=1), make_row(data="kmnist", pool_hash="made for that task")]
+    assert "same inputs" not in " ".join(notes(summary(unread)))
 
 
 def test_notes_say_what_is_uneven() -> None:

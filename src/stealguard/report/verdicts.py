@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from stealguard.report.cells import Cell, Group, stolen_of, worst_of
 from stealguard.report.comparing import baselines
-from stealguard.report.naming import BELOW_CHANCE, count, percent
+from stealguard.report.naming import BELOW_CHANCE, count, outcome, percent
 from stealguard.report.statistics import Spread, mean
 from stealguard.results import Row
 from stealguard.results.row import CLEARLY
@@ -234,7 +234,6 @@ def notes(groups: Sequence[Group]) -> list[str]:
     several = any(cell.victims > 1 for cell in found)
     clones = any(cell.victims == 1 and cell.clone and cell.clone.n > 1 for cell in found)
     single = any(cell.clone and cell.clone.n == 1 for cell in found)
-    failed, skipped = (sum(row.status == status for row in rows) for status in ("failed", "skip"))
     older = sum(group.superseded for group in groups)
     below = [cell for cell in found if cell.below_chance]
     checks = [
@@ -244,11 +243,16 @@ def notes(groups: Sequence[Group]) -> list[str]:
         (several, OVER_VICTIMS),
         (clones, MIXED if several else OVER_SEEDS),
         (single, "Cells with one seed have no interval: another seed may differ."),
-        (failed, f"{failed:,} of {count(len(rows), 'row')} failed: see below."),
-        (skipped, f"{skipped:,} of {count(len(rows), 'row')} skipped: see below."),
+        *((True, f"{missing}: see below.") for missing in unmeasured(rows)),
         (older, f"{count(older, 'older row')} of the same cell and seed left out: the newest counts."),
     ]  # fmt: skip
-    return [note for applies, note in checks if applies] + _uneven(groups) + _weak(groups) + _mixed_pools(rows)
+    return [note for applies, note in checks if applies] + _uneven(groups) + _weak(groups) + mixed_pools(rows)
+
+
+def unmeasured(rows: Sequence[Row]) -> list[str]:
+    """How many rows failed or were skipped, where some did: no mean has anything of them."""
+    ended = Counter(outcome(row) for row in rows if row.status != "ok")
+    return [f"{number:,} of {count(len(rows), 'row')} {word}" for word, number in sorted(ended.items())]
 
 
 def _uneven(groups: Sequence[Group]) -> list[str]:
@@ -275,14 +279,15 @@ def _weak(groups: Sequence[Group]) -> list[str]:
     return [f"The attacks gain next to nothing from {name} either: they show little about a defense." for name in weak]
 
 
-def _mixed_pools(rows: Iterable[Row]) -> list[str]:
+def mixed_pools(rows: Iterable[Row]) -> list[str]:
     """Pools of one name and several contents. A held-out part may differ from the whole: `IN_FAMILY` says so.
 
-    What an attacker owns of the task, `own:N`, is another draw for each seed, by design.
+    What an attacker owns of the task, `own:N`, is another draw for each seed, by design, and a pool may be made from
+    the task. A theft that failed before its pool was read has no hash of it.
     """
     hashes = defaultdict(set)
     for row in rows:
-        if not row.pool.startswith("own:"):
-            hashes[row.pool, row.in_family].add(row.pool_hash)
-    mixed = sorted({pool for (pool, _), found in hashes.items() if len(found) > 1})
+        if row.pool_hash and not row.pool.startswith("own:"):
+            hashes[row.pool, row.in_family, row.victim.data].add(row.pool_hash)
+    mixed = sorted({pool for (pool, *_), found in hashes.items() if len(found) > 1})
     return [f"The pool {pool} does not hold the same inputs in all rows: compare with care." for pool in mixed]
