@@ -52,6 +52,18 @@ def test_protected_is_near_chance_and_reduced_is_below_half(reached: list[float]
     assert judged([undefended_row(clone_accuracy=0.92), *rows])[:2] == ([word], overall)
 
 
+def test_an_attack_whose_interval_is_wide_is_not_passed_over_for_a_higher_mean() -> None:
+    """Hard labels reach 13 % each time; soft ones 12 % on average, and 62 % in what the interval does not exclude."""
+    found = {"hard": (0.13, 0.13, 0.13), "soft": (0.0, 0.0, 0.36)}
+    rows = [
+        make_row(labels=labels, seed=seed, clone_accuracy=value, metrics={"renamed_accuracy": value})
+        for labels, values in found.items()
+        for seed, value in enumerate(values)
+    ]
+    baseline = [undefended_row(labels=labels, clone_accuracy=0.92) for labels in found]
+    assert judged([*baseline, *rows])[:2] == (["undecided"], "undecided")
+
+
 def with_classes(classes: int, reached: float, undefended: float, **changes: object) -> list[Row]:
     return [
         undefended_row(classes=classes, clone_accuracy=undefended),

@@ -15,14 +15,14 @@ from stealguard.results.row import CLEARLY
 
 NEAR = 0.1  # of the way from the floor to the benign accuracy
 RULE = (
-    "A pool counts as protected where even the worst clone accuracy is near its floor: the upper end of its interval, "
-    "also after renaming the clone's classes where that was measured, lies at most a tenth of the way from the floor "
-    "to the benign accuracy. The floor is chance or, for an attacker who owns samples, the no-theft line: what those "
-    "samples give without any query. A pool counts as reduced where the clone accuracy is below half of what the "
-    "same attacks reach on the undefended model, the upper end of its interval included. It counts as undecided where "
-    "only the mean is that low, where an attack failed, where chance is not known, and where a clone is below chance "
-    "and no renaming was measured. Nothing is known of a pool from which the same attacks gain next to nothing on the "
-    "undefended model either."
+    "A pool counts as protected where even the worst clone accuracy is near its floor: the upper end of every "
+    "interval, also after renaming the clone's classes where that was measured, lies at most a tenth of the way from "
+    "the floor to the benign accuracy. The floor is chance or, for an attacker who owns samples, the no-theft line: "
+    "what those samples give without any query. A pool counts as reduced where the clone accuracy is below half of "
+    "what the same attacks reach on the undefended model, the upper ends of the intervals included. It counts as "
+    "undecided where only the mean is that low, where an attack failed, where chance is not known, and where a clone "
+    "is below chance and no renaming was measured. Nothing is known of a pool from which the same attacks gain next "
+    "to nothing on the undefended model either."
 )
 PROTECTED, REDUCED, UNDECIDED, OPEN, UNKNOWN = "protected", "reduced", "undecided", "not protected", "unknown"
 
@@ -78,11 +78,12 @@ def _word(
         half = group.benign.mean / 2 if group.benign else 1.0
         return OPEN if usable.mean >= half and not _near(usable.mean, floor, group) else UNKNOWN
     doubtful = floor is None or any(_failed(cell) or (cell.below_chance and not cell.renamed) for cell in cells)
-    if _near(usable.high, floor, group) and not doubtful:
+    highest = max(cell.usable.high for cell in cells if cell.usable)  # not always that of the highest mean
+    if _near(highest, floor, group) and not doubtful:
         return PROTECTED
     if usable.mean >= undefended.mean / 2:
         return UNDECIDED if _near(usable.mean, floor, group) else OPEN
-    return UNDECIDED if usable.high >= undefended.mean / 2 or doubtful else REDUCED
+    return UNDECIDED if highest >= undefended.mean / 2 or doubtful else REDUCED
 
 
 def _near(accuracy: float, floor: float | None, group: Group) -> bool:
