@@ -122,6 +122,14 @@ def test_a_failed_row_is_replaced_in_the_store_when_the_theft_succeeds(
     assert set(Store(out / "audit.sqlite")) == set(rows)
 
 
+def test_the_store_calls_victims_as_the_grid_does(sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole[0], tmp_path / "out"))
+    rows = sg.compare(tiny(sets, defenses=[{"none": {"name": "ini"}}, {"ini": {"name": "none"}}]), out, **HERE)
+    assert [row.victim.name for row in rows] == ["ini"] * 4 + ["none"] * 4
+    assert count(out, "begins") == count(whole[0], "begins")
+    assert set(Store(out / "audit.sqlite")) == set(rows)
+
+
 def test_a_second_run_does_nothing_again_and_a_changed_line_does_only_its_own(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
