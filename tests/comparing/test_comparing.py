@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -120,6 +121,16 @@ def test_a_failed_row_is_replaced_in_the_store_when_the_theft_succeeds(
     Store(out / "audit.sqlite").put(replace(rows[0], status="failed", reason="the first try"))
     assert sg.compare(tiny(sets), out, **HERE) == rows
     assert set(Store(out / "audit.sqlite")) == set(rows)
+
+
+def test_a_process_that_goes_on_reads_data_that_have_changed(tmp_path: Path) -> None:
+    """As processes of a Ray cluster do from one comparison to the next."""
+    grid = tiny(write_sets(tmp_path, (1, 6, 6)), defenses=["none"], seeds=[0], labels=["soft"])
+    (before,) = sg.compare(grid, tmp_path / "out", **HERE)
+    with np.load(tmp_path / "task.npz") as task:
+        np.savez(tmp_path / "task.npz", **{**task, "test_x": task["test_x"][::-1]})
+    (after,) = sg.compare(grid, tmp_path / "out", **HERE)
+    assert before.victim.data_hash != after.victim.data_hash
 
 
 def test_the_store_calls_victims_as_the_grid_does(sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path) -> None:
