@@ -415,21 +415,26 @@ print(json.dumps({"killed": told["killed"], "status": [row.status for row in row
 """
 
 
+def on_a_cluster(script: str, grid: dict[str, Any], out: Path) -> subprocess.CompletedProcess[str]:
+    """What the script did, which ends with status 75 if Ray did not start: it gives up soon on a busy machine."""
+    command = [sys.executable, "-c", script, json.dumps(grid), str(out)]
+
+    def ran() -> subprocess.CompletedProcess[str] | None:
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+        return None if done.returncode == 75 else done
+
+    done = until(ran)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 @pytest.mark.long
 @pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells nodes' processes apart by /proc")
 def test_a_ray_cluster_that_loses_a_node_does_every_cell_and_none_twice(sets: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     grid = tiny(sets)
-    command = [sys.executable, "-c", ON_A_CLUSTER, json.dumps(grid), str(tmp_path)]
-
-    def ran() -> subprocess.CompletedProcess[str] | None:
-        """What the script did; None if Ray did not start, which it gives up after seconds on a busy machine."""
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-        return None if done.returncode == 75 else done
-
-    done = until(ran)
-    assert done.returncode == 0, done.stderr
+    done = on_a_cluster(ON_A_CLUSTER, grid, tmp_path)
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["status"] == ["ok"] * 8
     ended, begun = count(tmp_path, "ends"), count(tmp_path, "begins")
@@ -438,3 +443,37 @@ def test_a_ray_cluster_that_loses_a_node_does_every_cell_and_none_twice(sets: Pa
     assert begun.pop(told["killed"]) == 2, "what was at work there was begun again"
     assert set(begun.values()) == {1}
     assert len(Store(tmp_path / "audit.sqlite")) == 8
+
+
+TWICE_ON_A_CLUSTER = """
+import json, os, sys
+from pathlib import Path
+import ray
+import stealguard as sg
+
+grid, out = json.loads(sys.argv[1]), Path(sys.argv[2])
+os.chdir(out)
+try:
+    ray.init("local", num_cpus=1, log_to_driver=False, include_dashboard=False)
+except Exception:
+    sys.exit(75)
+widths = []
+for width in (5, 7):
+    net = f"nn.Sequential(nn.Flatten(), nn.Linear(36, {width}), nn.Linear({width}, 10))"
+    (out / "net_of_ray.py").write_text(f"from torch import nn\\ndef net():\\n    return {net}\\n")
+    (row,) = sg.compare(grid, out, engine="ray", progress=False)
+    widths.append([row.status, row.victim.net_hash])
+ray.shutdown()
+print(json.dumps(widths))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.thorough
+def test_a_ray_cluster_that_goes_on_runs_code_that_has_changed(sets: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    grid = tiny(sets, nets="net_of_ray:net", defenses=["none"], labels=["soft"], seeds=[0])
+    done = on_a_cluster(TWICE_ON_A_CLUSTER, grid, tmp_path)
+    (first, before), (second, after) = json.loads(done.stdout.splitlines()[-1])
+    assert first == second == "ok"
+    assert before != after
