@@ -20,8 +20,9 @@ HOME = Path(stealguard.__file__).parent
 
 LAYERS = [  # each package may import from the lines above it, and from itself
     {"errors", "files", "processes", "seeds"},
+    {"identity"},
     {"registry"},
-    {"checks", "devices", "identity", "progress", "settings", "simplex", "types"},
+    {"checks", "devices", "progress", "settings", "simplex", "types"},
     {"data", "nets"},
     {"training"},
     {"boxes"},

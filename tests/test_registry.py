@@ -15,6 +15,7 @@ from stealguard import registry
 from stealguard.attacks import ATTACKS, Knockoff
 from stealguard.defenses import DEFENSES, InI
 from stealguard.errors import Invalid
+from stealguard.identity import code_of
 from stealguard.registry import Registry, imported, source_hash
 from stealguard.settings import create, describe
 
@@ -124,6 +125,28 @@ def test_modules_lie_in_the_working_directory_too_and_are_hashed(
     (tmp_path / "just_here.py").write_text("class A:\n    class B:\n        size = 3\n")
     assert source_hash(found) != before
     assert source_hash(InI) == source_hash(InI()) == source_hash(len) == ""
+
+
+def test_modules_are_hashed_with_those_of_the_users_own_that_they_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    (tmp_path / "own_parts").mkdir()
+    helpers = [tmp_path / "own_parts" / "steps.py", tmp_path / "own_rate.py", tmp_path / "own_later.py"]
+    helpers[0].write_text("import own_rate\nSTEPS = 3\n")
+    for helper in helpers[1:]:
+        helper.write_text("RATE = 1\n")
+    text = "import numpy, json\nfrom own_parts.steps import STEPS\nclass A:\n    def f(self):\n        import own_later"
+    (tmp_path / "own_using.py").write_text(f"{text}\n")
+    kind = imported("own_using:A", "net")
+    for helper in helpers:
+        before = source_hash(kind), code_of(kind)
+        helper.write_text(f"{helper.read_text()}MORE = 1\n")
+        after = source_hash(kind), code_of(kind)
+        assert before[0] != after[0], helper
+        assert before[1] != after[1], helper
+    assert "own_later" not in sys.modules
 
 
 @pytest.mark.usefixtures("installed")

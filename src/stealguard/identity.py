@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import json
+import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stealguard.files import sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,10 +43,71 @@ def tensor_hash(x: Tensor) -> str:
 
 
 def code_of(kind: type) -> str:
-    """SHA-256 (hex) of the source file of somebody's own class; "" for this package's, whose version a row tells."""
-    if kind.__module__.partition(".")[0] == __name__.partition(".")[0]:
+    """SHA-256 (hex) of the source file of somebody's own class, and of the modules of their own that it imports.
+
+    "" for this package's classes, whose version a row tells.
+    """
+    if _top(kind.__module__) == _top(__name__):
         return ""
     try:
-        return fingerprint(inspect.getsource(inspect.getmodule(kind) or kind))
+        text = inspect.getsource(inspect.getmodule(kind) or kind)
     except (OSError, TypeError):  # typed in at a prompt
         return fingerprint(kind.__qualname__)
+    others = own_files(kind.__module__)[1:]
+    return fingerprint([text, *map(sha256, others)] if others else text)
+
+
+def own_files(module: str) -> list[Path]:
+    """The file of somebody's own module, then those of the modules of their own that it imports, and these import.
+
+    Modules of Python and of installed packages are left out, and so is what no file holds.
+    """
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if not file or _top(module) == _top(__name__):
+        return []
+    found, waiting = {module: Path(file)}, [module]
+    while waiting:
+        name = waiting.pop()
+        for other in sorted(_imports(name, found[name]) - found.keys()):
+            if path := _own_file(other):
+                found[other] = path
+                waiting.append(other)
+    return list(found.values())
+
+
+def _imports(module: str, path: Path) -> set[str]:
+    """The names of modules that a module's source may import, wherever it does."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return set()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = ".".join(package.split(".")[: len(package.split(".")) + 1 - node.level]) if node.level else ""
+            source = ".".join(filter(None, [start, node.module]))
+            names.update([source, *(f"{source}.{one.name}" for one in node.names)])
+    return names
+
+
+def _own_file(module: str) -> Path | None:
+    """The file of a module of somebody's own, which is not imported for that."""
+    top, *parts = module.split(".")
+    if top in {_top(__name__), "torch", *sys.stdlib_module_names}:
+        return None
+    try:
+        spec = find_spec(top)
+    except (ImportError, ValueError):
+        spec = None
+    folders = [Path(folder, *parts) for folder in (spec and spec.submodule_search_locations) or ()]
+    files = [file for folder in folders for file in (folder.with_name(f"{folder.name}.py"), folder / "__init__.py")]
+    files = files if parts else [Path(spec.origin)] if spec and spec.origin else []
+    own = (file for file in files if file.suffix == ".py" and file.is_file())
+    return next((file for file in own if not {"site-packages", "dist-packages"} & set(file.parts)), None)
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]

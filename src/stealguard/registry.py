@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from stealguard.errors import Invalid, nearest, one_line, require
 from stealguard.files import sha256
+from stealguard.identity import fingerprint, own_files
 
 T = TypeVar("T")
 
@@ -123,7 +124,9 @@ def _told(error: BaseException) -> str:
 
 
 def source_hash(found: object) -> str:
-    """SHA-256 (hex) of the file that defines a class or function; "" where it is stealguard's own or has no file."""
-    module = str(getattr(found, "__module__", ""))
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return sha256(Path(file)) if file and module.partition(".")[0] != "stealguard" else ""
+    """SHA-256 (hex) of the file that defines a class or function, and of the user's own modules that it imports.
+
+    "" where it is stealguard's own or has no file.
+    """
+    hashes = [sha256(path) for path in own_files(str(getattr(found, "__module__", "")))]
+    return fingerprint(hashes) if len(hashes) > 1 else "".join(hashes)

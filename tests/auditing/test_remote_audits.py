@@ -107,6 +107,24 @@ def test_an_audit_that_breaks_in_the_test_inputs_goes_on_there(url: str, model: 
 
 
 @pytest.mark.slow
+def test_an_audit_does_not_go_on_with_the_answers_of_another_version(url: str, model: Model, tmp_path: Path) -> None:
+    model.faults.extend([*[""] * 10, "internal"])
+    audit(sg.Remote(url, rows=16), tmp_path)
+    model.metadata, model.digits = {"versions": ["2"]}, 1
+    (row,) = audit(sg.Remote(url, rows=16), tmp_path)
+    assert row.queries == 200
+    assert model.answered[""] == 2 * len(TEST_X) + 80 + 200, "nothing of the first version is taken"
+
+
+@pytest.mark.parametrize("changes", [{"versions": ["2"]}, {"outputs": "scores"}])
+def test_rows_follow_from_the_version_and_the_output(url: str, model: Model, changes: dict[str, Any]) -> None:
+    source, described = sg.Remote(url).source, model.described()
+    named = [described["outputs"][0] | {"name": "scores"}] if "outputs" in changes else described["outputs"]
+    model.metadata = changes | {"outputs": named}
+    assert sg.Remote(url).source != source
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("refuses", [False, True])
 def test_a_row_says_what_was_had_where_the_server_stops(url: str, model: Model, tmp_path: Path, refuses: bool) -> None:
     model.budgets["a"], model.refuses = len(TEST_X) + 90, refuses

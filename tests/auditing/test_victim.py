@@ -81,6 +81,28 @@ def test_a_scikit_learn_forest_is_audited(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_scikit_learn_classifier_is_not_taken_for_one_with_the_same_answers_to_the_test_inputs(
+    tmp_path: Path,
+) -> None:
+    class Threshold:
+        """The second class where all numbers are above a threshold, as they are in no test input."""
+
+        def __init__(self, threshold: float):
+            self.threshold = threshold
+
+        def predict(self, x: np.ndarray) -> np.ndarray:
+            return (x.min(axis=1) > self.threshold).astype(int)
+
+    pool = torch.linspace(0, 1, 250)[:, None].expand(-1, *SHAPE).clone()
+    first, other, again = (
+        audit(Threshold(threshold), tmp_path, pools=[pool], clone="mlp") for threshold in (0.6, 0.8, 0.8)
+    )
+    assert first[0].victim.key == other[0].victim.key
+    assert first[0].key != other[0].key
+    assert again == other
+
+
+@pytest.mark.slow
 def test_a_torch_module_is_audited_with_clones_of_its_own_architecture(net: nn.Module, tmp_path: Path) -> None:
     rows = audit(net, tmp_path, clone=None)
     check(rows, tmp_path)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -122,6 +123,24 @@ def test_a_failed_row_is_replaced_in_the_store_when_the_theft_succeeds(
     assert set(Store(out / "audit.sqlite")) == set(rows)
 
 
+def test_a_process_that_goes_on_reads_data_that_have_changed(tmp_path: Path) -> None:
+    """As processes of a Ray cluster do from one comparison to the next."""
+    grid = tiny(write_sets(tmp_path, (1, 6, 6)), defenses=["none"], seeds=[0], labels=["soft"])
+    (before,) = sg.compare(grid, tmp_path / "out", **HERE)
+    with np.load(tmp_path / "task.npz") as task:
+        np.savez(tmp_path / "task.npz", **{**task, "test_x": task["test_x"][::-1]})
+    (after,) = sg.compare(grid, tmp_path / "out", **HERE)
+    assert before.victim.data_hash != after.victim.data_hash
+
+
+def test_the_store_calls_victims_as_the_grid_does(sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole[0], tmp_path / "out"))
+    rows = sg.compare(tiny(sets, defenses=[{"none": {"name": "ini"}}, {"ini": {"name": "none"}}]), out, **HERE)
+    assert [row.victim.name for row in rows] == ["ini"] * 4 + ["none"] * 4
+    assert count(out, "begins") == count(whole[0], "begins")
+    assert set(Store(out / "audit.sqlite")) == set(rows)
+
+
 def test_a_second_run_does_nothing_again_and_a_changed_line_does_only_its_own(
     sets: Path, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
@@ -206,6 +225,13 @@ def test_a_theft_that_fails_does_not_stop_the_others_of_its_victim(sets: Path, t
     assert "`budget` should be at most 120, the inputs of the pool" in rows[1].reason
     assert rows[1].victim.key == rows[0].victim.key
     assert rows[1].victim.setting == rows[0].victim.setting, "it belongs to the same victim"
+
+
+def test_a_block_that_fails_fails_with_each_number_of_accounts(sets: Path, tmp_path: Path) -> None:
+    grid = tiny(sets, defenses=["none"], seeds=[0], labels=["soft"], nets=["faulty:raising"], accounts=[1, 5])
+    rows = sg.compare(grid, tmp_path, **HERE)
+    assert [(row.status, row.accounts) for row in rows] == [("failed", 1), ("failed", 5)]
+    assert set(Store(tmp_path / "audit.sqlite")) == set(rows)
 
 
 def test_damaged_files_are_set_aside_and_what_they_held_is_done_again(
@@ -389,21 +415,26 @@ print(json.dumps({"killed": told["killed"], "status": [row.status for row in row
 """
 
 
+def on_a_cluster(script: str, grid: dict[str, Any], out: Path) -> subprocess.CompletedProcess[str]:
+    """What the script did, which ends with status 75 if Ray did not start: it gives up soon on a busy machine."""
+    command = [sys.executable, "-c", script, json.dumps(grid), str(out)]
+
+    def ran() -> subprocess.CompletedProcess[str] | None:
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+        return None if done.returncode == 75 else done
+
+    done = until(ran)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 @pytest.mark.long
 @pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells nodes' processes apart by /proc")
 def test_a_ray_cluster_that_loses_a_node_does_every_cell_and_none_twice(sets: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     grid = tiny(sets)
-    command = [sys.executable, "-c", ON_A_CLUSTER, json.dumps(grid), str(tmp_path)]
-
-    def ran() -> subprocess.CompletedProcess[str] | None:
-        """What the script did; None if Ray did not start, which it gives up after seconds on a busy machine."""
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-        return None if done.returncode == 75 else done
-
-    done = until(ran)
-    assert done.returncode == 0, done.stderr
+    done = on_a_cluster(ON_A_CLUSTER, grid, tmp_path)
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["status"] == ["ok"] * 8
     ended, begun = count(tmp_path, "ends"), count(tmp_path, "begins")
@@ -412,3 +443,37 @@ def test_a_ray_cluster_that_loses_a_node_does_every_cell_and_none_twice(sets: Pa
     assert begun.pop(told["killed"]) == 2, "what was at work there was begun again"
     assert set(begun.values()) == {1}
     assert len(Store(tmp_path / "audit.sqlite")) == 8
+
+
+TWICE_ON_A_CLUSTER = """
+import json, os, sys
+from pathlib import Path
+import ray
+import stealguard as sg
+
+grid, out = json.loads(sys.argv[1]), Path(sys.argv[2])
+os.chdir(out)
+try:
+    ray.init("local", num_cpus=1, log_to_driver=False, include_dashboard=False)
+except Exception:
+    sys.exit(75)
+widths = []
+for width in (5, 7):
+    net = f"nn.Sequential(nn.Flatten(), nn.Linear(36, {width}), nn.Linear({width}, 10))"
+    (out / "net_of_ray.py").write_text(f"from torch import nn\\ndef net():\\n    return {net}\\n")
+    (row,) = sg.compare(grid, out, engine="ray", progress=False)
+    widths.append([row.status, row.victim.net_hash])
+ray.shutdown()
+print(json.dumps(widths))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.thorough
+def test_a_ray_cluster_that_goes_on_runs_code_that_has_changed(sets: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    grid = tiny(sets, nets="net_of_ray:net", defenses=["none"], labels=["soft"], seeds=[0])
+    done = on_a_cluster(TWICE_ON_A_CLUSTER, grid, tmp_path)
+    (first, before), (second, after) = json.loads(done.stdout.splitlines()[-1])
+    assert first == second == "ok"
+    assert before != after

@@ -143,6 +143,7 @@ def test_outliers_may_be_by_data_set() -> None:
         ({"defenses": [{"none": {}, "ini": {}}]}, "`defenses` should be a list of names, or of"),
         ({"defenses": [{"ini": {"training": {"lrr": 1}}}]}, "did you mean `lr`"),
         ({"defenses": ["ini", {"ini": {"delta": 0}}]}, "told apart: give one of them a `name`. Found ini more than"),
+        ({"defenses": ["ini", {"ini": {"name": "ours"}}]}, "unlike each other. Found `ini` and `ours` with eq"),
         ({"defenses": ["no_such_module:D"]}, "`defenses` should be an importable `module:name`"),
         ({"defenses": ["own_methods:Lazy"]}, "`defenses` should be a defense: a frozen dataclass, a subclass of"),
         ({"defenses": [{"own_methods:Halves": {"shar": 1}}]}, "did you mean `share`"),
@@ -231,9 +232,9 @@ class TestOwnCode:
 
     def test_names_with_a_colon_that_are_no_code_are_taken(self, tmp_path: Path) -> None:
         path = tmp_path / "grid.yaml"
-        defenses, attacks = ["none", {"none": {"name": "a: b"}}], ["jbda", {"knockoff": {"pools": ["own:150"]}}]
+        defenses, attacks = ["ini", {"none": {"name": "a: b"}}], ["jbda", {"knockoff": {"pools": ["own:150"]}}]
         path.write_text(yaml.safe_dump(small(defenses=defenses, attacks=attacks, pools=["own:20"])))
-        assert names(read(path)) == ["none", "a: b"]
+        assert names(read(path)) == ["ini", "a: b"]
 
     def test_own_methods_are_there_and_back_as_plain_data(self) -> None:
         attacks = [{"own_methods:Lazy": {"patience": [1, 2], "budgets": [5, 6]}}]

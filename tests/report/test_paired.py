@@ -40,6 +40,15 @@ def test_differences_are_paired_by_seed() -> None:
     assert found.excludes_zero
 
 
+def test_of_undefended_nets_with_the_same_attacks_the_one_that_was_trained_alike_is_the_baseline() -> None:
+    """It is not the first in the alphabet."""
+    rows = [
+        make_row(release=name, release_hash=name, setting=name, defense=defense, training=f'{{"epochs": {epochs}}}')
+        for name, defense, epochs in (("fast", "none", 1), ("usual", "none", 6), ("ini", "ini", 6))
+    ]
+    assert baselines(summary(rows))["ini"].name == "usual"
+
+
 def test_the_pairs_of_one_victim_are_averaged_first() -> None:
     values = {(0, 0): (0.5, 0.9), (0, 1): (0.7, 0.9), (1, 0): (0.2, 0.9)}
     rows = []

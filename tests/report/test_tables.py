@@ -42,6 +42,17 @@ def test_the_table_shows_intervals_and_what_did_not_run() -> None:
     assert [line.split()[-2:] for line in text.splitlines() if "jbda" in line] == [["-", "failed"]]
 
 
+@pytest.mark.parametrize("format", ["table", "markdown", "latex"])
+def test_what_a_number_leaves_out_or_mixes_is_told_beside_it(format: str) -> None:
+    """A mean over two seeds of three, and over two pools of one name."""
+    pools = [make_row(seed=seed, pool_hash=str(seed)) for seed in (0, 1)]
+    text = report.render([*pools, failed_row(seed=2, benign_accuracy=0.975)], format)
+    text = " ".join(text.replace("% ", "").split())
+    assert "1 of 3 rows failed" in text
+    assert "The pool letters does not hold the same inputs in all rows" in text
+    assert "failed" not in report.render([make_row()], format)
+
+
 def test_a_name_cannot_write_markup_or_steer_the_terminal() -> None:
     text = report.render([make_row(release="[red]x[/red]\x1b[2J", attack="[bold]a[/bold]")])
     assert "[red]x[/red]?[2J" in text

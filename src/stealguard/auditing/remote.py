@@ -87,9 +87,10 @@ class Remote:
 
     @property
     def source(self) -> str:
-        """SHA-256 (hex) of where the answers come from: the URL, what the server says it is, and the accounts."""
-        url = self._endpoint.url
-        return fingerprint([url, self.identity, *(_digest(key, url) for key in (self._honest, *self._keys))])
+        """SHA-256 (hex) of where the answers come from: the URL, what the server says it is, output, accounts."""
+        url, served = self._endpoint.url, self._endpoint.served
+        accounts = [_digest(key, url) for key in (self._honest, *self._keys)]
+        return fingerprint([url, self.identity, served.versions, served.output, *accounts])
 
     def connect(self, account: str = "") -> RemoteBox:
         """The box of one account: of `key` for "" and `HONEST`; other names get `keys` in the order of their first use.

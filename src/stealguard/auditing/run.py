@@ -45,6 +45,7 @@ from stealguard.types import Asked, BlackBox
 
 TRIES = 100  # to make a lock that other processes remove
 RENAMED_WITH = 20  # labeled samples
+TOLD_APART_BY = 1000  # inputs of a pool
 TOLD = 0.01  # share of a pool's numbers that are clamped
 NARROW = 0.05  # share of the range of the training inputs that a pool in the same units fills, at least
 
@@ -327,6 +328,7 @@ class _Audit:
     def __init__(self, victim: Victim, task: sets.Task, answers: Path, device: torch.device):
         self._victim, self._task, self._folder, self._device = victim, task, answers, device
         self._line, self._near_line = cache(self._no_theft), cache(self._no_theft_near)
+        self._of_pool: dict[str, str] = {}
 
     @cached_property
     def _answers(self) -> Tensor:
@@ -378,6 +380,19 @@ class _Audit:
             classes=self._task.classes, shape=tuple(test.x.shape[1:]), metrics={**facts.metrics, **found},
         )  # fmt: skip
 
+    def _told_apart(self, pool: Pool) -> list[str]:
+        """Of a scikit-learn classifier the hash of its answers to the pool, in a list.
+
+        Another one may answer the test inputs, which are few, alike.
+        """
+        if not (isinstance(self._victim, Given) and self._victim.fitted_here):
+            return []
+        if pool.x.hash not in self._of_pool:
+            box, self._of_pool[pool.x.hash] = boxed(self._victim, HONEST, self._task.scaling), ""
+            with suppress(StealguardError):  # the theft says why there are no answers
+                self._of_pool[pool.x.hash] = tensor_hash(everything(box, pool.x[:TOLD_APART_BY], self._task.classes))
+        return [self._of_pool[pool.x.hash]]
+
     def key(self, theft: Theft) -> str:
         """SHA-256 (hex) of everything that the theft's row follows from."""
         name, settings = describe(ATTACKS, theft.attack)
@@ -385,9 +400,9 @@ class _Audit:
         train = self._task.train.hash  # of which the no-theft lines are drawn; a release's own follow from its identity
         train = train if theft.own or train != made_from else ""
         return fingerprint([
-            *self._source, *self._code, self._identity, self._victim.facts().setting, self._task.test.hash, train,
-            name, settings, code_of(type(theft.attack)), theft.pool.x.hash, theft.labels, theft.treatment, theft.own,
-            theft.tunes, theft.accounts, theft.seed, theft.clone.hash, self._device.type,
+            *self._source, *self._code, *self._told_apart(theft.pool), self._identity, self._victim.facts().setting,
+            self._task.test.hash, train, name, settings, code_of(type(theft.attack)), theft.pool.x.hash, theft.labels,
+            theft.treatment, theft.own, theft.tunes, theft.accounts, theft.seed, theft.clone.hash, self._device.type,
         ])  # fmt: skip
 
     def _ledger(self, box: BlackBox, name: str) -> AnswerLedger:

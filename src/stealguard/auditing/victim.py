@@ -111,6 +111,11 @@ class Given:
         again = partial(Given, names=names, name=self.name, device=self._device)
         return again, (self._model, self.shape, classes)
 
+    @property
+    def fitted_here(self) -> bool:
+        """Whether this is a scikit-learn classifier: only its answers, which cost nothing, tell it from another one."""
+        return isinstance(self._ask, _OfFunction) and self._ask.of_estimator
+
     def connect(self, account: str = "") -> BlackBox:
         """The box; nobody knows whether such a victim tells accounts apart."""
         return self._answer
@@ -151,12 +156,11 @@ def _opened(model: Any, device: str | torch.device | None) -> tuple[str, nn.Modu
     if isinstance(model, nn.Module):
         module: nn.Module = model if device is None else model.to(choose(device))
         return fingerprint([structure(module), hash_of(module)]), module, _of_module(module)
-    if hasattr(model, "predict_proba"):
-        model = model.predict_proba
-    elif hasattr(model, "predict") and not callable(model):
-        model = model.predict
+    estimator = hasattr(model, "predict_proba") or (hasattr(model, "predict") and not callable(model))
+    if estimator:
+        model = getattr(model, "predict_proba", None) or model.predict
     require(callable(model), "victim", "a release, a model or a function of inputs", type(model).__name__)
-    return "", None, _OfFunction(model)
+    return "", None, _OfFunction(model, estimator or hasattr(getattr(model, "__self__", None), "predict"))
 
 
 def _imported(path: str) -> Any:
@@ -217,8 +221,8 @@ class _Outputs:
 class _OfFunction:
     """How a function is asked: with NumPy arrays, or with tensors if it does not take arrays."""
 
-    def __init__(self, function: Callable[[Any], Any]):
-        self._function, self._tensors = function, False
+    def __init__(self, function: Callable[[Any], Any], of_estimator: bool = False):
+        self._function, self._tensors, self.of_estimator = function, False, of_estimator
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self._tensors:

@@ -49,6 +49,7 @@ class Told(NamedTuple):
     rows: int  # in one request, at most
     binary: bool  # whether tensors may travel as binary data
     identity: str  # SHA-256 (hex) of all that the answers follow from, as a stealguard server tells it; "" elsewhere
+    versions: tuple[str, ...] = ()  # that the server has of the model
 
 
 class Endpoint:
@@ -258,7 +259,7 @@ def _served(
         shape=known, output=str(leaving["name"]), classes=classes,
         names=_names({**_object(leaving.get("parameters")), **parameters}, classes),
         rows=1 if shape[0] == 1 else rows or min(_rows(parameters), fitting), binary=binary,
-        identity=_identity(parameters),
+        identity=_identity(parameters), versions=tuple(map(str, _list(metadata.get("versions")))),
     )  # fmt: skip
 
 

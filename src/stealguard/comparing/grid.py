@@ -38,6 +38,7 @@ from stealguard.defenses import DEFENSES
 from stealguard.defenses.base import Defense
 from stealguard.errors import Invalid, StealguardError, nearest, one_line, pick, require
 from stealguard.files import read_text
+from stealguard.identity import fingerprint
 from stealguard.nets import check_name
 from stealguard.registry import Registry, imported
 from stealguard.releases.presets import preset_of
@@ -176,6 +177,10 @@ def _tell_apart(defenses: Sequence[DefenseSetting]) -> None:
     names = [one.name for one in defenses]
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, "defenses", "told apart: give one of them a `name`", f"{', '.join(twice)} more than once")
+    known: dict[str, str] = {}
+    for name, defense, training in defenses:  # the victims of equal ones are the same, and have one name
+        first = known.setdefault(fingerprint([describe(DEFENSES, defense), training.record()]), name)
+        require(first == name, "defenses", "unlike each other", f"`{first}` and `{name}` with equal settings")
 
 
 def _attackers(given: Mapping[str, Any], named: Collection[str]) -> Callable[[Defense], Sequence[Block]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from itertools import product
 from pathlib import Path
@@ -91,7 +91,8 @@ def compare(
     with ExitStack() as stack:
         made: Engine | None = start(work, home, Wanted(workers, threads, gpus, address)) if missing else None
         store = Store(home / STORE)  # after what may refuse: nothing is written then
-        _collect(store, home, [cell for cell in cells if cell.key in there])
+        kept = {(row.key, row.victim.name) for row in store if row.status != "failed"}
+        _collect(store, home, [cell for cell in cells if cell.key in there], kept)
         if made is not None:
             stack.enter_context(closing(made))
             tick = stack.enter_context(bar(f"compare {home.name}", len(missing), show=progress, lines=10))
@@ -138,12 +139,15 @@ def _carry_out(
     return failed
 
 
-def _collect(store: Store, home: Path, cells: Iterable[GridCell]) -> None:
-    """Put the cells' rows into the store, in the place of those that said that there were none."""
-    known = store.keys("ok", "skip")
+def _collect(store: Store, home: Path, cells: Iterable[GridCell], kept: Collection[tuple[str, str]] = ()) -> None:
+    """Put the cells' rows into the store, in the place of those that said that there were none.
+
+    Args:
+        kept: keys and victims' names of rows that the store has; a victim's name is what this grid calls it.
+    """
     for cell in cells:
         rows = rows_left(home, cell) if cell.block else []
-        if not known.issuperset(row.key for row in rows):
+        if not all((row.key, row.victim.name) in kept for row in rows):
             store.put(*rows)
             store.drop(*(row.key for row in _failed(home, cell, "-")))
 
@@ -156,14 +160,15 @@ def _failed(home: Path, cell: GridCell, reason: str) -> list[Row]:
     facts = _facts(home, victim)
     return [
         Row.of_theft(
-            key=key_of(failed=cell.key, attack=attack, pool=pool, labels=labels, treatment=treatment, own=own),
+            key=key_of(failed=cell.key, attack=attack, pool=pool, labels=labels, treatment=treatment, own=own,
+                       accounts=accounts),
             victim=facts, attack=attack["name"], settings=attack["settings"], pool=pool,
             in_family=pool in victim.outliers, labels=labels, treatment=treatment, own=max(own, owned_by(pool)),
-            budget=attack["settings"]["budget"], seed=victim.seed, clone=cell.clone or victim.net, status="failed",
-            reason=reason,
+            accounts=accounts, budget=attack["settings"]["budget"], seed=victim.seed, clone=cell.clone or victim.net,
+            status="failed", reason=reason,
         )
-        for attack, pool, labels, treatment, own in product(
-            attacks_of(block), block.pools, block.labels, block.treatments, block.own
+        for attack, pool, labels, treatment, own, accounts in product(
+            attacks_of(block), block.pools, block.labels, block.treatments, block.own, block.accounts
         )
     ]  # fmt: skip
 

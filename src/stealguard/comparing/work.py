@@ -68,10 +68,10 @@ def _train(home: Path, victim: PlannedVictim, device: str | None) -> str:
     base = victim.base
     if base is not None:
         trained = load(release_folder(home, base), net=_own(base.net), defense=_own(base.defense))
-        guarded(trained, victim.made(), folder, data=_task(victim.data))
+        guarded(trained, victim.made(), folder, data=_task(victim.data, victim.contents[0]))
         return ""
     protect(
-        victim.net, _task(victim.data), out=folder, outliers=victim.outliers, defense=victim.made(),
+        victim.net, _task(victim.data, victim.contents[0]), out=folder, outliers=victim.outliers, defense=victim.made(),
         training=changed(Training(), victim.training, "training"), seed=victim.seed, resize=victim.resize, resume=True,
         device=device, progress=False,
     )  # fmt: skip
@@ -87,7 +87,7 @@ def _steal(home: Path, victim: PlannedVictim, cell: Mapping[str, Any], device: s
     rows = audit(
         release_folder(home, victim), [attack_of(attack) for attack in block["attacks"]], block["pools"],
         block["labels"], treatments=block["treatments"], own=block["own"], accounts=block["accounts"],
-        seeds=[victim.seed], clone=cell["clone"], data=_task(victim.data), net=_own(victim.net),
+        seeds=[victim.seed], clone=cell["clone"], data=_task(victim.data, victim.contents[0]), net=_own(victim.net),
         defense=_own(victim.defense), resize=victim.resize, store=kept / STORE, device=choose(device), progress=False,
     )  # fmt: skip
     write_rows(path, [under(victim.name, row) for row in rows])
@@ -103,8 +103,8 @@ def _own(name: str) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _task(name: str) -> sets.Task:
-    """One process does many cells of one task."""
+def _task(name: str, contents: str) -> sets.Task:
+    """One process does many cells of one task; it may outlive a comparison, and the files that the name stands for."""
     return sets.task(name)
 
 

@@ -12,19 +12,22 @@ from stealguard.report.statistics import Difference, pooled
 
 
 def baselines(groups: Iterable[Group]) -> dict[str, Group]:
-    """By the name of each defended group, the undefended one of its task that shares most lines with it."""
+    """By the name of each defended group, the undefended one of its task that shares most lines with it.
+
+    Of those that share as many, the one that was trained as it was.
+    """
     undefended, found = defaultdict(list), {}
     for group in groups:
         if group.undefended:
             undefended[group.task].append(group)
     for group in groups:
         if not (group.undefended or group.unknown) and (fitting := undefended[group.task]):
-            found[group.name] = max(fitting, key=lambda other: _shared(other, group) if len(fitting) > 1 else 0)
+            found[group.name] = max(fitting, key=lambda other: _likeness(other, group))
     return found
 
 
-def _shared(a: Group, b: Group) -> int:
-    return len(a.cells.keys() & b.cells.keys())
+def _likeness(a: Group, b: Group) -> tuple[int, bool]:
+    return len(a.cells.keys() & b.cells.keys()), a.rows[0].victim.training == b.rows[0].victim.training
 
 
 def paired(cell: Cell | None, other: Cell | None) -> Difference | None:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from stealguard.report.cells import Cell, Group, stolen_of, worst_of
 from stealguard.report.comparing import baselines
-from stealguard.report.naming import BELOW_CHANCE, count, percent
+from stealguard.report.naming import BELOW_CHANCE, count, outcome, percent
 from stealguard.report.statistics import Spread, mean
 from stealguard.results import Row
 from stealguard.results.row import CLEARLY
 
 NEAR = 0.1  # of the way from the floor to the benign accuracy
 RULE = (
-    "A pool counts as protected where even the worst clone accuracy is near its floor: the upper end of its interval, "
-    "also after renaming the clone's classes where that was measured, lies at most a tenth of the way from the floor "
-    "to the benign accuracy. The floor is chance or, for an attacker who owns samples, the no-theft line: what those "
-    "samples give without any query. A pool counts as reduced where the clone accuracy is below half of what the "
-    "same attacks reach on the undefended model, the upper end of its interval included. It counts as undecided where "
-    "only the mean is that low, where an attack failed, where chance is not known, and where a clone is below chance "
-    "and no renaming was measured. Nothing is known of a pool from which the same attacks gain next to nothing on the "
-    "undefended model either."
+    "A pool counts as protected where even the worst clone accuracy is near its floor: the upper end of every "
+    "interval, also after renaming the clone's classes where that was measured, lies at most a tenth of the way from "
+    "the floor to the benign accuracy. The floor is chance or, for an attacker who owns samples, the no-theft line: "
+    "what those samples give without any query. A pool counts as reduced where the clone accuracy is below half of "
+    "what the same attacks reach on the undefended model, the upper ends of the intervals included. It counts as "
+    "undecided where only the mean is that low, where an attack failed, where chance is not known, and where a clone "
+    "is below chance and no renaming was measured. Nothing is known of a pool from which the same attacks gain next "
+    "to nothing on the undefended model either."
 )
 PROTECTED, REDUCED, UNDECIDED, OPEN, UNKNOWN = "protected", "reduced", "undecided", "not protected", "unknown"
 
@@ -78,11 +78,12 @@ def _word(
         half = group.benign.mean / 2 if group.benign else 1.0
         return OPEN if usable.mean >= half and not _near(usable.mean, floor, group) else UNKNOWN
     doubtful = floor is None or any(_failed(cell) or (cell.below_chance and not cell.renamed) for cell in cells)
-    if _near(usable.high, floor, group) and not doubtful:
+    highest = max(cell.usable.high for cell in cells if cell.usable)  # not always that of the highest mean
+    if _near(highest, floor, group) and not doubtful:
         return PROTECTED
     if usable.mean >= undefended.mean / 2:
         return UNDECIDED if _near(usable.mean, floor, group) else OPEN
-    return UNDECIDED if usable.high >= undefended.mean / 2 or doubtful else REDUCED
+    return UNDECIDED if highest >= undefended.mean / 2 or doubtful else REDUCED
 
 
 def _near(accuracy: float, floor: float | None, group: Group) -> bool:
@@ -234,7 +235,6 @@ def notes(groups: Sequence[Group]) -> list[str]:
     several = any(cell.victims > 1 for cell in found)
     clones = any(cell.victims == 1 and cell.clone and cell.clone.n > 1 for cell in found)
     single = any(cell.clone and cell.clone.n == 1 for cell in found)
-    failed, skipped = (sum(row.status == status for row in rows) for status in ("failed", "skip"))
     older = sum(group.superseded for group in groups)
     below = [cell for cell in found if cell.below_chance]
     checks = [
@@ -244,11 +244,16 @@ def notes(groups: Sequence[Group]) -> list[str]:
         (several, OVER_VICTIMS),
         (clones, MIXED if several else OVER_SEEDS),
         (single, "Cells with one seed have no interval: another seed may differ."),
-        (failed, f"{failed:,} of {count(len(rows), 'row')} failed: see below."),
-        (skipped, f"{skipped:,} of {count(len(rows), 'row')} skipped: see below."),
+        *((True, f"{missing}: see below.") for missing in unmeasured(rows)),
         (older, f"{count(older, 'older row')} of the same cell and seed left out: the newest counts."),
     ]  # fmt: skip
-    return [note for applies, note in checks if applies] + _uneven(groups) + _weak(groups) + _mixed_pools(rows)
+    return [note for applies, note in checks if applies] + _uneven(groups) + _weak(groups) + mixed_pools(rows)
+
+
+def unmeasured(rows: Sequence[Row]) -> list[str]:
+    """How many rows failed or were skipped, where some did: no mean has anything of them."""
+    ended = Counter(outcome(row) for row in rows if row.status != "ok")
+    return [f"{number:,} of {count(len(rows), 'row')} {word}" for word, number in sorted(ended.items())]
 
 
 def _uneven(groups: Sequence[Group]) -> list[str]:
@@ -275,14 +280,15 @@ def _weak(groups: Sequence[Group]) -> list[str]:
     return [f"The attacks gain next to nothing from {name} either: they show little about a defense." for name in weak]
 
 
-def _mixed_pools(rows: Iterable[Row]) -> list[str]:
+def mixed_pools(rows: Iterable[Row]) -> list[str]:
     """Pools of one name and several contents. A held-out part may differ from the whole: `IN_FAMILY` says so.
 
-    What an attacker owns of the task, `own:N`, is another draw for each seed, by design.
+    What an attacker owns of the task, `own:N`, is another draw for each seed, by design, and a pool may be made from
+    the task. A theft that failed before its pool was read has no hash of it.
     """
     hashes = defaultdict(set)
     for row in rows:
-        if not row.pool.startswith("own:"):
-            hashes[row.pool, row.in_family].add(row.pool_hash)
-    mixed = sorted({pool for (pool, _), found in hashes.items() if len(found) > 1})
+        if row.pool_hash and not row.pool.startswith("own:"):
+            hashes[row.pool, row.in_family, row.victim.data].add(row.pool_hash)
+    mixed = sorted({pool for (pool, *_), found in hashes.items() if len(found) > 1})
     return [f"The pool {pool} does not hold the same inputs in all rows: compare with care." for pool in mixed]

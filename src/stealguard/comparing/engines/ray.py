@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from stealguard.comparing.engines.base import MANY, PATIENCE, Ended, Wanted, Work
 from stealguard.errors import StealguardError, one_line, require
@@ -34,7 +35,9 @@ class Ray:
         except StealguardError:
             self._leave()
             raise
-        self._task = ray.remote(num_cpus=self.threads, num_gpus=wanted.gpus or 0, max_retries=3)(work)
+        fresh = {"env_vars": {"STEALGUARD_RUN": uuid4().hex}}  # processes of its own: others have imported older code
+        remote = ray.remote(num_cpus=self.threads, num_gpus=wanted.gpus or 0, max_retries=3, runtime_env=fresh)
+        self._task = remote(work)
         self._running: dict[Any, str] = {}
 
     def _check(self, threads: int, gpus: int) -> None:
