@@ -42,6 +42,8 @@ import stealguard as sg
 from stealguard import data
 from stealguard.attacks import Explore, Filter, Knockoff, OwnForm, Sieve, Unmask
 from stealguard.attacks.base import Attack
+from stealguard.attacks.refusals import SLIGHT
+from stealguard.attacks.variation import moved as altered
 from stealguard.boxes import Accounts, Labels, Metered
 from stealguard.boxes.base import logits, outputs_of
 from stealguard.data.roles import named
@@ -59,6 +61,7 @@ from stealguard.training.augment import affine, half_affine
 from stealguard.types import State
 
 VARIED = "strictness", "floor", "trust", "suspicion"  # settings of the defense that `--variants` may change
+WARM = 10  # inputs known to be honest that "told warm" asks first of each account: its suspicion falls by 1 for each
 EARNED = 6  # answers that an account gives before it is refused, about: attackers plan with as many
 FEW = StealguardError, ValueError, RuntimeError, IndexError  # what attacks raise on a handful of answers or none
 ALONE = RobustInI(strictness=1.25, memory=False)
@@ -70,7 +73,7 @@ CLONES = {
     "explore minimum": Explore(doubt=0.0), "explore residual": Explore(selector="residual", doubt=0.0),
     "explore consistency": Explore(selector="consistency", ranks=1, doubt=0.0),
     "told filter": Filter(doubt=0.0), "told explore": Explore(doubt=0.0),
-    "told early": Explore(first=0.15, rounds=6, doubt=0.0),
+    "told early": Explore(first=0.15, rounds=6, doubt=0.0), "told warm": Explore(doubt=0.0),
 }  # fmt: skip
 DRAWN = {"mnist": splines, "fashion-mnist": garments}  # what a program draws for a task, with labels
 
@@ -129,10 +132,12 @@ class ManyAccounts:
         target: the victim.
         accounts: how many there are.
         each: queries that an account is used for at most.
+        warm: how many of these are, at first, inputs that were answered honestly before, slightly changed.
     """
 
-    def __init__(self, target: Target, accounts: int, each: int):
-        self._target, self._accounts, self._each = target, accounts, each
+    def __init__(self, target: Target, accounts: int, each: int, warm: int = 0):
+        self._target, self._accounts, self._each, self._warm = target, accounts, each, warm
+        self._inliers: list[Tensor] = []
         self._used, self._state = 0, target.guard.start()
         self._granted: Tensor | None = None
         self._honest: dict[bytes, bool] = {}
@@ -150,10 +155,12 @@ class ManyAccounts:
             part = {name: output[rows] for name, output in outputs.items()}
             found, self._state = self._target.review(part, self._state)
             passed.append(found)
+            self._inliers += list(x[rows][: len(found)][found])
             self.owners += [self.spent] * len(found)
             start, self._used = start + len(found), self._used + len(found)
             if self._used == self._each or start < rows.stop:
                 self._used, self._state, self.spent = 0, self._target.guard.start(), self.spent + 1
+                self._open()
         honest = torch.cat(passed)
         for row, flag in zip(x, honest.tolist(), strict=False):
             self._honest[row.numpy().tobytes()] = flag
@@ -162,6 +169,15 @@ class ManyAccounts:
             self._granted = answers
             raise Refused("No account is left.", start)
         return answers
+
+    def _open(self) -> None:
+        """Begin an account with known inliers, once there are so many; they leave fewer of its queries."""
+        if self._warm and len(self._inliers) >= self._warm:
+            with seeded(derive(0, "warm", self.spent)):
+                rows = torch.randperm(len(self._inliers))[: self._warm].tolist()
+                known = altered(torch.stack([self._inliers[row] for row in rows]), SLIGHT)
+            _, self._state = self._target.review(outputs_of(self._target.heads, known), self._state)
+            self._used = self._warm
 
     def honest(self, x: Tensor) -> Tensor:
         """Which of the inputs that were asked, (n, *shape), were answered honestly."""
@@ -241,7 +257,7 @@ def theft(
     number = accounts or scale.budget
     size = min(scale.budget, len(queries), max(200, EARNED * number))
     how: Attack = replace(CLONES[attack], budget=size)  # type: ignore[assignment, type-var]
-    many = ManyAccounts(target, number, -(-scale.budget // number))
+    many = ManyAccounts(target, number, -(-scale.budget // number), WARM if attack == "told warm" else 0)
     box, stolen = Metered(many if labels == "soft" else Labels(many), size), clone(seed, scale)
     told: dict[str, Any] = {"honest": many.honest} if attack.startswith("told") else {}
     try:
@@ -482,6 +498,11 @@ def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
         ("theft", {"attack": name, "accounts": a})
         for a in (1000, 20_000, 100, 1)
         for name in ("told explore", "told early")
+    ]
+    made += [
+        ("theft", {"attack": "told warm", "accounts": a, "pool_name": name})
+        for a in (100, 1000)
+        for name in scale.pools
     ]
     made += [("first five", {"how": how}) for how in ("as it is", "half moved", "moved")]
     made += [("honest", {"how": how}) for how in ("slightly moved", "moved", "noise .1")]

@@ -92,7 +92,7 @@ def test_suspicion_and_trust_by_hand() -> None:
     guarding, odds = guard(limit=1000.0), [TASK, OUTLIER, TASK, UNSURE, OUTLIER, *[TASK] * 12]
     outputs, x = queries(*odds)
     _, state = guarding(outputs, x, guarding.start())
-    suspicion = trust = 0.0
+    suspicion, trust = 500.0, 0.0
     for o in odds:
         e = {OUTLIER: 7.0, TASK: -7.0, UNSURE: 0.0}[o]
         suspicion, trust = max(0.0, suspicion + max(e, -RECOVERY)), min(FULL, max(0.0, trust - e))
@@ -152,9 +152,16 @@ def test_the_state_that_is_given_never_changes() -> None:
         assert same(state, kept)
 
 
-def test_an_account_that_asks_outliers_is_refused_at_the_fourth() -> None:
-    guarding = guard(limit=24.0)  # 7, 14, 21, 28
-    answers, state = guarding(*queries(*[OUTLIER] * 10), guarding.start())
+def test_a_new_account_that_asks_outliers_is_refused_at_the_second() -> None:
+    guarding = guard(limit=24.0)  # 12, 19, 26
+    assert guarding.start()["suspicion"].item() == 12
+    assert len(guarding(*queries(*[OUTLIER] * 10), guarding.start())[0]) == 1
+
+
+def test_an_account_that_asks_outliers_later_is_refused_at_the_fourth() -> None:
+    guarding = guard(limit=24.0)  # 0 after twelve task inputs; 7, 14, 21, 28
+    _, state = guarding(*queries(*[TASK] * 12), guarding.start())
+    answers, state = guarding(*queries(*[OUTLIER] * 10), state)
     assert len(answers) == 3
     assert state["left"].item() == 3
     refused, after = guarding(*queries(*[OUTLIER] * 4), state)
@@ -237,12 +244,12 @@ def test_repeats_are_no_evidence_of_honesty() -> None:
     _, state = guarding(*queries(*[OUTLIER] * 3, seed=4), guarding.start())
     _, state = guarding(*repeats(TASK, 20), state)
     assert state["trust"].item() == 7
-    assert state["suspicion"].item() == pytest.approx(21 - RECOVERY)
+    assert state["suspicion"].item() == pytest.approx(500 + 21 - RECOVERY)
     _, again = guarding(*repeats(TASK, 20), state)
     assert again["trust"].item() == 7
-    assert again["suspicion"].item() == pytest.approx(21 - RECOVERY)
+    assert again["suspicion"].item() == pytest.approx(500 + 21 - RECOVERY)
     _, state = guarding(*repeats(OUTLIER, 4), guarding.start())
-    assert state["suspicion"].item() == 28, "repeats of outliers count as outliers"
+    assert state["suspicion"].item() == 500 + 28, "repeats of outliers count as outliers"
 
 
 def test_a_repeat_is_forgotten_after_so_many_queries() -> None:
@@ -279,11 +286,11 @@ def test_accounts_do_not_share_what_is_remembered() -> None:
     accounts = Accounts(heads, guard(), (16,))
     with pytest.raises(Refused) as refusal:
         accounts.answer("a", noise(10, (16,)))
-    assert refusal.value.left == 3
-    assert len(accounts.answer("b", noise(2, (16,)))) == 2
+    assert refusal.value.left == 1
+    assert len(accounts.answer("b", noise(1, (16,)))) == 1
     with pytest.raises(Refused):
-        accounts.answer("a", noise(4, (16,)))
-    assert len(accounts.answer("a", noise(3, (16,)))) == 3
+        accounts.answer("a", noise(2, (16,)))
+    assert len(accounts.answer("a", noise(1, (16,)))) == 1
 
 
 def test_what_is_measured_by_hand() -> None:
@@ -333,4 +340,4 @@ def test_before_it_is_measured_nothing_is_evidence() -> None:
     guarding = Suspicion(Gate(Measured(), 5.0, True), 0.0, FULL, 24.0, "refuse", K)
     answers, state = guarding(*queries(*[OUTLIER] * 100), guarding.start())
     assert len(answers) == 100
-    assert (state["suspicion"].item(), state["trust"].item()) == (0, 0)
+    assert (state["suspicion"].item(), state["trust"].item()) == (12, 0)

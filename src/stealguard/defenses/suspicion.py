@@ -210,14 +210,16 @@ class Suspicion(Plain):
         suspicion <- max(0, suspicion + max(e, -RECOVERY)),    trust <- min(full, max(0, trust - e)),
         strictness = first - (first - floor) trust / full.
 
-    An outlier adds about seven times as much suspicion as an honest query can take back, so that alternating the two
-    does not pay: no more than an eighth of an account's queries can be outliers for long. A query that lifts suspicion
-    above the limit reveals an attacker. Then, with `refuse`, the request is refused as a whole; the account can have
-    as many answers as there are queries before that one, which are examined like all others, and no more. A request for
-    more than these is refused unseen, and a second query that reveals an attacker leaves no answers: an account that
-    could be refused again and again would tell, for nothing, which inputs are outliers. Trust counts no more after a
-    refusal, or tests of inputs would cost nothing to an account that goes on with what is left. With `decoys`, that
-    query and all later ones are answered with decoys.
+    A new account's suspicion is half of the limit: an outlier adds less than that, so that one alone reveals nobody,
+    but two at the beginning do. An outlier adds about seven times as much as an honest query can take back, so that
+    alternating the two does not pay: no more than an eighth of an account's queries can be outliers for long.
+
+    A query that lifts suspicion above the limit reveals an attacker. Then, with `refuse`, the request is refused as a
+    whole; the account can have as many answers as there are queries before that one, which are examined like all
+    others, and no more. A request for more than these is refused unseen, and a second query that reveals an attacker
+    leaves no answers: an account that could be refused again and again would tell, for nothing, which inputs are
+    outliers. Trust counts no more after a refusal, or tests of inputs would cost nothing to an account that goes on
+    with what is left. With `decoys`, that query and all later ones are answered with decoys.
 
     The state is `suspicion`, `trust`, `seen` (the directions of the last queries, (KEPT, D)), and `left`, the answers
     that the account can still have, or UNLIMITED.
@@ -238,9 +240,9 @@ class Suspicion(Plain):
         self._classes, self._size = classes, 2 * min(COLUMNS, classes)
 
     def start(self) -> State:
-        nothing = torch.tensor(0.0, dtype=torch.float64)
+        suspicion, trust = torch.tensor([self.limit / 2, 0], dtype=torch.float64)
         seen = torch.zeros(KEPT, self._size)
-        return {SUSPICION: nothing, "trust": nothing, "seen": seen, "left": torch.tensor(UNLIMITED)}
+        return {SUSPICION: suspicion, "trust": trust, "seen": seen, "left": torch.tensor(UNLIMITED)}
 
     def digest(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The `signals`, (N, 3 + D): the odds, the net's class and the decoys', and what queries are compared by."""
