@@ -110,7 +110,7 @@ def test_what_an_attacker_does_who_knows_the_defense_is_told_line_by_line(releas
 def test_what_no_row_looked_at_is_listed(release: sg.Release) -> None:
     text = section(card_of(release, [row_of(release, in_family=True)]), "What has not been audited")
     for sentence in (
-        "Budgets above 20,000 answers", "more than 1 account.", "most probable class alone", "own labeled task data",
+        "Budgets above 20,000 queries", "more than 1 account.", "most probable class alone", "own labeled task data",
         "outside of the defender's own outlier families", "More than one clone", "from another seed",
     ):  # fmt: skip
         assert sentence in text

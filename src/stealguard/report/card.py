@@ -211,7 +211,7 @@ def _gaps(subject: Subject, own: Group | None) -> list[str]:
     budgets, accounts = [line.budget for line in lines], [line.accounts for line in lines]
     checks = [
         (not lines, "Any attack: none finished."),
-        (bool(lines), f"Budgets above {max(budgets, default=0):,} answers."),
+        (bool(lines), f"Budgets above {max(budgets, default=0):,} queries."),
         (bool(lines), f"Attackers with more than {count(max(accounts, default=0), 'account')}."),
         ("soft" not in {line.labels for line in lines}, "Attackers who read whole answers."),
         ("hard" not in {line.labels for line in lines}, "Attackers who read the most probable class alone."),
