@@ -121,8 +121,10 @@ def numbers(**changes: Any) -> dict[str, Any]:
         (numbers(served=0.1, frequent=0.2), ["which is no better than"]),
         (numbers(alone=0.811), ["the net's own on 81.1 %: the guard costs honest users more than a point"]),
         (numbers(alone=0.81), []),
-        (numbers(start=0.9), ["those of the weights that training began with on 90.0 %"]),
-        (numbers(start=0.9, alone=0.9), ["the net's own", "the weights that training began with"]),
+        (numbers(start=0.9), ["those of the weights that training began with on 90.0 %: this training costs"]),
+        (numbers(start=0.9, alone=0.9), ["the weights that training began with", "the net's own"]),
+        (numbers(served=0.1), ["another learning rate and batch (`--train lr=... batch=...`)"]),
+        (numbers(start=1.0), ["a lower learning rate and, on few data, smaller batches (`--train lr=... batch=...`)"]),
     ],
 )
 def test_answers_at_chance_or_a_point_below_do_not_pass_without_a_word(found: dict[str, Any], said: list[str]) -> None:

@@ -50,9 +50,9 @@ def complaints(found: Mapping[str, Any]) -> list[str]:
         told.append(
             f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, which is no better than "
             f"chance ({100 * chance:.1f} %) or cannot be told from it. "
-            "Train for more epochs, or with another learning rate."
+            "Train for more epochs, or with another learning rate and batch (`--train lr=... batch=...`)."
         )
-    for name, words in (("alone", "the net's own"), ("start", "those of the weights that training began with")):
+    for name, words in (("start", "those of the weights that training began with"), ("alone", "the net's own")):
         if found[name] is not None and served < found[name] - POINT:
             told.append(
                 f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, "
@@ -62,6 +62,9 @@ def complaints(found: Mapping[str, Any]) -> list[str]:
 
 
 ADVICE = {
+    "start": (
+        "this training costs honest users more than a point. Train for more epochs, or with a lower learning rate and, "
+        "on few data, smaller batches (`--train lr=... batch=...`)."
+    ),
     "alone": "the guard costs honest users more than a point. Train for more epochs, or take a milder setting.",
-    "start": "the defense costs honest users more than a point. Train for more epochs, or with a lower learning rate.",
 }
