@@ -17,8 +17,8 @@ import yaml
 from stealguard.defenses import DEFENSES
 from stealguard.errors import printable
 from stealguard.identity import identity_of
-from stealguard.releases.export import REPORT, Parity, read_report
-from stealguard.releases.release import measured_settings, read_recipe, setting_of
+from stealguard.releases.export import Parity, read_report
+from stealguard.releases.release import REPORT, measured_settings, read_recipe, setting_of
 from stealguard.report.cells import Cell, Group
 from stealguard.report.comparing import baselines
 from stealguard.report.grouping import summary
