@@ -192,7 +192,7 @@ def test_a_guard_takes_a_release_and_a_defense_and_no_names(tmp_path: Path, ini_
 
 def test_a_release_is_not_overwritten_unasked(tmp_path: Path) -> None:
     made = protect(tmp_path / "a", defense="none")
-    with pytest.raises(Invalid, match=r"`out` should be a folder that does not exist yet \(or pass `overwrite`\)"):
+    with pytest.raises(Invalid, match=r"does not exist yet \(or pass `overwrite`, `--overwrite` on the command line\)"):
         protect(tmp_path / "a", defense="none")
     assert sg.load(tmp_path / "a").hash == made.hash
     assert protect(tmp_path / "a", defense="none", seed=4, overwrite=True).hash != made.hash

@@ -92,6 +92,12 @@ def test_the_worst_lines_come_first_with_their_floors(release: sg.Release) -> No
     assert "The 10 worst of 15 lines" in text
 
 
+def test_a_defense_of_which_nothing_is_known_is_called_so_in_a_sentence(release: sg.Release) -> None:
+    text = section(card_of(release, [row_of(release, clone_accuracy=0.1)]), "How stealable it is")
+    assert "Whether the defense holds is unknown. " in text
+    assert "The defense unknown" not in text
+
+
 def test_what_an_attacker_does_who_knows_the_defense_is_told_line_by_line(release: sg.Release) -> None:
     rows = [
         row_of(release, attack="explore", clone_accuracy=0.6),

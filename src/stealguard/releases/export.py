@@ -171,7 +171,7 @@ def export(
     folder = release.folder if out is None else Path(out)
     files = {part: folder / f"{part}.{SUFFIX[chosen]}" for part in ("heads", "model")}
     taken = [path.name for path in files.values() if path.exists()]
-    rule = "without an earlier export (or pass `overwrite`)"
+    rule = "without an earlier export (or pass `overwrite`, `--overwrite` on the command line)"
     require(overwrite or not taken, "out", f"a folder {rule}", f"{', '.join(taken)} in `{folder}`")
     tool = _Onnx() if chosen == "onnx" else _Torch()
     others = {name: record for name, record in _earlier(folder, release.identity).items() if name != chosen}

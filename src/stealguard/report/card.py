@@ -23,7 +23,7 @@ from stealguard.report.cells import Cell, Group
 from stealguard.report.comparing import baselines
 from stealguard.report.grouping import summary
 from stealguard.report.naming import count, number, percent, titles, worst_text
-from stealguard.report.verdicts import below_chance, explain, headline, notes, overall, verdicts
+from stealguard.report.verdicts import UNDECIDED, UNKNOWN, below_chance, explain, headline, notes, overall, verdicts
 from stealguard.results import Row
 
 WORST = 10  # lines that are listed
@@ -142,7 +142,9 @@ def _purpose(subject: Subject) -> str:
 
 def _audited(own: Group, baseline: Group | None) -> list[str]:
     found = verdicts(own, baseline)
-    judged = [f"The defense {overall(found)}. {escaped(explain(found))}"] if found else []
+    word = overall(found)
+    whole = f"Whether the defense holds is {word}." if word in (UNDECIDED, UNKNOWN) else f"The defense {word}."
+    judged = [f"{whole} {escaped(explain(found))}"] if found else []
     told = [escaped(headline(own, baseline)), *judged, *([escaped(below)] if (below := below_chance(own)) else [])]
     benign = f"Benign accuracy: {number(own.benign)} %. Chance: {_percent(own.chance)}."
     done = sorted((cell for cell in own.cells.values() if cell.clone), key=lambda cell: -cell.reached)
