@@ -105,7 +105,11 @@ def test_the_history_of_an_account_is_shown(capsys: pytest.CaptureFixture[str]) 
     assert table.index("refused") < table.index("answered")
     listed, _ = said(capsys, "history", "ann", "--json", "--days", "1")
     assert [Event(**{**entry, "hashes": tuple(entry["hashes"])}) for entry in json.loads(listed)] == [event]
-    assert json.loads(said(capsys, "history", "nobody", "--json")[0]) == []
+    said(capsys, "add", "bob")
+    assert json.loads(said(capsys, "history", "bob", "--json")[0]) == []
+    for options in ([], ["--json"]):
+        told = refused(capsys, "history", "nobody", *options)
+        assert "`account` should be one that has a key or a history in the ledger. Found `nobody`" in told
     for days in ("0", "-1", "nan"):
         assert "`days` should be above 0" in refused(capsys, "history", "ann", "--days", days)
 

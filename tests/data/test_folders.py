@@ -170,9 +170,9 @@ def test_what_is_ignored_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
     task = data.task(f"folder:{tmp_path}")
     assert len(task.train.x) + len(task.test.x) == 7
-    assert "6 hidden and system files were ignored." in task.notes
-    assert "3 files that are no pictures were ignored." in task.notes
-    assert "1 pictures beside the class folders were ignored." in task.notes
+    assert "Ignored hidden and system files: 6." in task.notes
+    assert "Ignored files that are no pictures: 3." in task.notes
+    assert "Ignored pictures beside the class folders: 1." in task.notes
 
 
 def test_gray_and_color_are_read_as_color(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_transparent_pictures_are_laid_over_white(tmp_path: Path) -> None:
     gray.save(tmp_path / "c.png")
     assert (data.images(f"folder:{tmp_path}")[:] == 1).all()
     found = folders.read(tmp_path)
-    assert "3 pictures with transparency were laid over white." in found.notes
+    assert "Pictures with transparency, which were laid over white: 3." in found.notes
     only = tmp_path / "gray"
     only.mkdir()
     gray.save(only / "c.png")
@@ -220,7 +220,7 @@ def test_animations_give_their_first_frame(tmp_path: Path) -> None:
     frames[0].save(tmp_path / "b.png")
     x = data.images(f"folder:{tmp_path}")[:]
     assert torch.equal(x[0], x[1])
-    assert "1 pictures with several frames: the first frame of each is taken." in folders.read(tmp_path).notes
+    assert "Pictures with several frames, of which the first is taken: 1." in folders.read(tmp_path).notes
 
 
 @pytest.mark.parametrize("kind", ["png", "webp", "tif"])
@@ -235,7 +235,7 @@ def test_pictures_are_turned_upright(tmp_path: Path, turn: int, kind: str) -> No
     x = data.images(f"folder:{tmp_path}")
     assert x.shape == (1, 3, expected.height, expected.width)
     assert np.array_equal((x[0] * 255).round().byte().permute(1, 2, 0), np.asarray(expected))
-    told = "1 pictures were turned upright, as their EXIF orientation says." in folders.read(tmp_path).notes
+    told = "Pictures turned upright, as their EXIF orientation says: 1." in folders.read(tmp_path).notes
     assert told == (turn > 1)
 
 

@@ -139,7 +139,7 @@ def test_labels_are_read_from_json_and_may_be_words(tmp_path: Path) -> None:
     shard(tmp_path / "x.tar", [*files, ("a/odd.txt", b"no picture")])
     task = data.task(f"wds:{tmp_path}/x.tar")
     assert (task.names, task.classes) == (("cat", "dog"), 2)
-    assert "1 samples without a picture were ignored." in task.notes
+    assert "Ignored samples without a picture: 1." in task.notes
 
 
 @pytest.mark.parametrize(

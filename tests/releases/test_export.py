@@ -29,7 +29,6 @@ from stealguard.errors import Invalid, ReleaseError
 from stealguard.files import sha256
 from stealguard.releases.export import (
     LARGEST,
-    REPORT,
     Exported,
     Parity,
     Session,
@@ -40,6 +39,7 @@ from stealguard.releases.export import (
     onnx_runtime,
     read_report,
 )
+from stealguard.releases.release import REPORT
 from stealguard.releases.samples import samples
 
 ROOT = Path(__file__).parents[2]

@@ -16,6 +16,7 @@ from stealguard.data.inputs import Stored
 from stealguard.defenses.base import Defended, Plain
 from stealguard.defenses.suspicion import Gate, Measured
 from stealguard.releases.honest import honest
+from stealguard.releases.release import measured_settings
 from stealguard.results.honest import PoorAnswers, complaints, sentence
 from stealguard.types import Scope, State
 
@@ -100,6 +101,7 @@ def test_memory_is_asked_by_accounts_of_a_hundred_queries(tmp_path: Path) -> Non
     assert found["inputs"] == 30
     assert 0 <= found["outliers"] <= 1
     assert found["first"] is not None
+    assert found["strictness"] == pytest.approx(measured_settings(made.folder, made.recipe)["strictness"])
     assert [row[2] for row in found["curve"]] == sorted(row[2] for row in found["curve"]), "stricter is more outliers"
     assert made.facts().metrics["validation_served"] == found["served"]
     assert made.facts().metrics["outliers_at_5"] == found["curve"][5][2]
@@ -120,9 +122,12 @@ def numbers(**changes: Any) -> dict[str, Any]:
         (numbers(served=0.9, frequent=0.89), []),
         (numbers(served=0.1, frequent=0.2), ["which is no better than"]),
         (numbers(alone=0.811), ["the net's own on 81.1 %: the guard costs honest users more than a point"]),
+        (numbers(alone=0.9, strictness=-1.26), ["a milder setting (`stealguard guard ... --set strictness=-3.3`)."]),
         (numbers(alone=0.81), []),
-        (numbers(start=0.9), ["those of the weights that training began with on 90.0 %"]),
-        (numbers(start=0.9, alone=0.9), ["the net's own", "the weights that training began with"]),
+        (numbers(start=0.9), ["those of the weights that training began with on 90.0 %: this training costs"]),
+        (numbers(start=0.9, alone=0.9), ["the weights that training began with", "the net's own"]),
+        (numbers(served=0.1), ["another learning rate and batch (`--train lr=... batch=...`)"]),
+        (numbers(start=1.0), ["a lower learning rate and, on few data, smaller batches (`--train lr=... batch=...`)"]),
     ],
 )
 def test_answers_at_chance_or_a_point_below_do_not_pass_without_a_word(found: dict[str, Any], said: list[str]) -> None:

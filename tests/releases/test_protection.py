@@ -20,6 +20,7 @@ from stealguard.defenses import AdaptiveMisinformation
 from stealguard.errors import Invalid
 from stealguard.releases import protection
 from stealguard.releases.protection import validation_split
+from stealguard.releases.verifying import verified
 from stealguard.releases.workplace import working
 
 
@@ -191,7 +192,7 @@ def test_a_guard_takes_a_release_and_a_defense_and_no_names(tmp_path: Path, ini_
 
 def test_a_release_is_not_overwritten_unasked(tmp_path: Path) -> None:
     made = protect(tmp_path / "a", defense="none")
-    with pytest.raises(Invalid, match=r"`out` should be a folder that does not exist yet \(or pass `overwrite`\)"):
+    with pytest.raises(Invalid, match=r"does not exist yet \(or pass `overwrite`, `--overwrite` on the command line\)"):
         protect(tmp_path / "a", defense="none")
     assert sg.load(tmp_path / "a").hash == made.hash
     assert protect(tmp_path / "a", defense="none", seed=4, overwrite=True).hash != made.hash
@@ -223,6 +224,22 @@ def test_overwriting_a_release_keeps_what_else_is_in_its_folder(tmp_path: Path) 
     assert sg.load(tmp_path / "a").identity == second.identity != first.identity
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["notes.txt", "recipe.json", "weights.safetensors"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
+
+
+def test_overwriting_a_release_removes_its_exports(tmp_path: Path) -> None:
+    first = protect(tmp_path / "a", defense="none")
+    for name in ("export.json", "heads.onnx", "model.onnx", "heads.pt2"):
+        (tmp_path / "a" / name).write_text("of the first release")
+    second = protect(tmp_path / "a", defense="none", seed=1, overwrite=True)
+    assert verified(tmp_path / "a").identity == second.identity != first.identity
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["recipe.json", "weights.safetensors"]
+
+
+def test_files_named_like_exports_stay_where_no_report_tells_of_them(tmp_path: Path) -> None:
+    protect(tmp_path / "a", defense="none")
+    (tmp_path / "a" / "model.onnx").write_text("mine")
+    protect(tmp_path / "a", defense="none", seed=1, overwrite=True)
+    assert (tmp_path / "a" / "model.onnx").read_text() == "mine"
 
 
 def test_an_empty_folder_and_a_link_to_one_are_written_to(tmp_path: Path) -> None:

@@ -92,6 +92,12 @@ def test_the_worst_lines_come_first_with_their_floors(release: sg.Release) -> No
     assert "The 10 worst of 15 lines" in text
 
 
+def test_a_defense_of_which_nothing_is_known_is_called_so_in_a_sentence(release: sg.Release) -> None:
+    text = section(card_of(release, [row_of(release, clone_accuracy=0.1)]), "How stealable it is")
+    assert "Whether the defense holds is unknown. " in text
+    assert "The defense unknown" not in text
+
+
 def test_what_an_attacker_does_who_knows_the_defense_is_told_line_by_line(release: sg.Release) -> None:
     rows = [
         row_of(release, attack="explore", clone_accuracy=0.6),
@@ -110,7 +116,7 @@ def test_what_an_attacker_does_who_knows_the_defense_is_told_line_by_line(releas
 def test_what_no_row_looked_at_is_listed(release: sg.Release) -> None:
     text = section(card_of(release, [row_of(release, in_family=True)]), "What has not been audited")
     for sentence in (
-        "Budgets above 20,000 answers", "more than 1 account.", "most probable class alone", "own labeled task data",
+        "Budgets above 20,000 queries", "more than 1 account.", "most probable class alone", "own labeled task data",
         "outside of the defender's own outlier families", "More than one clone", "from another seed",
     ):  # fmt: skip
         assert sentence in text

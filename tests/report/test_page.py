@@ -46,7 +46,7 @@ class Page(HTMLParser):
 
 def test_the_page_tells_what_matters(page: str) -> None:
     text = plain(Page(page).text)
-    assert "With 20,000 answers on 1 account, a clone reaches 92.6 % on your test set" in text
+    assert "With a budget of 20,000 queries on 1 account, a clone reaches 92.6 % on your test set" in text
     assert "(chance: 10.0 %; undefended: 97.8 %), which is 96.2 % of your accuracy" in text
     for told in ("A title", "stealguard demo --seed 0", "lenet5 on mnist", "holds in part", RULE, "needs seeds"):
         assert told in text

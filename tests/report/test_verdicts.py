@@ -25,7 +25,7 @@ def test_a_defense_that_holds_on_an_in_family_pool_alone_holds_in_part() -> None
     assert words == ["protected", "not protected"]
     assert overall == "holds in part"
     assert plain(headline) == (
-        "With 20,000 answers on 1 account, a clone reaches 92.5 % on your test set "
+        "With a budget of 20,000 queries on 1 account, a clone reaches 92.5 % on your test set "
         "(chance: 10.0 %; undefended: 97.7 %), which is 96.1 % of your accuracy. You pay 2.6 points of benign accuracy."
     )
 
@@ -182,7 +182,7 @@ def test_a_benign_accuracy_of_nothing_is_no_error() -> None:
 
 
 def test_accounts_are_told() -> None:
-    assert "With 20,000 answers on 5 accounts" in judged([undefended_row(), make_row(accounts=5)])[2]
+    assert "With a budget of 20,000 queries on 5 accounts" in judged([undefended_row(), make_row(accounts=5)])[2]
     text = " ".join(render([make_row(), make_row(accounts=5)]).split())
     assert "attackers use 1 or 5 accounts" in text
     assert "knockoff (5 accounts)" in text

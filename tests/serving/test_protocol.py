@@ -331,6 +331,38 @@ def test_requests_that_break_a_rule_are_refused(sent: bytes) -> None:
     assert refused(sent).status in (400, 413)
 
 
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b'{"inputs": [NaN]}', "The JSON document has an improper structure"),
+        (b'{"inputs": [', "The JSON document has an improper structure"),
+        (b'{"inputs": [1e999]}', "Problem while parsing a number"),
+        (b'{"id": 99999999999999999999999}', "Big integer value that cannot be represented using 64 bits"),
+        (b'{"id": "\xff"}', "The input is not valid UTF-8"),
+        (b"", "no JSON found"),
+    ],
+)
+def test_what_is_no_json_is_told_in_a_sentence(sent: bytes, reason: str) -> None:
+    rule = "JSON, without NaN or Infinity, and with whole numbers of at most 64 bits"
+    assert str(refused(sent)) == f"The request should be {rule} ({reason})."
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [
+        ([4, 2, 2, 3], "[4, 2, 2, 3]"),
+        ([4, 1, 3], "[4, 1, 3]"),
+        ([2.5, "a", True, None, [1], {}, 7, 8], "[2.5, `a`, `True`, `None`, a list of 1, an object of 0, 7, 8]"),
+        ([1] * 9, "a list of 9"),
+        ([], "[]"),
+        ("2123", "`2123`"),
+    ],
+)
+def test_a_wrong_shape_is_told_by_its_numbers(shape: Any, found: str) -> None:
+    rule = "`shape` should be [N, 1, 2, 3] with N >= 1"
+    assert str(refused(body(tensor(shape=shape)))) == f"{rule}. Found {found}."
+
+
 @pytest.mark.parametrize("change", [-1, 1, 4])
 def test_bytes_that_are_left_over_or_missing_are_refused(change: int) -> None:
     sent, length = binary()

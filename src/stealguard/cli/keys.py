@@ -129,6 +129,9 @@ def history(account: str, *, days: float = 90.0, ledger: str = LEDGER, json_: Js
     require(days > 0, "days", "above 0", days)
     with _opened(ledger) as keys:
         events = keys.history(account, time.time() - days * 86_400)
+        found = keys.keys()
+        known = bool(events) or account in {key.account for key in found} or bool(keys.history(account))
+    require(known, "account", "one that has a key or a history in the ledger", f"`{account}`")
     if json_:
         print(json.dumps([event._asdict() for event in events]))
     else:

@@ -76,7 +76,8 @@ def serve(
     keep_hashes
         Keep the SHA-256 of each input in the history; not with --open, which keeps none.
     net
-        The module:callable of the protected network, where it is your own.
+        The module:callable of the protected network, where it is your own; for all releases. A configuration can name
+        one for each.
     defense
         The module:Class of the release's defense, where it is your own.
     check
@@ -98,7 +99,9 @@ def serve(
     served = tuple(map(ServedRelease, releases)) if releases else chosen.releases
     require(bool(served), "releases", "one release folder at least", "none")
     require(name is None or len(served) == 1, "name", "given for a single release", f"{len(served)} releases")
-    told: dict[str, Any] = {"name": name, "labels": labels, "top_k": top_k, "digits": digits}
+    told: dict[str, Any] = {
+        "name": name, "labels": labels, "top_k": top_k, "digits": digits, "net": net, "defense": defense,
+    }  # fmt: skip
     given: dict[str, Any] = {
         "releases": tuple(replace(one, **_of_those_given(told)) for one in served),
         "ledger": ledger, "open": open_, "host": host, "port": port, "metrics_port": metrics_port, "page": page,
@@ -107,9 +110,9 @@ def serve(
     }  # fmt: skip
     chosen = replace(chosen, **_of_those_given(given))
     if check:
-        print(run.check(chosen, net=net, defense=defense))
+        print(run.check(chosen))
     else:
-        run.serve(chosen, net=net, defense=defense)
+        run.serve(chosen)
 
 
 def _of_those_given(options: dict[str, Any]) -> dict[str, Any]:

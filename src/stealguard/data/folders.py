@@ -75,7 +75,7 @@ def read(path: Path, *, labels: bool = True, fit: Fit | None = None) -> Found:
     require(not strange, "data", "test classes that are also in train", ", ".join(strange))
 
     fit, color, keep = settled(heads, fit)
-    notes += [f"{count} {what} ignored." for what, count in sorted(ignored.items())]
+    notes += [f"Ignored {what}: {count}." for what, count in sorted(ignored.items())]
     notes += pictures.changes(heads, color=color, fit=fit)
 
     def made(part: list[Entry], heads: list[Head]) -> tuple[Pictures, Array]:
@@ -115,7 +115,7 @@ def _of_classes(path: Path, least: int, ignored: Counter[str]) -> list[Entry]:
     require(empty is None, "data", "class folders with pictures", f"none in {path / str(empty)}")
     beside = len(_pictures(path, ignored, deep=False))
     if beside:
-        ignored["pictures beside the class folders were"] += beside
+        ignored["pictures beside the class folders"] += beside
     return [Entry(picture, name) for name, found in classes.items() for picture in found]
 
 
@@ -146,14 +146,14 @@ def _pictures(path: Path, ignored: Counter[str], *, deep: bool = True) -> list[P
     found = []
     for entry in sorted(path.iterdir()):
         if _junk(entry):
-            ignored["hidden and system files were"] += 1
+            ignored["hidden and system files"] += 1
         elif entry.is_dir():
             looped = entry.is_symlink() and real(path).is_relative_to(real(entry))
             found += _pictures(entry, ignored) if deep and not looped else []
         elif entry.is_file() and entry.suffix.lower() in pictures.suffixes():
             found.append(entry)
         else:
-            ignored["files that are no pictures were"] += 1
+            ignored["files that are no pictures"] += 1
     return found
 
 

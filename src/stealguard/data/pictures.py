@@ -163,12 +163,12 @@ def changes(heads: Sequence[Head], *, color: bool, fit: Fit | None = None) -> It
         listed = ", ".join(f"{count} in mode {mode}" for mode, count in sorted(modes.items()))
         yield f"Pictures are read as {'color' if color else 'gray'}: {listed} were converted."
     for count, what in (
-        (sum(seen.transparent for seen in heads), "with transparency were laid over white"),
-        (sum(seen.frames for seen in heads), "with several frames: the first frame of each is taken"),
-        (sum(seen.turned for seen in heads), "were turned upright, as their EXIF orientation says"),
+        (sum(seen.transparent for seen in heads), "with transparency, which were laid over white"),
+        (sum(seen.frames for seen in heads), "with several frames, of which the first is taken"),
+        (sum(seen.turned for seen in heads), "turned upright, as their EXIF orientation says"),
     ):
         if count:
-            yield f"{count} pictures {what}."
+            yield f"Pictures {what}: {count}."
 
 
 def _resizing(heads: Sequence[Head], fit: Fit) -> Iterator[str]:

@@ -92,7 +92,7 @@ def read(pattern: str, fit: Fit | None = None) -> Shards:
     members = [sample.picture for part in parts for sample in part]
     heads = pictures.survey(members, fit)
     fit, color, keep = pictures.settled(heads, fit)
-    notes = [f"{count} {what} ignored." for what, count in sorted(ignored.items())]
+    notes = [f"Ignored {what}: {count}." for what, count in sorted(ignored.items())]
     notes += pictures.changes(heads, color=color, fit=fit)
     splits: list[tuple[Pictures, Words | None]] = []
     start = 0
@@ -135,7 +135,7 @@ def _samples(shard: Path, ignored: Counter[str]) -> Iterator[Labeled]:
     for kinds in found.values():
         picture = next((member for kind, member in kinds.items() if f".{kind}" in pictures.suffixes()), None)
         if picture is None:
-            ignored["samples without a picture were"] += 1
+            ignored["samples without a picture"] += 1
         else:
             yield Labeled(picture, _label(kinds))
 

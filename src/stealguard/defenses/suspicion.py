@@ -239,6 +239,11 @@ class Suspicion(Plain):
         self._gate, self._floor, self._full, self.limit, self._refuse = gate, floor, full, limit, suspects == "refuse"
         self._classes, self._size = classes, 2 * min(COLUMNS, classes)
 
+    @property
+    def strictness(self) -> float:
+        """That of an account without trust."""
+        return self._gate.strictness
+
     def start(self) -> State:
         suspicion, trust = torch.tensor([self.limit / 2, 0], dtype=torch.float64)
         seen = torch.zeros(KEPT, self._size)
@@ -268,7 +273,7 @@ class Suspicion(Plain):
     def _review(self, signals: Array, state: State) -> tuple[list[bool], State]:
         known, seen = self._gate.measured.numbers, state["seen"].numpy(force=True)
         points = np.concatenate((seen, signals[:, 3:]))
-        full, strictness = self._full, self._gate.strictness
+        full, strictness = self._full, self.strictness
         suspicion, trust = float(state[SUSPICION]), min(full, float(state["trust"]))
         fall = max(0.0, strictness - self._floor) / full if int(state["left"]) == UNLIMITED else 0.0
         before, passed = (suspicion, trust), list[bool]()

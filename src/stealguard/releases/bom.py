@@ -12,8 +12,8 @@ from typing import Any
 from stealguard.errors import Invalid
 from stealguard.files import sha256
 from stealguard.identity import identity_of
-from stealguard.releases.export import REPORT, read_report
-from stealguard.releases.release import RECIPE, WEIGHTS, measured_settings, read_recipe
+from stealguard.releases.export import read_report
+from stealguard.releases.release import RECIPE, REPORT, WEIGHTS, measured_settings, read_recipe
 
 NAMESPACE = uuid.UUID("6f0c8f0e-6d5e-5f0b-9c55-2f6f9f2a7a10")  # of serial numbers
 LIMITS = "An audit is a lower bound on what an attacker can reach."

@@ -34,11 +34,10 @@ from stealguard.errors import ReleaseError, StealguardError, pick, require
 from stealguard.files import opened, read_text, replacing, sha256, write_text
 from stealguard.identity import fingerprint
 from stealguard.releases.recipes import check_exports
-from stealguard.releases.release import Release
+from stealguard.releases.release import REPORT, Release
 from stealguard.releases.samples import Compared, samples
 from stealguard.types import Guard
 
-REPORT = "export.json"
 FORMAT = 1
 INPUT, OUTPUT = "input", "probabilities"
 LARGEST, USUAL, SHARE = 1e-4, 1e-5, 0.999  # differences: of any row at most, and of that share of the rows at most
@@ -172,7 +171,7 @@ def export(
     folder = release.folder if out is None else Path(out)
     files = {part: folder / f"{part}.{SUFFIX[chosen]}" for part in ("heads", "model")}
     taken = [path.name for path in files.values() if path.exists()]
-    rule = "without an earlier export (or pass `overwrite`)"
+    rule = "without an earlier export (or pass `overwrite`, `--overwrite` on the command line)"
     require(overwrite or not taken, "out", f"a folder {rule}", f"{', '.join(taken)} in `{folder}`")
     tool = _Onnx() if chosen == "onnx" else _Torch()
     others = {name: record for name, record in _earlier(folder, release.identity).items() if name != chosen}

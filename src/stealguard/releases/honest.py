@@ -46,9 +46,10 @@ def honest(
         As JSON data: `served`, the accuracy of the answers; `alone`, that of the net's own, or None where the guard
         changes nothing; `start`; `first`, the accuracy of accounts' first answers, or None without memory; `outliers`,
         the share of inputs that were answered as outliers, or None where none are; `refused`, the share that was
-        refused; `chance`; `frequent`, the share of the most frequent class; `inputs`, their number; and `curve`, for
-        some values of strictness without memory [strictness, served, outliers, share of held-out outliers that the net
-        itself answers].
+        refused; `chance`; `frequent`, the share of the most frequent class; `inputs`, their number; `strictness`, that
+        of a new account, given or measured, or None where the guard has none; and `curve`, for some values of
+        strictness without memory [strictness, served, outliers, share of held-out outliers that the net itself
+        answers].
     """
     heads, guard = model.eval().heads(), model.guard
     state = guard.start()
@@ -76,6 +77,7 @@ def honest(
         "outliers": float(torch.cat(passed).double().mean()) if passed else None,
         "refused": float(torch.cat([one.refused for one in accounts]).double().mean()),
         "chance": 1 / answers.shape[1],
+        "strictness": getattr(guard, "strictness", None),
         "frequent": int(y.bincount().max()) / len(y),
         "curve": _curve(guard, outputs_of(heads, outliers[:OUTLIERS]) if outliers else {}, curve / len(x))
         if drawn

@@ -119,7 +119,7 @@ def protect(
         classes: the classes' names, in the order of their labels, or how many there are; from the data if None.
         resize: fit outliers of another shape to the task's (bilinear; gray from color and back).
         resume: go on where an interrupted run of the same settings and data stopped.
-        overwrite: replace a release that is already there; other files in its folder stay.
+        overwrite: replace a release that is already there, and its exports; other files in its folder stay.
         device: a torch device; a GPU if there is one.
         progress: show a bar, and what was done to the data.
 

@@ -96,7 +96,7 @@ def _honest(value: Any) -> bool:
     if value is None:
         return True
     numbers = (
-        all(value.get(name) is None or _number(value[name]) for name in MEASURED)
+        all(value.get(name) is None or _number(value[name]) for name in (*MEASURED, "strictness"))
         if isinstance(value, Mapping)
         else False
     )

@@ -37,6 +37,8 @@ from stealguard.types import BlackBox, Probabilities
 
 WEIGHTS, RECIPE, CHECKPOINT = "weights.safetensors", "recipe.json", "checkpoint.pt"
 NEW_WEIGHTS = f"{WEIGHTS}.new"  # of a release that takes an older one's place, until they have their own name
+REPORT = "export.json"  # on the exports in the folder
+EXPORTS = "heads.onnx", "model.onnx", "heads.pt2", "model.pt2"
 FORMAT = 2
 
 MADE_FROM = ("net", "structure", "shape", "classes", "names", "scaling", "data", "outliers", "defense", "training")
@@ -221,10 +223,12 @@ def discarded(partial: Path) -> Iterator[None]:
 def publish(partial: Path, folder: Path) -> None:
     """Give the release in the working folder its place in one step; only then is what else is there removed.
 
-    A folder that exists keeps its other files, and its old release until the new one is whole.
+    A folder that exists keeps its other files, but for the exports of its old release, and that release until the new
+    one is whole.
     """
     if folder.exists():
         durable_move(partial / WEIGHTS, folder / NEW_WEIGHTS)
+        _remove_exports(folder)
         durable_move(partial / RECIPE, folder / RECIPE)  # from here on the folder holds the new release
         durable_move(folder / NEW_WEIGHTS, folder / WEIGHTS)
         shutil.rmtree(partial)
@@ -233,6 +237,13 @@ def publish(partial: Path, folder: Path) -> None:
         for entry in folder.iterdir():
             if entry.name not in (WEIGHTS, RECIPE):
                 entry.unlink(missing_ok=True)
+
+
+def _remove_exports(folder: Path) -> None:
+    """The report goes last: as long as it is there, it is known that such files are exports."""
+    if (folder / REPORT).exists():
+        for name in (*EXPORTS, REPORT):
+            (folder / name).unlink(missing_ok=True)
 
 
 # Reading ----------------------------------------------------------------------------------------------------

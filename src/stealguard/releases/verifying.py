@@ -8,8 +8,8 @@ from pathlib import Path
 
 from stealguard.errors import Invalid, ReleaseError
 from stealguard.identity import identity_of
-from stealguard.releases.export import REPORT, checked, read_report
-from stealguard.releases.release import RECIPE, WEIGHTS, check_weights, read_recipe
+from stealguard.releases.export import checked, read_report
+from stealguard.releases.release import RECIPE, REPORT, WEIGHTS, check_weights, read_recipe
 
 
 @dataclass(frozen=True)

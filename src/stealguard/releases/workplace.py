@@ -31,7 +31,7 @@ def free(out: str | Path, overwrite: bool) -> Path:
     release = (folder / RECIPE).is_file() and (folder / WEIGHTS).is_file()
     if release:
         tidy(folder)
-    remedy = " (or pass `overwrite`)" if release else "; only a release is replaced"
+    remedy = " (or pass `overwrite`, `--overwrite` on the command line)" if release else "; only a release is replaced"
     require(release and overwrite, "out", f"a folder that does not exist yet{remedy}", f"`{out}`")
     return folder
 

@@ -17,13 +17,13 @@ import yaml
 from stealguard.defenses import DEFENSES
 from stealguard.errors import printable
 from stealguard.identity import identity_of
-from stealguard.releases.export import REPORT, Parity, read_report
-from stealguard.releases.release import measured_settings, read_recipe, setting_of
+from stealguard.releases.export import Parity, read_report
+from stealguard.releases.release import REPORT, measured_settings, read_recipe, setting_of
 from stealguard.report.cells import Cell, Group
 from stealguard.report.comparing import baselines
 from stealguard.report.grouping import summary
 from stealguard.report.naming import count, number, percent, titles, worst_text
-from stealguard.report.verdicts import below_chance, explain, headline, notes, overall, verdicts
+from stealguard.report.verdicts import UNDECIDED, UNKNOWN, below_chance, explain, headline, notes, overall, verdicts
 from stealguard.results import Row
 
 WORST = 10  # lines that are listed
@@ -142,7 +142,9 @@ def _purpose(subject: Subject) -> str:
 
 def _audited(own: Group, baseline: Group | None) -> list[str]:
     found = verdicts(own, baseline)
-    judged = [f"The defense {overall(found)}. {escaped(explain(found))}"] if found else []
+    word = overall(found)
+    whole = f"Whether the defense holds is {word}." if word in (UNDECIDED, UNKNOWN) else f"The defense {word}."
+    judged = [f"{whole} {escaped(explain(found))}"] if found else []
     told = [escaped(headline(own, baseline)), *judged, *([escaped(below)] if (below := below_chance(own)) else [])]
     benign = f"Benign accuracy: {number(own.benign)} %. Chance: {_percent(own.chance)}."
     done = sorted((cell for cell in own.cells.values() if cell.clone), key=lambda cell: -cell.reached)
@@ -211,7 +213,7 @@ def _gaps(subject: Subject, own: Group | None) -> list[str]:
     budgets, accounts = [line.budget for line in lines], [line.accounts for line in lines]
     checks = [
         (not lines, "Any attack: none finished."),
-        (bool(lines), f"Budgets above {max(budgets, default=0):,} answers."),
+        (bool(lines), f"Budgets above {max(budgets, default=0):,} queries."),
         (bool(lines), f"Attackers with more than {count(max(accounts, default=0), 'account')}."),
         ("soft" not in {line.labels for line in lines}, "Attackers who read whole answers."),
         ("hard" not in {line.labels for line in lines}, "Attackers who read the most probable class alone."),

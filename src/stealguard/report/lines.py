@@ -46,7 +46,7 @@ def _without_budget(settings: str) -> str:
 
 
 def worst_line(group: Group) -> list[tuple[int, float]]:
-    """Budgets, rising, and the most that a clone reaches with as many answers or fewer, without task data."""
+    """Budgets, rising, and the most that a clone reaches with that budget or less, without task data."""
     most: dict[int, float] = {}
     reached = 0.0
     for cell in sorted(itertools.chain(*ways(group)), key=lambda cell: cell.line.budget):

@@ -165,7 +165,7 @@ def _figures(groups: Sequence[Shown], known: dict[str, Facts]) -> list[Picture]:
     for title, caption, draw in (
         (FRONTIER, "Lower is harder to steal, and further right is more useful, so the lower right corner is best. "
          "Bars are 95 % intervals. A line joins the settings of one defense.", pictures.frontier),
-        ("Clone accuracy against the budget", "The thick line is the worst clone with that many answers or fewer. Thin "
+        ("Clone accuracy against the budget", "The thick line is the worst clone with that budget or less. Thin "
          "lines are the single attacks; they are drawn where there are few defenses.", pictures.curves),
         ("Time of an answer", "Further left is faster, and lower is harder to steal. A thin line leads to the same "
          "ratio at batch 1.", lambda shown, where: pictures.answering(shown, known, where)),

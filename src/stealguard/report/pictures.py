@@ -70,14 +70,14 @@ def curves(groups: Sequence[Shown], where: str = "") -> str:
     few = len(groups) <= FEW + 1
     figure, axes = blank()
     axes.set(xscale="log", ylim=(-2, 104))
-    axes.set(xlabel="budget, answers", ylabel="clone accuracy, %  (less is better)")
+    axes.set(xlabel="budget, queries", ylabel="clone accuracy, %  (less is better)")
     axes.grid(True)
     for one, line in zip(groups, worst, strict=True):
         for cells in ways(one.group) if few else []:
             bar(axes, [cell.line.budget for cell in cells], [100 * cell.reached for cell in cells], one, 0.5)
         bar(axes, [x for x, _ in line], [100 * y for _, y in line], one, 2.2 if few else 1.1)
         for x, y in line:
-            tip = f"{one.group.name}: {percent(y)} with {x:,} answers or fewer"
+            tip = f"{one.group.name}: {percent(y)} with a budget of {x:,} queries or less"
             mark(axes, x, 100 * y, one, tip, 6.5 if few else 4.5)
     draw_chance(axes, groups)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

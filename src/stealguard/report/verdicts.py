@@ -138,7 +138,7 @@ def headline(group: Group, baseline: Group | None) -> str:
     share = ""
     if group.benign and group.benign.mean > 0:
         share = f", which is {percent(min(1.0, worst.reached / group.benign.mean))} of your accuracy"
-    asked = f"With {worst.line.budget:,} answers on {count(worst.line.accounts, 'account')}"
+    asked = f"With a budget of {worst.line.budget:,} queries on {count(worst.line.accounts, 'account')}"
     how = " once its classes are renamed" if worst.needs_renaming else ""
     failed = sum(map(_failed, group.cells.values()))
     sentences = [

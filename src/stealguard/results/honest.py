@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 POINT = 0.01
+MILDER = 2  # log odds
 ERRORS = 2  # standard errors above chance within which an accuracy is no better than it
 
 
@@ -50,18 +51,31 @@ def complaints(found: Mapping[str, Any]) -> list[str]:
         told.append(
             f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, which is no better than "
             f"chance ({100 * chance:.1f} %) or cannot be told from it. "
-            "Train for more epochs, or with another learning rate."
+            "Train for more epochs, or with another learning rate and batch (`--train lr=... batch=...`)."
         )
-    for name, words in (("alone", "the net's own"), ("start", "those of the weights that training began with")):
+    advice = {"start": RETRAIN, "alone": GUARDED.format(milder=_milder(found.get("strictness")))}
+    for name, words in (("start", "those of the weights that training began with"), ("alone", "the net's own")):
         if found[name] is not None and served < found[name] - POINT:
             told.append(
                 f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, "
-                f"{words} on {100 * found[name]:.1f} %: {ADVICE[name]}"
+                f"{words} on {100 * found[name]:.1f} %: {advice[name]}"
             )
     return told
 
 
-ADVICE = {
-    "alone": "the guard costs honest users more than a point. Train for more epochs, or take a milder setting.",
-    "start": "the defense costs honest users more than a point. Train for more epochs, or with a lower learning rate.",
-}
+RETRAIN = (
+    "this training costs honest users more than a point. Train for more epochs, or with a lower learning rate and, "
+    "on few data, smaller batches (`--train lr=... batch=...`)."
+)
+GUARDED = "the guard costs honest users more than a point. Train for more epochs, or take a milder setting{milder}."
+
+
+def _milder(strictness: float | None) -> str:
+    """What sets a strictness that is two less.
+
+    >>> _milder(5.93), _milder(1.99), _milder(None)
+    (' (`stealguard guard ... --set strictness=3.9`)', ' (`stealguard guard ... --set strictness=0`)', '')
+    """
+    if strictness is None:
+        return ""
+    return f" (`stealguard guard ... --set strictness={round(strictness - MILDER, 1) + 0.0:g}`)"  # 0, and never -0

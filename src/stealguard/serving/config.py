@@ -4,6 +4,7 @@
 releases:
   - {path: runs/digits, name: digits, version: "1"}
   - {path: runs/letters, labels: true}     # what its answers tell, whatever a key says: labels, top_k, digits
+  - {path: runs/mine, net: my_model:net, defense: my_defense:Tempered}   # where these are your own
 ledger: stealguard-ledger.sqlite           # or redis://127.0.0.1:6379/0
 host: 127.0.0.1
 port: 8000
@@ -38,6 +39,8 @@ class ServedRelease:
         labels: whether answers are labels alone, whatever a key says.
         top_k: how many classes an answer tells at most, less than the release has; 0 for all.
         digits: how many decimal digits of a probability an answer tells at most; 0 for all.
+        net: the `module:callable` of the network that was protected, where it is the user's own; see `stealguard.load`.
+        defense: the `module:Class` of the defense, where it is the user's own.
     """
 
     path: str = ""
@@ -46,6 +49,8 @@ class ServedRelease:
     labels: bool = False
     top_k: int = 0
     digits: int = 0
+    net: str = ""
+    defense: str = ""
 
     def __post_init__(self) -> None:
         require(bool(self.path), "path", "the folder of a release", "nothing")

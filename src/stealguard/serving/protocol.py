@@ -5,6 +5,7 @@ Source: the REST section of the Open Inference Protocol, and its binary tensor d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import prod
@@ -27,6 +28,7 @@ _SMALL = 65_536  # bytes of JSON that are parsed without a look at what they wou
 _OTHERS = 1_000  # commas, and lists, of a request beside those of its inputs
 _ENTRIES = 100  # of an object: each is looked for from its object's beginning
 _REPEATED = 1_024  # bytes of JSON before a binary tensor that are kept: most of a client's requests have the same
+_SHOWN = 8  # entries, at most, of a list that a message shows
 _ID = 10_000  # characters of an `id`, which is kept until its request is answered
 _DATATYPES: Mapping[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP16": np.dtype("<f2"), "FP64": np.dtype("<f8")}
 _ONE = int(np.float32(1).view(np.uint32))
@@ -155,6 +157,13 @@ def _short(value: object) -> str:
     return f"`{str(value)[:40]}`"
 
 
+def _listed(given: object) -> str:
+    """A list with its entries where these are few, and anything else as `_short` has it."""
+    if not isinstance(given, Array) or len(given) > _SHOWN:
+        return _short(given)
+    return f"[{', '.join(str(v) if type(v) in (int, float) else _short(v) for v in given)}]"
+
+
 class _Given(NamedTuple):
     """What the JSON of a request says, but for the numbers in it.
 
@@ -216,7 +225,10 @@ def _parsed(text: bytes, spec: Spec) -> dict[str, Any]:
     try:
         request = simdjson.Parser().parse(text)
     except (ValueError, RuntimeError) as e:
-        raise BadRequest(f"The request should be JSON ({e}).") from None
+        known = re.search(r"[A-Z]: ([^:.]+)", str(e))  # the parser's name of an error, and the error in a few words
+        reason = f" ({known[1]})" if known else ""
+        rule = "JSON, without NaN or Infinity, and with whole numbers of at most 64 bits"
+        raise BadRequest(f"The request should be {rule}{reason}.") from None
     if not isinstance(request, Object):
         raise BadRequest(f"The request should be a JSON object. Found {_short(request)}.")
     return _entries(request)
@@ -267,8 +279,8 @@ def _shape(given: object, spec: Spec) -> tuple[int, ...]:
     shape: tuple[Any, ...] = tuple(given) if isinstance(given, Array) and len(given) == 1 + len(spec.shape) else ()
     whole = {*map(type, shape)} == {int}  # a boolean is an int to isinstance
     if not whole or shape[1:] != spec.shape or shape[0] < 1:
-        found = f"[{', '.join(map(_short, shape))}]" if shape else _short(given)
-        raise BadRequest(f"`shape` should be [N, {', '.join(map(str, spec.shape))}] with N >= 1. Found {found}.")
+        rule = f"[N, {', '.join(map(str, spec.shape))}] with N >= 1"
+        raise BadRequest(f"`shape` should be {rule}. Found {_listed(given)}.")
     if shape[0] > spec.rows:
         raise BadRequest(f"A request should hold at most {spec.rows} inputs. Found {shape[0]}.", 413)
     return shape

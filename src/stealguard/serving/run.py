@@ -40,8 +40,9 @@ def serve(
 
     Args:
         config: what is served, and how.
-        net: the network that was protected, where it is the user's own; see `stealguard.load`.
-        defense: the class of the defense, where it is the user's own.
+        net: the network that was protected, where it is the user's own and `config` names none for the release; see
+            `stealguard.load`.
+        defense: the class of the defense, likewise.
 
     Raises:
         StealguardError: a setting, a release or the ledger cannot be used.
@@ -102,7 +103,7 @@ def services_of(
     """
     found = {}
     for served in config.releases:
-        release = load(served.path, net=net, defense=defense)
+        release = load(served.path, net=served.net or net, defense=served.defense or defense)
         rule = f"less than {release.output.classes:,}, the number of classes of `{served.path}`, or 0 for all"
         require(served.top_k < release.output.classes, "top_k", rule, served.top_k)
         engine = engine_of(release, config.backend, config.device or "cpu", threads=config.threads)
