@@ -155,7 +155,8 @@ class ManyAccounts:
             part = {name: output[rows] for name, output in outputs.items()}
             found, self._state = self._target.review(part, self._state)
             passed.append(found)
-            self._inliers += list(x[rows][: len(found)][found])
+            if self._warm:
+                self._inliers += list(x[rows][: len(found)][found])
             self.owners += [self.spent] * len(found)
             start, self._used = start + len(found), self._used + len(found)
             if self._used == self._each or start < rows.stop:

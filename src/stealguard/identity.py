@@ -96,8 +96,6 @@ def _imports(module: str, path: Path) -> set[str]:
 def _own_file(module: str) -> Path | None:
     """The file of a module of somebody's own, which is not imported for that."""
     top, *parts = module.split(".")
-    if top in {_top(__name__), "torch", *sys.stdlib_module_names}:
-        return None
     try:
         spec = find_spec(top)
     except (ImportError, ValueError):
@@ -105,8 +103,13 @@ def _own_file(module: str) -> Path | None:
     folders = [Path(folder, *parts) for folder in (spec and spec.submodule_search_locations) or ()]
     files = [file for folder in folders for file in (folder.with_name(f"{folder.name}.py"), folder / "__init__.py")]
     files = files if parts else [Path(spec.origin)] if spec and spec.origin else []
-    own = (file for file in files if file.suffix == ".py" and file.is_file())
-    return next((file for file in own if not {"site-packages", "dist-packages"} & set(file.parts)), None)
+    return next((file for file in files if file.suffix == ".py" and file.is_file() and is_own(module, file)), None)
+
+
+def is_own(module: str, file: str | Path) -> bool:
+    """Whether a module is the user's: of no installed package, whose version is told, and not of Python."""
+    installed = {"site-packages", "dist-packages"} & set(Path(file).parts)
+    return _top(module) not in {_top(__name__), "torch", *sys.stdlib_module_names} and not installed
 
 
 def _top(module: str) -> str:

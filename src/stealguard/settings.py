@@ -37,7 +37,7 @@ def recorded(method: object) -> dict[str, Any]:
     >>> recorded(HODA(delta=1)) == recorded(HODA(delta=1.0))
     True
     """
-    usual = {field.name: field.default for field in fields(method)}  # type: ignore[arg-type]
+    usual = _usual(method)
     return {name: _number(value, usual[name]) for name, value in asdict(method).items()}  # type: ignore[call-overload]
 
 
@@ -52,7 +52,7 @@ def changed(method: T, settings: Mapping[str, Any], owner: str) -> T:
         if key not in known:
             rule = f"a setting of `{owner}`: {', '.join(known) or 'it has none'}"
             raise Invalid(str(key), rule, f"`{key}`{nearest(key, known)}")
-    usual = {field.name: field.default for field in fields(method)}  # type: ignore[arg-type]
+    usual = _usual(method)
     values = {
         key: None if value is usual[key] is None else _fitting(key, value, getattr(method, key), owner)
         for key, value in settings.items()
@@ -63,6 +63,10 @@ def changed(method: T, settings: Mapping[str, Any], owner: str) -> T:
         raise
     except Exception as e:  # the rules of a dataclass that somebody else wrote
         raise Invalid(owner, "given settings that it can take", f"{values} ({one_line(e)})") from e
+
+
+def _usual(method: object) -> dict[str, Any]:
+    return {field.name: field.default for field in fields(method)}  # type: ignore[arg-type]
 
 
 def _fitting(key: str, value: Any, default: Any, owner: str) -> Any:

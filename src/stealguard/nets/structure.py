@@ -6,13 +6,12 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from torch import nn
 
-from stealguard.identity import fingerprint
+from stealguard.identity import fingerprint, is_own
 from stealguard.nets.copying import tensors
 
 _SIMPLE = (bool, int, float, str, type(None))
@@ -99,10 +98,7 @@ def _place(code: type | FunctionType) -> str:
 
 
 def _is_own(name: str) -> bool:
-    """Whether a module is the user's: of no installed package, whose version is told, and not of Python."""
-    file = getattr(sys.modules.get(name), "__file__", None) or ""
-    installed = {"site-packages", "dist-packages"} & set(Path(file).parts)
-    return name.partition(".")[0] not in {"torch", "stealguard", *sys.stdlib_module_names} and not installed
+    return is_own(name, getattr(sys.modules.get(name), "__file__", None) or "")
 
 
 def _names(code: CodeType) -> set[str]:

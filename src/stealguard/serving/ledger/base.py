@@ -279,9 +279,8 @@ class _Purse:
 
     def serve(self) -> None:
         """Hand out rows to the requests that came while the store was asked."""
-        self.waiting = [one for one in self.waiting if not one.future.done()]
         for one in self.waiting:
-            if self.take(*one.want):
+            if not one.future.done() and self.take(*one.want):
                 one.future.set_result(None)
         self.waiting = [one for one in self.waiting if not one.future.done()]
 
