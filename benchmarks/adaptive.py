@@ -43,6 +43,7 @@ from stealguard import data
 from stealguard.attacks import Explore, Filter, Knockoff, OwnForm, Sieve, Unmask
 from stealguard.attacks.base import Attack
 from stealguard.attacks.refusals import SLIGHT
+from stealguard.attacks.treatments import Smoothed
 from stealguard.attacks.variation import moved as altered
 from stealguard.boxes import Accounts, Labels, Metered
 from stealguard.boxes.base import logits, outputs_of
@@ -61,13 +62,13 @@ from stealguard.training.augment import affine, half_affine
 from stealguard.types import State
 
 VARIED = "strictness", "floor", "trust", "suspicion"  # settings of the defense that `--variants` may change
-WARM = 10  # inputs known to be honest that "told warm" asks first of each account: its suspicion falls by 1 for each
+WARM = 10  # inputs known to be honest that "told warm" asks first of each account, whose suspicion falls for each
 EARNED = 6  # answers that an account gives before it is refused, about: attackers plan with as many
 FEW = StealguardError, ValueError, RuntimeError, IndexError  # what attacks raise on a handful of answers or none
 ALONE = RobustInI(strictness=1.25, memory=False)
 GUARDS = "memory", "none"
 CLONES = {
-    "knockoff": Knockoff(), "sieve": Sieve(),
+    "knockoff": Knockoff(), "knockoff smooth": Knockoff(), "sieve": Sieve(),
     "filter minimum": Filter(doubt=0.0), "filter residual": Filter(selector="residual", doubt=0.0),
     "unmask": Unmask(doubt=0.0), "own-form": OwnForm(masked=False, probes=0.0, doubt=0.0),
     "explore minimum": Explore(doubt=0.0), "explore residual": Explore(selector="residual", doubt=0.0),
@@ -141,7 +142,7 @@ class ManyAccounts:
         self._used, self._state = 0, target.guard.start()
         self._granted: Tensor | None = None
         self._honest: dict[bytes, bool] = {}
-        self.spent = 0  # accounts
+        self.spent = self.refused = 0  # accounts
         self.owners: list[int] = []  # the account that asked each query
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -159,6 +160,7 @@ class ManyAccounts:
                 self._inliers += list(x[rows][: len(found)][found])
             self.owners += [self.spent] * len(found)
             start, self._used = start + len(found), self._used + len(found)
+            self.refused += start < rows.stop
             if self._used == self._each or start < rows.stop:
                 self._used, self._state, self.spent = 0, self._target.guard.start(), self.spent + 1
                 self._open()
@@ -228,12 +230,6 @@ def clone(seed: int, scale: Scale) -> nn.Module:
     return net.to(scale.device)
 
 
-def right(net: nn.Module, task: str) -> float:
-    """A net's accuracy on the task's test set."""
-    x, y = tested(task)
-    return accuracy(logits(net, x).softmax(dim=1), y)
-
-
 def judged(stolen: nn.Module, task: str) -> dict[str, float]:
     """A clone's accuracy on the task's test set, as it is and renamed."""
     x, y = tested(task)
@@ -259,45 +255,52 @@ def theft(
     size = min(scale.budget, len(queries), max(200, EARNED * number))
     how: Attack = replace(CLONES[attack], budget=size)  # type: ignore[assignment, type-var]
     many = ManyAccounts(target, number, -(-scale.budget // number), WARM if attack == "told warm" else 0)
-    box, stolen = Metered(many if labels == "soft" else Labels(many), size), clone(seed, scale)
+    metered, stolen = Metered(many if labels == "soft" else Labels(many), size), clone(seed, scale)
     told: dict[str, Any] = {"honest": many.honest} if attack.startswith("told") else {}
     try:
-        how(box, queries, stolen, seed=seed, **told)
+        with seeded(derive(seed, attack)):
+            how(Smoothed(metered) if "smooth" in attack else metered, queries, stolen, seed=seed, **told)
         found: dict[str, Any] = judged(stolen, scale.task)
     except FEW as e:
         found = {"failed": f"{type(e).__name__}: {e}".splitlines()[0]}
     return {
         **asked, **found,
-        "answers": box.spent, "honest_answers": many.honest_answers, "accounts_spent": many.spent,
+        "answers": metered.spent, "honest_answers": many.honest_answers, "accounts_spent": many.spent,
     }  # fmt: skip
 
 
-def cover(target: Target, seed: int, scale: Scale, *, k: int) -> dict[str, Any]:
-    """One account, exploration told which answers are honest, each query among k drawn inputs of known labels."""
+def cover(target: Target, seed: int, scale: Scale, *, k: int, accounts: int = 1) -> dict[str, Any]:
+    """Exploration told which answers are honest, each query behind k drawn inputs of known labels."""
     size = scale.budget // (k + 1)
     drawn, names = DRAWN[scale.task](scale.budget - size, seed)
-    many = ManyAccounts(target, 1, scale.budget)
+    many = ManyAccounts(target, accounts, -(-scale.budget // accounts))
     box, stolen = Recorded(Covered(many, drawn, k), target.shape), clone(seed, scale)
     with suppress(*FEW):
         queries = pool(scale.pools[0], scale.task)
         Explore(budget=size, doubt=0.0)(Metered(box, size), queries, stolen, seed=seed, honest=many.honest)
     x, answers = box.x[many.honest(box.x)], box.answers[many.honest(box.x)]
     own = torch.eye(10)[names]
-    training = Training(epochs=8, augment="half-affine")
-    alone, more = clone(seed, scale), clone(seed, scale)
-    fit(alone, drawn, own, training, seed=seed, progress=False)
-    found = {"no_theft": right(alone, scale.task), "stolen_rows": len(x)}
+    found = {"no_theft": learned(drawn, own, seed, scale)["clone_accuracy"], "stolen_rows": len(x)}
     if len(x):
         copies = max(1, len(drawn) // (4 * len(x)))  # stolen rows have a fifth of the weight, however few they are
         both = torch.cat([drawn, *[x] * copies]), torch.cat([own, *[answers] * copies])
-        fit(more, *both, training, seed=seed, progress=False)
-        found |= judged(more, scale.task)
+        found |= learned(*both, seed, scale)
     return {
         **found,
         "asked": len(box.x) * (k + 1),
-        "suspected": many.spent > 0,
+        "accounts_refused": many.refused,
         "drawn_pass": drawn_pass(target, drawn),
     }
+
+
+def learned(x: Tensor, y: Tensor, seed: int, scale: Scale) -> dict[str, float]:
+    """`judged` of a clone that is trained on these: the mean of three trainings, which differ by points."""
+    found = []
+    for number in range(3):
+        net, training = clone(derive(seed, number), scale), Training(epochs=8, augment="half-affine")
+        fit(net, x, y, training, seed=derive(seed, number), progress=False)
+        found.append(judged(net, scale.task))
+    return {name: statistics.fmean(one[name] for one in found) for name in found[0]}
 
 
 def drawn_pass(target: Target, drawn: Tensor) -> float:
@@ -322,12 +325,11 @@ def near_task(target: Target, seed: int, scale: Scale, *, labels: str) -> dict[s
     drawn, names = DRAWN[scale.task](scale.budget, seed)
     many = ManyAccounts(target, 1, scale.budget)
     box = Metered(many if labels == "soft" else Labels(many), scale.budget)
-    alone, stolen = clone(seed, scale), clone(seed, scale)
+    stolen, own = clone(seed, scale), torch.eye(10)[names]
     Knockoff(budget=scale.budget)(box, drawn, stolen, seed=seed)
-    training = Training(epochs=8, augment="half-affine")
-    fit(alone, drawn, torch.eye(10)[names], training, seed=seed, progress=False)
+    alone = learned(drawn, own, seed, scale)["clone_accuracy"]
     found = {"answers": box.spent, "honest_answers": many.honest_answers, "drawn_pass": drawn_pass(target, drawn)}
-    return {**judged(stolen, scale.task), "no_theft": right(alone, scale.task), **found}
+    return {**judged(stolen, scale.task), "no_theft": alone, **found}
 
 
 def labels_alone(target: Target, seed: int, scale: Scale, *, n: int) -> dict[str, Any]:
@@ -508,15 +510,17 @@ def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
     made += [("first five", {"how": how}) for how in ("as it is", "half moved", "moved")]
     made += [("honest", {"how": how}) for how in ("slightly moved", "moved", "noise .1")]
     made += [("honest", {"how": "as it is", "share": share}) for share in shares]
-    made += [("cover", {"k": k}) for k in (10, 4, 1, 20) if drawn]
+    made += [("cover", {"k": k}) for k in (20, 40, 10, 80, 1) if drawn]
+    made += [("cover", {"k": 10, "accounts": 100})] if drawn else []
     made += [("theft", {"guard": "none", "attack": name, "labels": "hard"}) for name in _LABELS]
     made += [("theft", {"guard": "none", "attack": name}) for name in _SOFT]
     made += [("told apart", {"guard": "none", "pool_name": name}) for name in scale.pools]
-    made += [("theft", {"attack": name, "accounts": 1}) for name in CLONES if not name.startswith("told")]
+    plain = [name for name in CLONES if not name.startswith("told") and "smooth" not in name]  # four queries an answer
+    made += [("theft", {"attack": name, "accounts": 1}) for name in plain]
     one = {"labels": "hard", "accounts": 1}
     made += [("theft", {"attack": name, **one}) for name in _LABELS if not name.startswith("told")]
     made += [("theft", {"attack": "knockoff", "labels": "hard", "accounts": a}) for a in (100, 1000, 20_000)]
-    made += [("theft", {"attack": name, "accounts": 20_000}) for name in ("explore residual", "explore consistency")]
+    made += [("theft", {"attack": name, "accounts": 20_000}) for name in _MANY]
     made += [
         ("theft", {"attack": "told explore", "accounts": a, "pool_name": name})
         for name in scale.pools[1:] for a in (1, 100, 1000, 20_000)
@@ -527,13 +531,13 @@ def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
         other = {name: float(value)}
         made += [("theft", {"attack": "told explore", "accounts": a, **other}) for a in (100, 1000, 20_000)]
         made += [("honest", {"how": "as it is", "share": shares[0], **other})]
-        made += [("cover", {"k": 10, **other})] if drawn else []
         made += [("honest", {"how": "moved", **other}), ("first five", {"how": "as it is", **other})]
     return [Work(victim, name, tuple(settings.items())) for name, settings in made for victim in range(victims)]
 
 
 _LABELS = ["told explore", "knockoff", "sieve", "explore consistency", "own-form", "told filter"]
-_SOFT = ["knockoff", "explore residual", "filter residual", "explore minimum", "unmask", "own-form"]
+_MANY = ["explore residual", "explore consistency", "knockoff smooth"]
+_SOFT = ["knockoff", "knockoff smooth", "explore residual", "filter residual", "explore minimum", "unmask", "own-form"]
 
 
 def release_of(victim: int, scale: Scale) -> Path:

@@ -123,8 +123,8 @@ def _of_adaptive(task: str) -> list[Entry]:
         cells[accounts][how].append((fmean(plain), fmean(renamed)))
     budget = rows[0]["scale"]["budget"]
     loss = alone.mean - benign.mean if alone and benign else 0.0
-    tried = {how.split(",")[0].split()[0] for by in cells.values() for how in by} | {"labels", "accounts"}
-    missing = [name for name in DEFENSES["ini-robust"].countered_by if name not in tried]
+    tried = {word for by in cells.values() for how in by for word in how.split(",")[0].split()} | {"labels", "accounts"}
+    missing = [name for name in DEFENSES["ini-robust"].countered_by if name.removeprefix("treatment:") not in tried]
     found = []
     for accounts, by in sorted(cells.items()):
         how, worst = max(((how, higher(values)) for how, values in by.items()), key=lambda pair: pair[1].mean)

@@ -159,8 +159,8 @@ def test_a_new_account_that_asks_outliers_is_refused_at_the_second() -> None:
 
 
 def test_an_account_that_asks_outliers_later_is_refused_at_the_fourth() -> None:
-    guarding = guard(limit=24.0)  # 0 after twelve task inputs; 7, 14, 21, 28
-    _, state = guarding(*queries(*[TASK] * 12), guarding.start())
+    guarding = guard(limit=24.0)  # 0 after twenty-four task inputs; 7, 14, 21, 28
+    _, state = guarding(*queries(*[TASK] * 24), guarding.start())
     answers, state = guarding(*queries(*[OUTLIER] * 10), state)
     assert len(answers) == 3
     assert state["left"].item() == 3
@@ -225,9 +225,9 @@ def test_suspects_may_get_decoys_instead() -> None:
     assert guarding(*queries(TASK), state)[0].argmax(dim=1).tolist() == [2], "for good"
 
 
-@pytest.mark.parametrize(("honest", "caught"), [(1, True), (4, True), (6, True), (8, False)])
+@pytest.mark.parametrize(("honest", "caught"), [(1, True), (4, True), (12, True), (15, False)])
 def test_alternating_outliers_with_inputs_of_the_task_does_not_pay(honest: int, caught: bool) -> None:
-    """An outlier adds 7, a query of the task takes back 1."""
+    """An outlier adds 7, a query of the task takes back half a point."""
     guarding = guard()
     odds = ([OUTLIER] + [TASK] * honest) * 100
     answers, _ = guarding(*queries(*odds), guarding.start())

@@ -31,12 +31,12 @@ BINS, LOW, HIGH = 40, -8.0, 12.0  # of the histograms of odds
 SCALE = BINS / (HIGH - LOW)
 HALF = 0.5  # a count added to each bin
 SUSPICION = "suspicion"  # the name, in the state, of what is held against an account
-RECOVERY = 1.0  # suspicion that a query takes back at most: about a seventh of what an outlier adds
+RECOVERY = 0.5  # suspicion that a query takes back at most: about a fourteenth of what an outlier adds
 KEPT = 64  # latest queries that a repeat is looked for among
 ALIKE = 0.05  # share of the task's inputs that count as repeats of one of `KEPT` others
 ROWS = 256  # queries that are compared with others at once
 COLUMNS = 16  # of each head's outputs at most, that repeats are recognized by
-FIRST = 0.15  # share of the task's inputs that a new account gets decoys for, where its strictness is not given
+FIRST = 0.17  # share of the task's inputs that a new account gets decoys for, where its strictness is not given
 UNLIMITED = -1  # in place of the number of answers that are left
 SIGNALS = "signals"  # the name of what a guard with memory reads
 
@@ -211,8 +211,9 @@ class Suspicion(Plain):
         strictness = first - (first - floor) trust / full.
 
     A new account's suspicion is half of the limit: an outlier adds less than that, so that one alone reveals nobody,
-    but two at the beginning do. An outlier adds about seven times as much as an honest query can take back, so that
-    alternating the two does not pay: no more than an eighth of an account's queries can be outliers for long.
+    but two at the beginning do. An outlier adds about fourteen times as much as an honest query can take back, so that
+    to hide outliers among honest queries does not pay: no more than a fifteenth of an account's can be outliers for
+    long.
 
     A query that lifts suspicion above the limit reveals an attacker. Then, with `refuse`, the request is refused as a
     whole; the account can have as many answers as there are queries before that one, which are examined like all
