@@ -45,6 +45,7 @@ from stealguard.releases.presets import PRESETS, Preset, preset_of
 from stealguard.releases.release import CHECKPOINT, Release
 from stealguard.releases.workplace import free, working
 from stealguard.results.honest import PoorAnswers, complaints
+from stealguard.results.metrics import chance
 from stealguard.results.provenance import provenance
 from stealguard.seeds import derive
 from stealguard.settings import describe
@@ -222,7 +223,7 @@ def protect(
                 **made,
                 "history": history,
                 "validation_rows": len(validation[0]),
-                "honest": honest(model, *validation, unseen, before),
+                "honest": honest(model, *validation, unseen, before, chance=chance(task.train.y)),
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "seconds": time.perf_counter() - started,
                 "processes": ranks.size,
@@ -297,9 +298,10 @@ def guarded(
             releases.write_into(partial, release.model, recipe)
             kept = releases.load(partial, net=net, defense=type(defense), device=device)
             if data is not None:
-                _, validation = validation_split(release.task(data).train, recipe["seed"])
+                train = release.task(data).train
+                _, validation = validation_split(train, recipe["seed"])
                 before = (release.recipe.get("honest") or {}).get("start")
-                recipe["honest"] = honest(kept.model, *validation, None, before)
+                recipe["honest"] = honest(kept.model, *validation, None, before, chance=chance(train.y))
                 releases.write_into(partial, release.model, recipe)
                 kept = replace(kept, recipe=releases.read_recipe(partial))
         releases.publish(partial, folder)
