@@ -133,6 +133,8 @@ def test_statistics_of_a_named_net_take_the_place_of_those_of_the_data() -> None
         ({"mean": (0.5, 0.5), "std": 1.0}, "`mean` should be .* 1 or 3 numbers. Found 2"),
         ({"mean": 0.5, "std": 0.0}, "`std` should be finite, and positive for `std`"),
         ({"mean": float("nan"), "std": 1.0}, "`mean` should be finite"),
+        ({"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}, "`mean` should be at most 1, .* by 255"),
+        ({"mean": 0.0, "std": 255.0}, "`std` should be at most 1, .* by 255"),
     ],
 )
 def test_rules_of_statistics(given: dict[str, Any], said: str) -> None:

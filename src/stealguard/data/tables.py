@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,10 +92,16 @@ def encoded(table: Table, columns: Columns) -> Array:
            [40.,  1.,  0.]])
 
     Raises:
-        Invalid: a column is not there, or a cell is missing, or no number or category that is known.
+        Invalid: a column is not there or of another length, or a cell is missing, or no number or category that is
+            known.
     """
     absent = [name for name, _ in columns.columns if name not in table]
     require(not absent, "data", f"a table with the columns {_listed([n for n, _ in columns.columns])}", _listed(table))
+    cells = {name: table[name] for name, _ in columns.columns}
+    alone = next((cell for cell in cells.values() if isinstance(cell, str) or not isinstance(cell, Sized)), None)
+    require(alone is None, "data", "a list of cells for each column", f"`{alone!s:.40}`")
+    lengths = sorted({len(column) for column in cells.values()})
+    require(len(lengths) == 1, "data", "as many cells in one column as in another", ", ".join(map(str, lengths)))
     blocks = [
         _one_hot(name, table[name], words) if words else _numbers(name, table[name])[:, None]
         for name, words in columns.columns
@@ -250,5 +256,7 @@ def _parquet(path: Path) -> Table:
         table = parquet.read_table(path)
     except Exception as error:  # pyarrow has no common base of its errors
         raise Invalid("data", "a Parquet file", f"{path} ({(str(error).splitlines() or [''])[0]})") from error
-    _check_names(table.column_names, path)
-    return {name: table.column(name).to_pylist() for name in table.column_names}
+    index = (table.schema.pandas_metadata or {}).get("index_columns", [])  # pandas stores it last, and reads it as none
+    names = [name for name in table.column_names if name not in index]
+    _check_names(names, path)
+    return {name: table.column(name).to_pylist() for name in names}

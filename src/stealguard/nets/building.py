@@ -128,8 +128,8 @@ def statistics(mean: Statistic | None, std: Statistic | None, like: Tensor) -> t
     """Mean and deviation as tensors that broadcast to one of the inputs `like`, (N, ...).
 
     Raises:
-        Invalid: one is missing, has another number of values than inputs have channels or columns, or is no positive
-            deviation.
+        Invalid: one is missing, has another number of values than inputs have channels or columns, or is not of inputs
+            in [0, 1]: statistics of pixels from 0 to 255 would make all inputs alike.
     """
     channels = like.shape[1]
     found = []
@@ -139,6 +139,8 @@ def statistics(mean: Statistic | None, std: Statistic | None, like: Tensor) -> t
         require(len(values) in (1, channels), name, rule, "none" if given is None else f"{len(values)}")
         finite = all(math.isfinite(value) for value in values)
         require(finite and (name == "mean" or min(values) > 0), name, "finite, and positive for `std`", values)
+        rule = "at most 1, as inputs are (divide what was measured of pixels from 0 to 255 by 255)"
+        require(max(values) <= 1, name, rule, values)
         found.append(torch.tensor(values, dtype=like.dtype).view(-1, *[1] * (like.dim() - 2)))
     return found[0], found[1]
 

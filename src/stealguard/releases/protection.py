@@ -343,13 +343,20 @@ def _preset(defense: str | Defense, training: Training | None, epochs: int | Non
 
 
 def _families(outliers: Any, task: sets.Task, resize: bool) -> dict[str, tuple[Inputs, Inputs]]:
-    """Each outlier set's part to train on and the part held out."""
+    """Each outlier set's part to train on and the part held out.
+
+    Raises:
+        Invalid: a set cannot be taken, or is the task's own training inputs.
+    """
     x = task.train.x
     found = named(
         outliers, tuple(x.shape[1:]), "outliers",
         resize=resize, scaling=task.scaling, like=x, reading=task.reading,
     )  # fmt: skip
-    return {label: divide(x, label) for label, x in found.items()}
+    for label, given in found.items():
+        same = len(given) == len(x) and given.hash == x.hash
+        require(not same, "outliers", "other inputs than the task's, whose queries they stand against", f"`{label}`")
+    return {label: divide(given, label) for label, given in found.items()}
 
 
 def validation_split(train: sets.Split, seed: int) -> tuple[sets.Split, sets.Split]:
