@@ -117,6 +117,14 @@ def test_paths_and_encodings_that_cannot_be_read(tmp_path: Path) -> None:
         data.task(f"{tmp_path}/a.csv")
 
 
+def test_a_value_that_stretches_a_scale_is_told(tmp_path: Path) -> None:
+    rows = [f"{i},{10**9 if i in (1, 2) else i},{int(i == 3)},{'ab'[i % 2]}" for i in range(300)]
+    path = write(tmp_path / "a.csv", rows, "plain,stretched,rare,y")
+    assert any("set the bounds of stretched: 98 of 100" in note for note in data.task(f"csv:{path}").notes)
+    path = write(tmp_path / "b.csv", [row for row in rows if "000000000" not in row], "plain,stretched,rare,y")
+    assert not any("set the bounds" in note for note in data.task(f"csv:{path}").notes)
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [
