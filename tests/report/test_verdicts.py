@@ -117,7 +117,7 @@ def test_two_classes_below_chance_are_told_with_what_swapping_gives() -> None:
     ini = summary(rows)[1]
     assert plain(below_chance(ini)) == (
         "Below chance, which is 50.0 %: knockoff, letters, soft 34.0 %, 66.0 % after renaming. "
-        "There the answers were inverted, and renaming classes may restore them."
+        "There answers may be inverted, and renaming classes tells."
     )
     assert "34.0† (66.0 renamed)" in render(rows)
 
@@ -129,7 +129,7 @@ def test_a_clone_below_chance_is_not_protected_before_renaming_is_measured() -> 
     assert judged(with_classes(10, 0.012, 0.95, metrics=hidden))[0] == ["not protected"]
     assert judged(with_classes(10, 0.012, 0.95, metrics=bad))[0] == ["protected"]
     text = " ".join(render(with_classes(10, 0.012, 0.95)).split())
-    assert "† below chance: the answers were inverted, and renaming classes may restore them" in text
+    assert "† below chance: answers may be inverted, and renaming classes tells" in text
     assert "Below chance in 1 of 2 cells" in " ".join(notes(summary(with_classes(10, 0.012, 0.95))))
 
 
