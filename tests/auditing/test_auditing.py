@@ -54,6 +54,15 @@ def test_a_row_says_what_happened(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_chance_is_what_naming_the_most_frequent_class_gives(tmp_path: Path) -> None:
+    x, y = noise(200, (8,)), (torch.arange(200) % 10 == 0).long()
+    release = sg.protect(mlp(8, 2), (x, y), defense="none", epochs=1, out=tmp_path / "a", progress=False)
+    (row,) = audit(release, data=(x, y), pools=[noise(150, (8,))], clone=linear(8, 2), labels="hard")
+    assert row.chance == row.metrics["chance"] == 0.9
+    assert row.victim.metrics["validation_chance"] == 0.9
+
+
+@pytest.mark.slow
 def test_a_second_audit_computes_nothing_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = audit(folder)
     monkeypatch.setattr(auditing._Audit, "row", lambda *a: pytest.fail("computed again"))

@@ -105,6 +105,16 @@ def test_the_test_folder_goes_before_the_validation_folder(tmp_path: Path) -> No
     assert task.notes[0] == "The folder `val` is not used."
 
 
+def test_folders_that_are_no_classes_may_have_few_pictures(tmp_path: Path) -> None:
+    classes(tmp_path, "a", n=1)
+    classes(tmp_path, "b", n=3)
+    inputs, words = folders.read(tmp_path, labels=False).train
+    assert len(inputs) == 3, "one of the three of b is left out, as of a task"
+    assert words.tolist() == ["a", "b", "b"]
+    with pytest.raises(Invalid, match=r"at least 2 pictures a class.* Found 1 of `a`"):
+        folders.read(tmp_path)
+
+
 def test_a_test_folder_without_classes_is_not_used(tmp_path: Path) -> None:
     classes(tmp_path / "train", n=12)
     picture(tmp_path / "test" / "1.png")
@@ -285,7 +295,6 @@ def test_rules_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     refused(tmp_path / "nowhere", "a folder. Found .*nowhere")
     refused(tmp_path, "a folder of class folders or of pictures")
-    refused(classes(tmp_path / "few", n=1), "at least 2 pictures a class.* Found 1 of `a`")
     (classes(tmp_path / "empty") / "c").mkdir()
     refused(tmp_path / "empty", "class folders with pictures. Found none in .*empty/c")
     picture(classes(tmp_path / "sizes") / "b" / "x.png", size=(9, 6))

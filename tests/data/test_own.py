@@ -25,6 +25,17 @@ from stealguard.data.scaling import Scaling
 from stealguard.errors import Invalid
 
 
+def test_test_inputs_that_were_trained_on_are_told(tmp_path: Path) -> None:
+    x, y = torch.rand(40, 5), torch.arange(40) % 2
+    told = "3 test inputs are training inputs, too: they tell nothing about new ones."
+    assert told in data.task((x[:30], y[:30], x[27:], y[27:])).notes
+    assert told in data.task((100 * x[:30], y[:30], 100 * x[27:], y[27:])).notes, "in any unit"
+    assert not any("training inputs, too" in note for note in data.task((x, y)).notes)
+    split = {"train_x": x[:30], "train_y": y[:30], "test_x": x[27:], "test_y": y[27:]}
+    np.savez(tmp_path / "a.npz", **{name: part.numpy() for name, part in split.items()})
+    assert told in data.task(f"npz:{tmp_path / 'a.npz'}").notes
+
+
 def four(n: int = 12, m: int = 6, shape: tuple[int, ...] = (5,), classes: int = 3) -> tuple[Tensor, ...]:
     rng = torch.Generator().manual_seed(0)
     x, z = torch.rand(n, *shape, generator=rng), torch.rand(m, *shape, generator=rng)

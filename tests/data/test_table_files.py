@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,39 @@ def test_paths_and_encodings_that_cannot_be_read(tmp_path: Path) -> None:
         data.task(f"csv:{tmp_path}/a.csv")
     with pytest.raises(Invalid, match=r"write .*`csv:.*a.csv`"):
         data.task(f"{tmp_path}/a.csv")
+
+
+def test_a_value_that_stretches_a_scale_is_told(tmp_path: Path) -> None:
+    rows = [f"{i},{10**9 if i in (1, 2) else i},{int(i == 3)},{'ab'[i % 2]}" for i in range(300)]
+    path = write(tmp_path / "a.csv", rows, "plain,stretched,rare,y")
+    assert any("set the bounds of stretched: 98 of 100" in note for note in data.task(f"csv:{path}").notes)
+    path = write(tmp_path / "b.csv", [row for row in rows if "000000000" not in row], "plain,stretched,rare,y")
+    assert not any("set the bounds" in note for note in data.task(f"csv:{path}").notes)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"age": 31, "job": "cook"}, "a list of cells for each column. Found `31`"),
+        ({"age": [31], "job": "cook"}, "a list of cells for each column. Found `cook`"),
+        ({"age": [31, 32], "job": ["cook"]}, "as many cells in one column as in another. Found 1, 2"),
+    ],
+)
+def test_cells_to_encode_are_lists_of_one_length(table: dict[str, Any], said: str) -> None:
+    columns = Columns((("age", ()), ("job", ("cook", "pilot"))), "pay")
+    with pytest.raises(Invalid, match=said):
+        tables.encoded(table, columns)
+
+
+def test_the_index_that_pandas_stores_is_no_column(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame({"a": [1.0, 2.0, 3.0, 4.0], "key": [7, 8, 9, 10], "y": [0, 1, 0, 1]})
+    for name, stored in (("kept", frame), ("filtered", frame[frame.a != 2]), ("named", frame.set_index("key"))):
+        stored.to_parquet(tmp_path / f"{name}.parquet")
+        read = tables.read("parquet", f"{tmp_path}/{name}.parquet")
+        assert read.columns.target == "y"
+        assert read.columns.names == (("a",) if name == "named" else ("a", "key"))
 
 
 def test_parquet_is_read_as_csv_is(tmp_path: Path) -> None:

@@ -114,6 +114,10 @@ def test_bad_input_is_named() -> None:
         build("lenet", torch.rand(2, 1, 28, 28), 10, seed=0)
     with pytest.raises(Invalid, match=r"`lenet5` takes square images of 28 pixels or more. Found .*\(4,\)"):
         build("lenet5", torch.rand(2, 4), 10, seed=0)
+    with pytest.raises(Invalid, match=r"\(28, 28, 3\), with channels last"):
+        build("lenet5", torch.rand(2, 28, 28, 3), 10, seed=0)
+    with pytest.raises(Invalid, match=r"\(28, 28\), without an axis of channels"):
+        build("lenet5", torch.rand(2, 28, 28), 10, seed=0)
     with pytest.raises(Invalid, match=r"`classes` should be at least 2. Found 1"):
         build("lenet5", torch.rand(2, 1, 28, 28), 1, seed=0)
 
@@ -144,12 +148,14 @@ def test_a_callable_that_fails_is_told_in_one_line(tmp_path: Path, monkeypatch: 
     (tmp_path / "failing_net.py").write_text(
         "def make():\n    raise KeyError('width\\nof it')\ndef quits(): raise SystemExit(3)\n"
     )
+    (tmp_path / "made_net.py").write_text("from torch import nn\nnet = nn.Linear(5, 2)\n")
     (tmp_path / "failing_module.py").write_text("1 / 0\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     for path, found in (
         ("failing_net:make", "builds a module without arguments. Found `failing_net:make` .KeyError: 'width"),
         ("failing_net:quits", "builds a module without arguments. Found `failing_net:quits` .SystemExit: 3"),
+        ("made_net:net", r"without arguments. Found `made_net:net`, which is a module itself .name its class"),
         ("failing_module:make", "an importable `module:name`. Found `failing_module:make` .ZeroDivisionError"),
     ):
         with pytest.raises(Invalid, match=found) as told:

@@ -105,6 +105,7 @@ def test_normalized_rows_are_refused_by_name(kind, end, name: str, classes: int)
         (Ended(lambda z: z / 0), "values that are not finite"),
         (Ended(lambda z: z.argmax(1)), r"`Ended` -> \(4,\)"),
         (Ended(lambda z: None), "`Ended` -> NoneType"),
+        (Ended(lambda z: {"out": z, "aux": z}), r"`Ended` -> dict of out, aux \(it should have `logits`\)"),
         (Ended(lambda z: z.long()), r"`Ended` -> torch.int64"),
         (Ended(lambda z: z[:, None]), r"`Ended` -> \(4, 1, 3\)"),
         (OnlyInTraining(lambda z: 1 / 0), "`OnlyInTraining` in training mode, which cannot take .*division by zero"),

@@ -97,6 +97,35 @@ def test_files_that_hold_no_state_dict_are_refused_in_one_line(tmp_path: Path, c
     assert "\n" not in str(told.value)
 
 
+def test_objects_in_a_checkpoint_are_named(tmp_path: Path) -> None:
+    for content, name in (mlp(), "torch.nn.modules.container.Sequential"), ({"a": Evil()}, "builtins.exec"):
+        with pytest.raises(Invalid, match=rf"w.pt` \(with .*{name}.*, and objects are never unpickled\)"):
+            read_weights(saved(tmp_path / "w.pt", content))
+
+
+def test_nan_is_told_of_the_file_and_not_of_the_net(tmp_path: Path) -> None:
+    state = mlp().state_dict()
+    state["0.bias"][3] = float("nan")
+    with pytest.raises(Invalid, match=r"`weights` should be numbers. Found .*with NaN in 0.bias"):
+        give(mlp(), read_weights(saved(tmp_path / "w.pt", state)))
+
+
+def test_other_weights_in_the_same_file_are_told(tmp_path: Path) -> None:
+    state, mean = mlp().state_dict(), mlp().state_dict()
+    net = mlp()
+    (line,) = give(net, read_weights(saved(tmp_path / "w.pt", {"ema": mean, "model": state, "epoch": 3})))
+    assert line.endswith("w.pt` holds such weights under ema, too: these are not read.")
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
+def test_tied_weights_of_two_values_are_refused(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    weights = read_weights(saved(tmp_path / "w.pt", net.state_dict()))
+    net[1].weight = net[0].weight
+    with pytest.raises(Invalid, match=r"with two values in 0.weight and 1.weight"):
+        give(net, weights)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match=r"Found .*nothing.pt` .no such file."):
         read_weights(tmp_path / "nothing.pt")
@@ -133,6 +162,8 @@ def test_statistics_of_a_named_net_take_the_place_of_those_of_the_data() -> None
         ({"mean": (0.5, 0.5), "std": 1.0}, "`mean` should be .* 1 or 3 numbers. Found 2"),
         ({"mean": 0.5, "std": 0.0}, "`std` should be finite, and positive for `std`"),
         ({"mean": float("nan"), "std": 1.0}, "`mean` should be finite"),
+        ({"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}, "`mean` should be at most 1, .* by 255"),
+        ({"mean": 0.0, "std": 255.0}, "`std` should be at most 1, .* by 255"),
     ],
 )
 def test_rules_of_statistics(given: dict[str, Any], said: str) -> None:

@@ -135,6 +135,12 @@ def test_a_third_of_each_outlier_set_is_never_trained_on() -> None:
 
 
 @pytest.mark.slow
+def test_the_tasks_own_inputs_are_no_outliers(tmp_path: Path) -> None:
+    data = task(100, (16,), 3)
+    with pytest.raises(Invalid, match=r"`outliers` should be other inputs than the task's, .* Found `tensors-"):
+        sg.protect(mlp(), data, outliers=[data[0]], epochs=1, out=tmp_path / "a", progress=False)
+
+
 def test_outliers_of_another_shape_can_be_resized(tmp_path: Path) -> None:
     color = noise(60, (3, 40, 36))
     with pytest.raises(

@@ -40,6 +40,12 @@ def test_a_release_at_chance_does_not_pass_without_a_word(tmp_path: Path) -> Non
         assert told in text
 
 
+def test_chance_is_that_of_the_release_where_classes_are_not_balanced() -> None:
+    usual, uneven = measured(validation_served=0.9), measured(validation_served=0.9, validation_chance=0.9)
+    assert "no better than chance" not in honest_users(summary([usual]))[0].complaint
+    assert "no better than chance (90.0 %" in honest_users(summary([uneven]))[0].complaint
+
+
 def test_the_words_are_those_of_protect() -> None:
     (found,) = honest_users(summary([measured(validation_alone=0.097)]))
     numbers = {"served": 0.097, "alone": 0.097, "start": None, "chance": 0.1, "inputs": 500}

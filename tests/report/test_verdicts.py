@@ -89,6 +89,23 @@ def test_a_pool_that_tells_nothing_does_not_make_a_defense_hold() -> None:
     assert (words, overall) == (["not protected", "unknown"], "does not hold")
 
 
+def test_the_floor_is_the_share_of_the_most_frequent_class() -> None:
+    """Two classes: 90.5 % is nothing where nine of ten inputs are of one class; 1 / K would call it not protected."""
+    told = {"chance": 0.9, "renamed_accuracy": 0.905}
+    rows = with_classes(2, 0.905, 0.97, metrics=told)
+    rows[0].metrics["chance"] = 0.5  # of an earlier version
+    assert judged(rows)[:2] == (["protected"], "holds")
+    assert "(chance: 90.0 %; undefended: 97.0 %)" in plain(judged(rows)[2])
+    assert not below_chance(summary(rows)[1])
+    assert "Below chance, which is 90.0 %" in plain(below_chance(summary(with_classes(2, 0.5, 0.97, metrics=told))[1]))
+
+
+def test_rows_of_earlier_versions_do_not_lower_chance() -> None:
+    rows = [make_row(classes=2, seed=seed, metrics={"chance": value}) for seed, value in enumerate((0.5, 0.9))]
+    (group,) = summary(rows)
+    assert group.chance == 0.9
+
+
 def test_attacks_that_gain_nothing_undefended_are_noted() -> None:
     undefended, ini = summary(with_classes(8, 0.13, 0.14))
     assert "The attacks gain next to nothing from plain either" in " ".join(notes([undefended, ini]))
@@ -100,7 +117,7 @@ def test_two_classes_below_chance_are_told_with_what_swapping_gives() -> None:
     ini = summary(rows)[1]
     assert plain(below_chance(ini)) == (
         "Below chance, which is 50.0 %: knockoff, letters, soft 34.0 %, 66.0 % after renaming. "
-        "There the answers were inverted, and renaming classes may restore them."
+        "There answers may be inverted, and renaming classes tells."
     )
     assert "34.0† (66.0 renamed)" in render(rows)
 
@@ -112,7 +129,7 @@ def test_a_clone_below_chance_is_not_protected_before_renaming_is_measured() -> 
     assert judged(with_classes(10, 0.012, 0.95, metrics=hidden))[0] == ["not protected"]
     assert judged(with_classes(10, 0.012, 0.95, metrics=bad))[0] == ["protected"]
     text = " ".join(render(with_classes(10, 0.012, 0.95)).split())
-    assert "† below chance: the answers were inverted, and renaming classes may restore them" in text
+    assert "† below chance: answers may be inverted, and renaming classes tells" in text
     assert "Below chance in 1 of 2 cells" in " ".join(notes(summary(with_classes(10, 0.012, 0.95))))
 
 

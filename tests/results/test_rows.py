@@ -7,12 +7,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from report.made_up import failed_row, make_row
 from stealguard.errors import Invalid
 from stealguard.results import Row, Rows, VictimFacts, key_of, to_records
+from stealguard.results.metrics import chance
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,11 @@ def test_chance_is_measured_or_follows_from_the_classes() -> None:
     assert make_row(classes=None).chance is None
     metrics = {"clone_accuracy": 0.5, "agreement": 0.5, "chance": 0.63}
     assert make_row(classes=2, metrics=metrics, clone_accuracy=None, agreement=None).chance == 0.63
+
+
+def test_chance_of_labels_is_the_share_of_the_most_frequent_one() -> None:
+    assert chance(torch.arange(10)) == 0.1
+    assert chance(torch.tensor([0, 0, 0, 2])) == 0.75
 
 
 def test_two_classes_can_be_swapped() -> None:

@@ -37,7 +37,7 @@ from stealguard.identity import code_of, fingerprint, tensor_hash
 from stealguard.progress import Tick, bar
 from stealguard.releases import Release
 from stealguard.results import STORE, Row, Rows, Store, VictimFacts
-from stealguard.results.metrics import accuracy, agreement
+from stealguard.results.metrics import accuracy, agreement, chance
 from stealguard.results.renaming import best_renaming, renamed_accuracy
 from stealguard.seeds import derive, seeded
 from stealguard.settings import changed, create, describe
@@ -525,7 +525,7 @@ class _Audit:
         found = {
             "clone_accuracy": accuracy(stolen, test.y),
             "agreement": agreement(stolen, self._answers),
-            "chance": 1 / classes,
+            "chance": chance(test.y),
             "renamed_accuracy": best_renaming(stolen, test.y),
         }
         if len(test.y) > RENAMED_WITH:  # a renaming is measured on samples that it was not learned from

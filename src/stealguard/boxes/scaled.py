@@ -21,8 +21,8 @@ class Scaled:
         self._box, self._scaling = box, scaling
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        floating = isinstance(x, Tensor) and x.is_floating_point()
-        require(floating, "x", "a tensor of a floating dtype", getattr(x, "dtype", type(x).__name__))
+        require(isinstance(x, Tensor), "x", "a tensor", type(x).__name__)
+        require(x.is_floating_point(), "x", "of a floating dtype", x.dtype)
         require(bool(torch.isfinite(x).all()), "x", "finite", "a NaN or an infinity")
         return self._box(self._scaling.to01(x))
 

@@ -69,7 +69,7 @@ def read(path: Path, *, labels: bool = True, fit: Fit | None = None) -> Found:
         require(bool(parts[0]), "data", rule, train)
     heads = survey([entry.path for part in parts for entry in part], fit)
     if len(parts) == 1 and parts[0][0].word:
-        parts, heads = _split(parts[0], heads)
+        parts, heads = _split(parts[0], heads, least=least)
         notes.append(f"{len(parts[1])} of {len(heads)} pictures, about one in six of each class, are the test set.")
     strange = sorted({entry.word for entry in parts[-1]} - {entry.word for entry in parts[0]})
     require(not strange, "data", "test classes that are also in train", ", ".join(strange))
@@ -119,12 +119,13 @@ def _of_classes(path: Path, least: int, ignored: Counter[str]) -> list[Entry]:
     return [Entry(picture, name) for name, found in classes.items() for picture in found]
 
 
-def _split(entries: list[Entry], heads: list[Head]) -> tuple[list[list[Entry]], list[Head]]:
+def _split(entries: list[Entry], heads: list[Head], *, least: int) -> tuple[list[list[Entry]], list[Head]]:
     """A training and a test part, each with pictures of every class, and the heads in the same order."""
     held: set[int] = set()
     for word in dict.fromkeys(entry.word for entry in entries):
         mine = [i for i, entry in enumerate(entries) if entry.word == word]
-        require(len(mine) >= 2, "data", "at least 2 pictures a class, to train and to test with", f"1 of `{word}`")
+        rule = "at least 2 pictures a class, to train and to test with"
+        require(len(mine) >= least, "data", rule, f"{len(mine)} of `{word}`")
         mine.sort(key=lambda i: heads[i].sha256)
         low = sum(_share(heads[i]) < TEST_SHARE for i in mine)
         held.update(mine[: min(max(low, 1), len(mine) - 1)])

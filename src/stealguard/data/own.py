@@ -18,7 +18,7 @@ from stealguard.data import SETS, Split, Task, archives, datasets, folders, get,
 from stealguard.data.archives import KEYS, Content
 from stealguard.data.arrays import described, stored, tensor
 from stealguard.data.formats import Array
-from stealguard.data.inputs import ByRow, Inputs, Stored, Subset, bounds, chunks
+from stealguard.data.inputs import ByRow, Inputs, Stored, Subset, bounds, chunks, row_hashes
 from stealguard.data.labels import Classes, Words, numbered
 from stealguard.data.reading import Columns, Fit, Reading
 from stealguard.data.scaling import Scaling
@@ -28,6 +28,8 @@ from stealguard.seeds import derive
 T = TypeVar("T")
 
 PICTURES = "folder", "wds"  # the kinds whose pictures may be brought to a size
+COMPARED = 2**28  # numbers of training inputs, at most, that test inputs are looked for in
+SAMPLED = 4096  # rows by which a column's scale is judged
 HELD = 5  # one of so many inputs of a class is for testing, where there is no test split
 FORMS = (
     "a name, folder:PATH, wds:PATTERN.tar, csv:PATH, parquet:PATH, npz:PATH, a Task, arrays or tensors (x, y) or "
@@ -63,7 +65,10 @@ def task(
     if scaling is None and isinstance(data, Task):
         scaling = data.scaling
     check_reading(data, reading)
-    return _settled(_labeled(data, classes, seed, root, reading), scaling)
+    whole = _settled(_labeled(data, classes, seed, root, reading), scaling)
+    # Sets with a name are what they are, and folders tell of their files.
+    own = _kind(data) in ("npz", *tables.KINDS) if isinstance(data, str) else not isinstance(data, Task)
+    return whole._replace(notes=(*whole.notes, *_seen(whole))) if own else whole
 
 
 def check_reading(data: Any, reading: Reading | None) -> None:
@@ -318,6 +323,11 @@ def _settled(whole: Task, scaling: Scaling | None) -> Task:
         scaling = found["train_x"]
         require("test_x" in found, "test_x", "numbers in the units of `train_x`", "pixels (uint8)")
         notes.append("The inputs are scaled to [0, 1] by the bounds of the training split.")
+        names = whole.reading.names if isinstance(whole.reading, Columns) else ()
+        squeezed = [names[i] if names else str(i) for i in _squeezed(whole.train.x, scaling)]
+        if squeezed:
+            told = "98 of 100 values lie in less than a hundredth of the range"
+            notes.append(f"Few values set the bounds of {tables.listed(squeezed)}: {told}.")
     if scaling is None:
         for name, one in found.items():
             check_range(min(one.low), max(one.high), name, unit=True)
@@ -328,6 +338,25 @@ def _settled(whole: Task, scaling: Scaling | None) -> Task:
             notes.append(f"{beyond} values of {name} are beyond the bounds of the scaling, and are clamped to them.")
     train, test = (split._replace(x=split.x.scaled(scaling)) for split in (whole.train, whole.test))
     return whole._replace(train=train, test=test, scaling=scaling, notes=tuple(dict.fromkeys(notes)))
+
+
+def _seen(whole: Task) -> list[str]:
+    """What to say where test inputs are training inputs, too; inputs that are not in memory are not compared."""
+    train, test = whole.train.x, whole.test.x
+    if not (train.held and test.held) or math.prod(train.shape) > COMPARED:
+        return []
+    both = int(np.isin(row_hashes(test), row_hashes(train)).sum())
+    return [f"{both:,} test inputs are training inputs, too: they tell nothing about new ones."] if both else []
+
+
+def _squeezed(x: Inputs, scaling: Scaling) -> list[int]:
+    """The columns of a table in which one value in fifty or fewer takes nearly all of the scale."""
+    if len(x.shape) != 2:
+        return []
+    rows = torch.linspace(0, len(x) - 1, min(len(x), SAMPLED), dtype=torch.float64).long()
+    low, high = np.quantile(x.numbers(rows).double().numpy(force=True), (0.01, 0.99), axis=0)
+    width = 0.01 * (np.array(scaling.high) - np.array(scaling.low))
+    return [int(i) for i in np.flatnonzero((low < high) & (high - low < width))]
 
 
 def _beyond(x: Inputs, scaling: Scaling, parameter: str) -> int:

@@ -152,9 +152,12 @@ def _members(shard: Path) -> Iterator[Member]:
         with tarfile.open(shard, "r:") as tar:
             for info in tar:
                 if info.isreg() and info.sparse is None:
-                    require(info.offset_data + info.size <= size, "data", "whole shards", f"{shard} (truncated)")
+                    if info.offset_data + info.size > size:
+                        raise EOFError
                     yield Member(shard, info.name, info.offset_data, info.size)
                 tar.members = []  # type: ignore[attr-defined]  # else every header is kept
+    except EOFError as error:
+        raise Invalid("data", "whole shards", f"{shard} (truncated)") from error
     except (tarfile.TarError, OSError, ValueError) as error:
         raise Invalid("data", rule, f"{shard} ({error})") from error
 

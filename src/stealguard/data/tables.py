@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +64,7 @@ def read(kind: str, word: str, known: Columns | None = None, *, labels: bool = T
     require(len(table[names[0]]) >= 1, "data", "a table with rows below its header", f"none in {path}")
     chosen = target or (names[-1] if known is None else known.target)
     if labels or target:
-        require(chosen in table, "data", f"a table with the target column `{chosen}`", _listed(names))
+        require(chosen in table, "data", f"a table with the target column `{chosen}`", listed(names))
     columns = known or Columns(
         tuple((name, _categories(name, table[name])) for name in names if name != chosen), chosen
     )
@@ -72,7 +72,7 @@ def read(kind: str, word: str, known: Columns | None = None, *, labels: bool = T
     notes = [_about(columns)]
     unused = [name for name in names if name not in {chosen, *(name for name, _ in columns.columns)}]
     if unused:
-        notes.append(f"Columns that are not used: {_listed(unused)}.")
+        notes.append(f"Columns that are not used: {listed(unused)}.")
     if chosen not in table:
         return Encoded(x, None, (), columns, tuple(notes))
     y = np.array(_words(chosen, table[chosen]))
@@ -80,7 +80,7 @@ def read(kind: str, word: str, known: Columns | None = None, *, labels: bool = T
     rule = f"a target column of at most {CLASSES} classes (name another with `{kind}:{path}:COLUMN`)"
     require(len(classes) <= CLASSES, "data", rule, f"{len(classes):,} different values in `{chosen}`")
     place = "" if target else ", the last one" if known is None else ""
-    notes.insert(0, f"The target is the column `{chosen}`{place}: {len(classes)} classes, {_listed(classes)}.")
+    notes.insert(0, f"The target is the column `{chosen}`{place}: {len(classes)} classes, {listed(classes)}.")
     return Encoded(x, y, classes, columns, tuple(notes))
 
 
@@ -92,10 +92,16 @@ def encoded(table: Table, columns: Columns) -> Array:
            [40.,  1.,  0.]])
 
     Raises:
-        Invalid: a column is not there, or a cell is missing, or no number or category that is known.
+        Invalid: a column is not there or of another length, or a cell is missing, or no number or category that is
+            known.
     """
     absent = [name for name, _ in columns.columns if name not in table]
-    require(not absent, "data", f"a table with the columns {_listed([n for n, _ in columns.columns])}", _listed(table))
+    require(not absent, "data", f"a table with the columns {listed([n for n, _ in columns.columns])}", listed(table))
+    cells = {name: table[name] for name, _ in columns.columns}
+    alone = next((cell for cell in cells.values() if isinstance(cell, str) or not isinstance(cell, Sized)), None)
+    require(alone is None, "data", "a list of cells for each column", f"`{alone!s:.40}`")
+    lengths = sorted({len(column) for column in cells.values()})
+    require(len(lengths) == 1, "data", "as many cells in one column as in another", ", ".join(map(str, lengths)))
     blocks = [
         _one_hot(name, table[name], words) if words else _numbers(name, table[name])[:, None]
         for name, words in columns.columns
@@ -115,7 +121,7 @@ def _one_hot(name: str, cells: Sequence[Any], categories: Sequence[str]) -> Arra
     place, words = {word: number for number, word in enumerate(categories)}, _words(name, cells)
     strange = next((row for row, word in enumerate(words) if word not in place), None)
     if strange is not None:
-        rule = f"a known category in the column `{name}` ({_listed(categories)})"
+        rule = f"a known category in the column `{name}` ({listed(categories)})"
         raise Invalid("data", rule, f"`{words[strange]:.40}` in row {strange + 1}")
     block = np.zeros((len(cells), len(categories)))
     block[np.arange(len(cells)), [place[word] for word in words]] = 1
@@ -183,11 +189,12 @@ def _ordered(words: Iterable[str]) -> tuple[str, ...]:
 def _about(columns: Columns) -> str:
     several = [f"{name} ({len(words)})" for name, words in columns.columns if words]
     numbers = len(columns.columns) - len(several)
-    told = f", and of categories {_listed(several)}" if several else ""
+    told = f", and of categories {listed(several)}" if several else ""
     return f"Columns: {numbers} of numbers{told}; an input has {columns.width} numbers."
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
     return ", ".join(f"{name:.40}" for name in names[:SHOWN]) + more
@@ -238,7 +245,7 @@ def _check_names(names: Sequence[str], path: Path) -> None:
         bool(names) and all(names), "data", "a table with a header that names each column", f"{list(names)} in {path}"
     )
     twice = sorted({name for name in names if names.count(name) > 1})
-    require(not twice, "data", "a table whose columns have different names", f"{_listed(twice)} twice in {path}")
+    require(not twice, "data", "a table whose columns have different names", f"{listed(twice)} twice in {path}")
 
 
 def _parquet(path: Path) -> Table:
@@ -250,5 +257,7 @@ def _parquet(path: Path) -> Table:
         table = parquet.read_table(path)
     except Exception as error:  # pyarrow has no common base of its errors
         raise Invalid("data", "a Parquet file", f"{path} ({(str(error).splitlines() or [''])[0]})") from error
-    _check_names(table.column_names, path)
-    return {name: table.column(name).to_pylist() for name in table.column_names}
+    index = (table.schema.pandas_metadata or {}).get("index_columns", [])  # pandas stores it last, and reads it as none
+    names = [name for name in table.column_names if name not in index]
+    _check_names(names, path)
+    return {name: table.column(name).to_pylist() for name in names}

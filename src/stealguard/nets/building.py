@@ -128,8 +128,8 @@ def statistics(mean: Statistic | None, std: Statistic | None, like: Tensor) -> t
     """Mean and deviation as tensors that broadcast to one of the inputs `like`, (N, ...).
 
     Raises:
-        Invalid: one is missing, has another number of values than inputs have channels or columns, or is no positive
-            deviation.
+        Invalid: one is missing, has another number of values than inputs have channels or columns, or is not of inputs
+            in [0, 1]: statistics of pixels from 0 to 255 would make all inputs alike.
     """
     channels = like.shape[1]
     found = []
@@ -139,6 +139,8 @@ def statistics(mean: Statistic | None, std: Statistic | None, like: Tensor) -> t
         require(len(values) in (1, channels), name, rule, "none" if given is None else f"{len(values)}")
         finite = all(math.isfinite(value) for value in values)
         require(finite and (name == "mean" or min(values) > 0), name, "finite, and positive for `std`", values)
+        rule = "at most 1, as inputs are (divide what was measured of pixels from 0 to 255 by 255)"
+        require(max(values) <= 1, name, rule, values)
         found.append(torch.tensor(values, dtype=like.dtype).view(-1, *[1] * (like.dim() - 2)))
     return found[0], found[1]
 
@@ -157,12 +159,19 @@ def _named(name: str, like: Tensor, classes: int) -> nn.Module:
         return _perceptron(like, classes)
     fits = like.dim() == 4 and like.shape[2] == like.shape[3] >= SMALLEST
     rule = f"`mlp` or a module of your own for such inputs: `{name}` takes square images of {SMALLEST} pixels or more"
-    require(fits, "net", rule, f"inputs of shape {tuple(like.shape[1:])}")
+    require(fits, "net", rule, f"inputs of shape {tuple(like.shape[1:])}{_hint(like)}")
     std, mean = torch.std_mean(like, dim=(0, 2, 3))
     body = factory(like.shape[1], like.shape[2], classes)
     # Channels last: a convolution then reads neighbors from adjacent memory (docs/speed.md).
     body = body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Normalized(body, mean.view(-1, 1, 1), _wide(std).view(-1, 1, 1))
+
+
+def _hint(like: Tensor) -> str:
+    """What may be wrong with the axes of images (N, H, W, C) or (N, H, W)."""
+    if like.dim() == 4 and like.shape[3] in (1, 3) and like.shape[1] == like.shape[2]:
+        return ", with channels last (they come first)"
+    return ", without an axis of channels" if like.dim() == 3 and like.shape[1] == like.shape[2] else ""
 
 
 def _perceptron(like: Tensor, classes: int) -> nn.Module:
@@ -186,6 +195,10 @@ def of_user(path: str) -> nn.Module:
         Identity()
     """
     factory = imported(path, "net")
+    made_already = f"`{path}`, which is a module itself (name its class, or a function that returns it)"
+    require(
+        not isinstance(factory, nn.Module), "net", "a callable that builds a module without arguments", made_already
+    )
     try:
         made = factory()
     except (Exception, SystemExit) as e:  # building runs the user's code

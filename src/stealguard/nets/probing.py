@@ -102,7 +102,8 @@ def _trial(net: nn.Module, like: Tensor, classes: int, training: bool) -> _Trial
         found = f"{name}, which cannot take {tuple(like.shape)}: {' '.join(str(e).split())}"
         raise Invalid("net", rule, found) from e
     logits = first_tensor(answer)
-    require(isinstance(logits, Tensor), "net", rule, f"{name} -> {type(answer).__name__}")
+    keys = f" of {', '.join(map(str, answer))} (it should have `logits`)" if isinstance(answer, Mapping) else ""
+    require(isinstance(logits, Tensor), "net", rule, f"{name} -> {type(answer).__name__}{keys}")
     n = len(like)
     shapes = [(n, classes), *([(n,), (n, 1)] if classes == 2 else [])]
     require(tuple(logits.shape) in shapes, "net", rule, f"{name} -> {tuple(logits.shape)} for {n} inputs")

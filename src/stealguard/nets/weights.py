@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from stealguard.errors import Invalid, one_line, require
 from stealguard.files import sha256
@@ -20,11 +23,15 @@ SHOWN = 4  # names in a line
 
 
 class Weights(NamedTuple):
-    """Tensors by name, and the SHA-256 (hex) of the file that they came from."""
+    """Tensors by name, and the SHA-256 (hex) of the file that they came from.
+
+    `beside` are the keys under which a checkpoint holds other values of the same names, such as a moving average.
+    """
 
     tensors: Mapping[str, Tensor]
     path: Path
     sha256: str
+    beside: tuple[str, ...] = ()
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -45,13 +52,29 @@ def read_weights(path: str | Path) -> Weights:
     require(path.is_file(), "weights", rule, f"`{path}` ({'no file' if path.exists() else 'no such file'})")
     try:
         safe = path.suffix == ".safetensors"
-        found = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what torch says of other kinds of files stands in the error
+            found = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, Exception) as e:  # torch, zip and pickle raise many kinds for foreign bytes
-        told = one_line(e, 120).partition(". ")[0]
-        raise Invalid("weights", rule, f"`{path}` ({type(e).__name__}: {told})") from e
+        objects = _objects(path)
+        told = f"{type(e).__name__}: {one_line(e, 120).partition('. ')[0]}"
+        told = f"with {_listed(objects)}, and objects are never unpickled" if objects else told
+        raise Invalid("weights", rule, f"`{path}` ({told})") from e
     tensors = _tensors(found)
     require(bool(tensors), "weights", rule, f"`{path}`, which holds no tensors by name")
-    return Weights(tensors, path, sha256(path))
+    others = {str(key): _tensors(value) for key, value in found.items()}
+    beside = [
+        key
+        for key, other in others.items()
+        if other.keys() == tensors.keys() and any(other[name] is not value for name, value in tensors.items())
+    ]
+    return Weights(tensors, path, sha256(path), tuple(beside))
+
+
+def _objects(path: Path) -> list[str]:
+    """The classes and functions that a file of torch's names and that are no tensors'."""
+    with suppress(Exception):  # it is no such file
+        return sorted(get_unsafe_globals_in_checkpoint(path))
+    return []
 
 
 def _tensors(found: Any) -> dict[str, Tensor]:
@@ -89,6 +112,7 @@ def give(net: nn.Module, weights: Weights, *, partial: bool = False) -> list[str
     rule = "of floating numbers where the net's are (quantized ones have to be dequantized)"
     require(not whole, "weights", rule, f"`{weights.path}`, with whole numbers in {_listed(sorted(whole))}")
     fitting = {name: value for name, value in state.items() if name not in other}
+    _check_values(fitting, own, weights.path)
     try:
         missing, unexpected = net.load_state_dict(fitting, strict=False)
     except RuntimeError as e:
@@ -113,7 +137,20 @@ def give(net: nn.Module, weights: Weights, *, partial: bool = False) -> list[str
     require(taken > 0, "weights", "those of the net", "; ".join([found, *told]))
     complete = "all weights of the net (or allow some of them with `partial`)"
     require(partial or not (missing or other), "weights", complete, "; ".join([found, *told]))
-    return [f"{taken} of {len(state)} tensors of `{weights.path}` fit; {'; '.join(told)}."] if told else []
+    lines = [f"`{weights.path}` holds such weights under {key}, too: these are not read." for key in weights.beside]
+    return lines + ([f"{taken} of {len(state)} tensors of `{weights.path}` fit; {'; '.join(told)}."] if told else [])
+
+
+def _check_values(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
+    """Raise `Invalid` for NaN, and for several values of weights that the net ties."""
+    missing = sorted(name for name, value in state.items() if name in own and bool(value.float().isnan().any()))
+    require(not missing, "weights", "numbers", f"`{path}`, with NaN in {_listed(missing)}")
+    first: dict[Any, str] = {}
+    for name in own.keys() & state.keys():
+        tied = first.setdefault(_memory(own[name]), name) if own[name].numel() else name
+        rule = "of one value where the net ties weights"
+        names = " and ".join(sorted((tied, name)))
+        require(torch.equal(state[tied], state[name]), "weights", rule, f"`{path}`, with two values in {names}")
 
 
 def _memory(value: Tensor) -> tuple[int, torch.Size]:

@@ -30,8 +30,9 @@ class _Account(NamedTuple):
 
 
 def honest(
-    model: Defended, x: Inputs, y: Tensor, outliers: Inputs | None = None, start: float | None = None
-) -> dict[str, Any]:
+    model: Defended, x: Inputs, y: Tensor, outliers: Inputs | None = None, start: float | None = None,
+    *, chance: float,
+) -> dict[str, Any]:  # fmt: skip
     """What honest users get, measured on held-out task inputs `x`, (N, *shape), with labels `y`, (N,).
 
     They ask from new accounts of `ACCOUNT` queries each, or of fewer where fewer inputs are left. An input that is
@@ -41,15 +42,15 @@ def honest(
         model: trained, with its guard.
         outliers: held-out ones, for the curve.
         start: the accuracy of the weights that training began with, where these were trained already.
+        chance: the share of the most frequent class of the task, of which few held-out inputs tell little.
 
     Returns:
         As JSON data: `served`, the accuracy of the answers; `alone`, that of the net's own, or None where the guard
         changes nothing; `start`; `first`, the accuracy of accounts' first answers, or None without memory; `outliers`,
         the share of inputs that were answered as outliers, or None where none are; `refused`, the share that was
-        refused; `chance`; `frequent`, the share of the most frequent class; `inputs`, their number; `strictness`, that
-        of a new account, given or measured, or None where the guard has none; and `curve`, for some values of
-        strictness without memory [strictness, served, outliers, share of held-out outliers that the net itself
-        answers].
+        refused; `chance`, as given; `inputs`, their number; `strictness`, that of a new account, given or measured, or
+        None where the guard has none; and `curve`, for some values of strictness without memory [strictness, served,
+        outliers, share of held-out outliers that the net itself answers].
     """
     heads, guard = model.eval().heads(), model.guard
     state = guard.start()
@@ -76,9 +77,8 @@ def honest(
         "first": accuracy(torch.cat(first), y[: len(first)]) if first else None,
         "outliers": float(torch.cat(passed).double().mean()) if passed else None,
         "refused": float(torch.cat([one.refused for one in accounts]).double().mean()),
-        "chance": 1 / answers.shape[1],
+        "chance": chance,
         "strictness": getattr(guard, "strictness", None),
-        "frequent": int(y.bincount().max()) / len(y),
         "curve": _curve(guard, outputs_of(heads, outliers[:OUTLIERS]) if outliers else {}, curve / len(x))
         if drawn
         else [],

@@ -45,6 +45,7 @@ from stealguard.releases.presets import PRESETS, Preset, preset_of
 from stealguard.releases.release import CHECKPOINT, Release
 from stealguard.releases.workplace import free, working
 from stealguard.results.honest import PoorAnswers, complaints
+from stealguard.results.metrics import chance
 from stealguard.results.provenance import provenance
 from stealguard.seeds import derive
 from stealguard.settings import describe
@@ -222,7 +223,7 @@ def protect(
                 **made,
                 "history": history,
                 "validation_rows": len(validation[0]),
-                "honest": honest(model, *validation, unseen, before),
+                "honest": honest(model, *validation, unseen, before, chance=chance(task.train.y)),
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "seconds": time.perf_counter() - started,
                 "processes": ranks.size,
@@ -297,9 +298,10 @@ def guarded(
             releases.write_into(partial, release.model, recipe)
             kept = releases.load(partial, net=net, defense=type(defense), device=device)
             if data is not None:
-                _, validation = validation_split(release.task(data).train, recipe["seed"])
+                train = release.task(data).train
+                _, validation = validation_split(train, recipe["seed"])
                 before = (release.recipe.get("honest") or {}).get("start")
-                recipe["honest"] = honest(kept.model, *validation, None, before)
+                recipe["honest"] = honest(kept.model, *validation, None, before, chance=chance(train.y))
                 releases.write_into(partial, release.model, recipe)
                 kept = replace(kept, recipe=releases.read_recipe(partial))
         releases.publish(partial, folder)
@@ -341,13 +343,20 @@ def _preset(defense: str | Defense, training: Training | None, epochs: int | Non
 
 
 def _families(outliers: Any, task: sets.Task, resize: bool) -> dict[str, tuple[Inputs, Inputs]]:
-    """Each outlier set's part to train on and the part held out."""
+    """Each outlier set's part to train on and the part held out.
+
+    Raises:
+        Invalid: a set cannot be taken, or is the task's own training inputs.
+    """
     x = task.train.x
     found = named(
         outliers, tuple(x.shape[1:]), "outliers",
         resize=resize, scaling=task.scaling, like=x, reading=task.reading,
     )  # fmt: skip
-    return {label: divide(x, label) for label, x in found.items()}
+    for label, given in found.items():
+        same = len(given) == len(x) and given.hash == x.hash
+        require(not same, "outliers", "other inputs than the task's, whose queries they stand against", f"`{label}`")
+    return {label: divide(given, label) for label, given in found.items()}
 
 
 def validation_split(train: sets.Split, seed: int) -> tuple[sets.Split, sets.Split]:

@@ -158,7 +158,7 @@ FORMS: dict[str, Form] = {
     "weights_sha256": _TEXT,
 }
 
-MEASURED = "served", "inputs", "alone", "start", "first", "outliers", "refused"  # of what honest users get
+MEASURED = "served", "inputs", "alone", "start", "first", "outliers", "refused", "chance"  # of what honest users get
 LATER: dict[str, Form] = {  # null in recipes that are older than the key
     "mean": Form("null or a list of numbers", _statistic),
     "std": Form("null or a list of numbers", _statistic),

@@ -145,8 +145,9 @@ def _cell(line: Line, rows: list[Row]) -> Cell:
 
 
 def _chance(rows: Sequence[Row]) -> float | None:
-    """The accuracy of guessing; a mean only where rows differ, so that it is exact where they do not."""
-    return mean({row.chance for row in rows if row.status == "ok"} or {row.chance for row in rows})
+    """The accuracy of guessing; the highest where rows differ, as rows of earlier versions hold 1 / K."""
+    found = [row.chance for row in rows if row.status == "ok"] or [row.chance for row in rows]
+    return max((value for value in found if value is not None), default=None)
 
 
 def over_victims(values: Iterable[tuple[int, float | None]]) -> Spread | None:

@@ -11,7 +11,7 @@ from stealguard.report.statistics import Spread
 from stealguard.results import Row
 from stealguard.results.honest import complaints
 
-MEASURED = "served", "inputs", "alone", "start", "first", "outliers", "refused"
+MEASURED = "served", "inputs", "chance", "alone", "start", "first", "outliers", "refused"
 AT = "served_at_"  # begins the names of metrics of the curve
 
 
@@ -42,10 +42,11 @@ def honest_users(groups: Iterable[Group]) -> list[Honest]:
     found = []
     for group in groups:
         known = {name: _measured(group.rows, f"validation_{name}") for name in MEASURED}
-        served, inputs = known.pop("served"), known.pop("inputs")
+        served, inputs, guess = (known.pop(name) for name in ("served", "inputs", "chance"))
         if served is not None and inputs is not None:
             means = {name: None if spread is None else spread.mean for name, spread in known.items()}
-            told = complaints({**means, "served": served.mean, "inputs": inputs.mean, "chance": group.chance or 0.0})
+            chance = guess.mean if guess is not None else group.chance or 0.0
+            told = complaints({**means, "served": served.mean, "inputs": inputs.mean, "chance": chance})
             found.append(Honest(group, served, **known, curve=_curve(group.rows), complaint=" ".join(told)))
     return found
 

@@ -150,7 +150,7 @@ def plain(spread: Spread | None, scale: float, digits: int) -> str:
     return f"{scale * spread.mean:.{digits}f}{half}"
 
 
-BELOW_CHANCE = "the answers were inverted, and renaming classes may restore them"
+BELOW_CHANCE = "answers may be inverted, and renaming classes tells"
 
 
 def cell_text(cell: Cell | None) -> str:

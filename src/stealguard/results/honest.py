@@ -39,18 +39,11 @@ def _share(value: float) -> str:
 def complaints(found: Mapping[str, Any]) -> list[str]:
     """What must not pass without a word, one line each: answers at chance, or a point below what they could be."""
     served, chance, n = found["served"], found["chance"], found["inputs"]
-    frequent = found.get("frequent", 0.0)
     told, clearly = [], chance + ERRORS * math.sqrt(chance * (1 - chance) / n)
-    if clearly < served <= frequent:
-        told.append(
-            f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, no more often than if they "
-            f"all named the most frequent class ({100 * frequent:.1f} %): chance is more than "
-            f"{100 * chance:.1f} % where classes are not balanced."
-        )
     if served <= clearly:
         told.append(
             f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, which is no better than "
-            f"chance ({100 * chance:.1f} %) or cannot be told from it. "
+            f"chance ({100 * chance:.1f} %, the share of the most frequent class) or cannot be told from it. "
             "Train for more epochs, or with another learning rate and batch (`--train lr=... batch=...`)."
         )
     advice = {"start": RETRAIN, "alone": GUARDED.format(milder=_milder(found.get("strictness")))}

@@ -25,7 +25,7 @@ METRICS = {
     "clone_accuracy": Metric(0, 1, "share of the test set that the clone classifies correctly"),
     "agreement": Metric(0, 1, "share of the test set on which the clone's most probable class is the victim's"),
     "no_theft": Metric(0, 1, "accuracy that the attacker's own labeled samples give without any query"),
-    "chance": Metric(0, 1, "accuracy of guessing"),
+    "chance": Metric(0, 1, "accuracy of always naming the most frequent class of the test set"),
     "renamed_accuracy": Metric(0, 1, "clone accuracy after the best renaming of its classes, by all test labels"),
     "renamed_accuracy_20": Metric(0, 1, "clone accuracy after a renaming of its classes by 20 labeled samples"),
     "no_theft_20": Metric(0, 1, "accuracy that 20 labeled samples give without any query"),
@@ -46,6 +46,7 @@ METRICS = {
     "validation_first": Metric(0, 1, "share of held-out inputs that are answered rightly as an account's first query"),
     "validation_outliers": Metric(0, 1, "share of held-out inputs that are answered as outliers"),
     "validation_refused": Metric(0, 1, "share of held-out inputs that are refused"),
+    "validation_chance": Metric(0, 1, "accuracy of always naming the most frequent class of the training set"),
     "protect_seconds": Metric(0, math.inf, "seconds that training the victim took"),
 }
 """Metrics by name. A row may hold others too, if they are finite."""
@@ -54,6 +55,16 @@ METRICS = {
 def accuracy(answers: Tensor, y: Tensor) -> float:
     """The share of rows whose most probable class is the label, in [0, 1]; a row that prefers no class is wrong."""
     return ((answers.argmax(dim=1) == y) & decided(answers)).double().mean().item()
+
+
+def chance(y: Tensor) -> float:
+    """The accuracy of always naming the most frequent of the labels (N,), N > 0: 1 / K where K classes are balanced.
+
+    >>> import torch
+    >>> chance(torch.tensor([0, 1, 1, 2]))
+    0.5
+    """
+    return int(y.bincount().max()) / len(y)
 
 
 def decided(answers: Tensor) -> Tensor:

@@ -203,7 +203,7 @@ class Row:
 
     @property
     def chance(self) -> float | None:
-        """The accuracy of guessing: as measured, else one over the number of classes; None where neither is known."""
+        """The accuracy of a clone that learned nothing: as measured, else one over the classes, if these are known."""
         known = self.victim.classes
         return self.metrics.get("chance", 1 / known if known else None)
 
