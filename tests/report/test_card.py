@@ -75,6 +75,17 @@ def test_front_matter_is_what_hubs_read_and_leaves_the_license_to_the_owner(rele
     ]
 
 
+def test_a_card_says_that_nothing_was_trained_and_from_which_file_the_weights_are(release: sg.Release) -> None:
+    weights = {"file": "w.pt", "sha256": "4" * 64}
+    unsealed = {key: value for key, value in release.recipe.items() if key != "sha256"}
+    recipe = {**unsealed, "training": {"epochs": 0}, "weights": weights}
+    write_into(release.folder, release.model, recipe)
+    made = section(card_of(sg.Release(release.folder, recipe, release.model, release.defense)), "How it was made")
+    assert "nothing was trained, and the weights are those that were given" in made
+    assert f"w.pt; SHA-256 {'4' * 64}" in made
+    assert "2,000 not used, 1,000 held out" in made
+
+
 def test_the_worst_lines_come_first_with_their_floors(release: sg.Release) -> None:
     rows = [
         row_of(release, pool=f"pool-{i}", clone_accuracy=0.3 + i / 100, labels="hard" if i % 2 else "soft")

@@ -88,6 +88,15 @@ class Defended(nn.Module):
         """What training minimizes: named scalars, each with its weight already in it."""
         return task_loss(self, batch)
 
+    @property
+    def trains_net_alone(self) -> bool:
+        """Whether training is that of an undefended net: the losses are the task's, and all weights are the net's.
+
+        A trained net needs no further training then.
+        """
+        own = {id(weight) for weight in self.net.parameters()}
+        return type(self).losses is Defended.losses and all(id(weight) in own for weight in self.parameters())
+
     def calibrate(self, held_out: Batch) -> None:
         """Measure on inputs that nothing was trained on what the guard has to know, after training: nothing here.
 

@@ -18,6 +18,7 @@ from stealguard.defenses import DEFENSES
 from stealguard.errors import printable
 from stealguard.identity import identity_of
 from stealguard.releases.export import Parity, read_report
+from stealguard.releases.recipes import was_trained
 from stealguard.releases.release import REPORT, measured_settings, read_recipe, setting_of
 from stealguard.report.cells import Cell, Group
 from stealguard.report.comparing import baselines
@@ -32,6 +33,10 @@ An audit is a lower bound: it says what these attacks reached with these budgets
 Clone accuracies are measured on the test set of the task. Budgets bind an account; an attacker with more accounts has
 as many budgets. Nothing here says that the model is safe to use, that it is fair, or that its training data are
 private."""
+NOT_TRAINED = (
+    "none: nothing was trained, and the weights are those that were given. They may have learned from the inputs that "
+    "are held out here for validation; then what is measured on these is too high."
+)
 UNAUDITED = (
     "**This release has not been audited.** Nothing is known about how stealable it is. `stealguard audit` measures it."
 )
@@ -232,8 +237,9 @@ def _gaps(subject: Subject, own: Group | None) -> list[str]:
 def _made(subject: Subject) -> str:
     recipe = subject.recipe
     data, made = recipe["data"], recipe["provenance"]
+    use = "trained on" if was_trained(recipe) else "not used"
     outliers = [
-        (f"outliers, {of['name']}", f"{of['rows']:,} trained on, {of['held_out']:,} held out; SHA-256 {of['sha256']}")
+        (f"outliers, {of['name']}", f"{of['rows']:,} {use}, {of['held_out']:,} held out; SHA-256 {of['sha256']}")
         for of in recipe["outliers"]
     ]
     with_ = f"stealguard {made['version']} with torch {made['torch']}"
@@ -244,12 +250,19 @@ def _made(subject: Subject) -> str:
         ("SHA-256 of the test split", data["test_sha256"]),
         *outliers,
         ("defense", _settings(recipe["defense"]["name"], recipe["defense"]["settings"], subject.measured)),
-        ("training", _settings("", recipe["training"], {})),
+        ("training", _settings("", recipe["training"], {}) if was_trained(recipe) else NOT_TRAINED),
         ("seed", str(recipe["seed"])),
-        ("started from trained weights", "no" if recipe["start"] is None else str(recipe["start"])),
+        ("started from trained weights", _start(recipe)),
         ("made", f"{recipe['created']}, in {recipe['seconds']:.0f} s, by {with_}"),
     ]
     return _as_table(["what", "how"], facts)
+
+
+def _start(recipe: Mapping[str, Any]) -> str:
+    weights = recipe.get("weights")
+    if weights is not None:
+        return f"{weights['file']}; SHA-256 {weights['sha256']}"
+    return "no" if recipe["start"] is None else str(recipe["start"])
 
 
 def _files(subject: Subject) -> str:

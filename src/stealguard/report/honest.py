@@ -45,7 +45,10 @@ def honest_users(groups: Iterable[Group]) -> list[Honest]:
         served, inputs = known.pop("served"), known.pop("inputs")
         if served is not None and inputs is not None:
             means = {name: None if spread is None else spread.mean for name, spread in known.items()}
-            told = complaints({**means, "served": served.mean, "inputs": inputs.mean, "chance": group.chance or 0.0})
+            told = complaints(
+                {**means, "served": served.mean, "inputs": inputs.mean, "chance": group.chance or 0.0},
+                trained=not group.rows[0].victim.given,
+            )
             found.append(Honest(group, served, **known, curve=_curve(group.rows), complaint=" ".join(told)))
     return found
 

@@ -247,13 +247,20 @@ def notes(groups: Sequence[Group]) -> list[str]:
         *((True, f"{missing}: see below.") for missing in unmeasured(rows)),
         (older, f"{count(older, 'older row')} of the same cell and seed left out: the newest counts."),
     ]  # fmt: skip
-    return [note for applies, note in checks if applies] + _uneven(groups) + _weak(groups) + mixed_pools(rows)
+    told = [note for applies, note in checks if applies]
+    return told + _given(groups) + _uneven(groups) + _weak(groups) + mixed_pools(rows)
 
 
 def unmeasured(rows: Sequence[Row]) -> list[str]:
     """How many rows failed or were skipped, where some did: no mean has anything of them."""
     ended = Counter(outcome(row) for row in rows if row.status != "ok")
     return [f"{number:,} of {count(len(rows), 'row')} {word}" for word, number in sorted(ended.items())]
+
+
+def _given(groups: Sequence[Group]) -> list[str]:
+    """Whose weights stealguard did not train, though it released them."""
+    names = [group.name for group in groups if group.rows[0].victim.given]
+    return [f"Nothing was trained for {', '.join(names)}: the weights are those that were given."] if names else []
 
 
 def _uneven(groups: Sequence[Group]) -> list[str]:
