@@ -157,6 +157,20 @@ def test_each_key_is_an_account(url: str, model: Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_theft_uses_all_keys_or_says_which_it_does_not(
+    url: str, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim = sg.Remote(url, "own", keys=["a", "b", "c", "d"])
+    (row,) = audit(victim, tmp_path, progress=True)
+    assert (row.status, row.accounts) == ("ok", 4)
+    assert model.answered == {"own": len(TEST_X), **dict.fromkeys("abcd", 50)}
+    assert "keys:" not in capsys.readouterr().err
+    assert audit(victim, tmp_path, accounts=2, progress=True)[0].accounts == 2
+    assert "keys: a theft asks with 2 of 4 at most, as `accounts` or a suite says" in capsys.readouterr().err
+    assert (model.answered["a"], model.answered["c"]) == (50 + 100, 50)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [1, 3])
 def test_an_attack_that_opens_accounts_counts_what_the_server_answers(
     url: str, model: Model, tmp_path: Path, parallel: int

@@ -86,6 +86,8 @@ def test_a_file_of_keys_gives_several_accounts(audit: Run, model: Model, tmp_pat
     code, _, err = audit("--i-own-this", "--key-file", "keys", "--accounts", 2)
     assert code == 0, err
     assert model.answered == {"a": 60 + 50, "b": 50}
+    assert audit("--i-own-this", "--key-file", "keys")[0] == 0
+    assert model.answered == {"a": 60 + 50 + 60, "b": 50}, "all keys are used, unless told otherwise: the row is known"
     code, _, err = audit("--i-own-this", "--key-file", "keys", "--accounts", 3)
     assert (code, "`accounts` should be at most 2" in err) == (2, True)
     (tmp_path / "keys").write_text("\n")

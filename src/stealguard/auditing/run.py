@@ -97,7 +97,8 @@ def audit(
         own: how many labeled task samples attackers fine-tune the clone on; none if None. With a pool `own:N` they have
             N at least.
         accounts: over how many accounts of the victim the budget is divided (see `ManyAccounts`); an `OpeningAttack`
-            opens them when it likes, and so many at most. One if None, or the numbers of a suite.
+            opens them when it likes, and so many at most. If None, one, or as many as a `Remote` has keys, or the
+            numbers of a suite.
         seeds: one attack for each.
         clone: the clone's architecture: a name or `module:callable`, drawn anew for each seed; or a module, which is
             taken as it is. The victim's own, drawn anew, if None; for a victim that shows none, one by the shape.
@@ -142,6 +143,8 @@ def audit(
         blocks = suite(attacks, families, victim, None if accounts is None else _many(accounts))
     else:
         made = _attacks(attacks, _many(budgets))
+        if accounts is None and isinstance(victim, Remote):
+            accounts = victim.accounts
         parts = {"labels": labels, "treatments": treatments, "own": own, "accounts": accounts}
         combined = {name: _many(part) for name, part in parts.items() if part is not None}
         blocks = [Block(made, _families(pools, made, shape, progress), **combined)]
@@ -261,6 +264,11 @@ def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
         spent = sum(theft.attack.budget for theft in planned)
         n = len(planned)
         notes.append(f"queries: {len(task.test.x):,} test inputs, and at most {spent:,} of {n} theft{'s' * (n > 1)}")
+        most = max(theft.accounts for theft in planned)
+        if most < victim.accounts:
+            notes.append(
+                f"keys: a theft asks with {most:,} of {victim.accounts:,} at most, as `accounts` or a suite says"
+            )
     for name, unread in dict.fromkeys((theft.name, theft.pool.name) for theft in planned if _free(theft.attack)):
         if unread != NOTHING:
             notes.append(f"pools: `{name}` makes its own queries, and asks none of `{unread}`")
