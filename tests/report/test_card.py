@@ -61,6 +61,12 @@ def test_a_release_without_an_audit_says_so(release: sg.Release) -> None:
     assert section(text, "Attackers who know the defense").count("not audited") == len(RobustInI().countered_by)
 
 
+def test_a_card_says_what_the_probabilities_say(release: sg.Release, tmp_path: Path) -> None:
+    told = "The class is what counts. The number beside it is the net's accuracy on validation inputs"
+    assert told in card_of(release)
+    assert told not in card_of(written(tmp_path / "other", sg.defenses.Defense(), data=DATA))
+
+
 def test_front_matter_is_what_hubs_read_and_leaves_the_license_to_the_owner(release: sg.Release) -> None:
     text = card_of(release, [row_of(release, clone_accuracy=0.8)])
     assert text.startswith("---\n# license: the owner")

@@ -463,6 +463,8 @@ def test_metadata_tell_shapes_versions_and_names() -> None:
     assert found["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 1, 2, 3]}]
     assert found["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 4]}]
     assert found["parameters"] == {"rows": 5, "class_names": ["a", "b", "c", "d"]}
+    told = protocol.model_metadata(SPEC._replace(confidence="All alike."), ["1"])["parameters"]
+    assert told["confidence"] == "All alike."
     assert "binary_tensor_data" in protocol.server_metadata("1.0")["extensions"]
     assert protocol.repository_index([SPEC]) == [{"name": "digits", "version": "2", "state": "READY", "reason": ""}]
     assert protocol.repository_index([SPEC], ready=False)[0]["state"] == "UNAVAILABLE"

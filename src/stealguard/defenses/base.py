@@ -149,6 +149,10 @@ class Defense:
     """What an attacker does who knows the defense: names in `ATTACKS`, `treatment:NAME`, `labels` (train on the most
     probable class alone) or `accounts` (divide the queries over many)."""
 
+    confidence: ClassVar[str] = ""
+    """What the probability of the class that an answer names says, in sentences for readers; "" where it is, or comes
+    from, the net's own."""
+
     @property
     def needs_outliers(self) -> bool:
         """Whether the losses read `Batch.z`."""

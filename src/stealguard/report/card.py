@@ -90,6 +90,7 @@ def card(folder: str | Path, rows: Iterable[Row] = ()) -> str:
         _front_matter(subject, own),
         f"# {escaped(subject.name)}",
         _purpose(subject),
+        *_confidence(subject),
         "## How stealable it is",
         *([UNAUDITED] if own is None else _audited(own, baseline)),
         "## Attackers who know the defense",
@@ -143,6 +144,13 @@ def _purpose(subject: Subject) -> str:
         f"A classifier of inputs of shape {shape}, {units}, into {recipe['classes']:,} classes"
         f"{f' ({names})' if names else ''}. Its defense against model stealing is {escaped(recipe['defense']['name'])}."
     )
+
+
+def _confidence(subject: Subject) -> list[str]:
+    """What the probabilities say, where that is not the net's own confidence; of the owner's own defense not known."""
+    name = subject.recipe["defense"]["name"]
+    told = DEFENSES[name].confidence if name in DEFENSES else ""
+    return [escaped(told)] if told else []
 
 
 def _audited(own: Group, baseline: Group | None) -> list[str]:

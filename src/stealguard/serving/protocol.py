@@ -45,6 +45,7 @@ class Spec(NamedTuple):
         names: of the classes, or empty.
         rows: how many inputs a request may hold.
         identity: SHA-256 (hex) of all that the answers follow from, or empty.
+        confidence: what the probability of the class that is named says, in sentences, or empty.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Spec(NamedTuple):
     names: tuple[str, ...] = ()
     rows: int = 1024
     identity: str = ""
+    confidence: str = ""
 
 
 class Query(NamedTuple):
@@ -132,8 +134,8 @@ def server_metadata(version: str) -> dict[str, Any]:
 
 
 def model_metadata(spec: Spec, versions: Sequence[str]) -> dict[str, Any]:
-    """What GET /v2/models/NAME answers; the classes' names and the identity are among the `parameters`."""
-    told = {"class_names": list(spec.names), "identity": spec.identity}
+    """What GET /v2/models/NAME answers; what the protocol has no place for is among the `parameters`."""
+    told = {"class_names": list(spec.names), "identity": spec.identity, "confidence": spec.confidence}
     return {
         "name": spec.name,
         "versions": list(versions),

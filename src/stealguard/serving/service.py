@@ -69,13 +69,13 @@ class Service:
         merge: bool = True,
     ):
         limits = limits or Limits()
-        names = release.output.names
+        self.restriction = restriction or Restriction()
         self.spec = Spec(
-            name or release.name, version, release.shape, release.output.classes, names, limits.rows, release.identity
+            name or release.name, version, release.shape, release.output.classes, release.output.names, limits.rows,
+            release.identity, "" if self.restriction.labels else release.defense.confidence,
         )  # fmt: skip
         self.release, self.engine = release, engine
         self.weights: str = release.recipe["weights_sha256"]
-        self.restriction = restriction or Restriction()
         self._scaling = release.scaling
         self._accounts = Accounts({}, release.model.guard, release.shape, states)
         self._batcher = Batcher[_Question, Answered](
