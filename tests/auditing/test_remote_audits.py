@@ -138,7 +138,7 @@ def test_a_row_says_what_was_had_where_the_server_stops(url: str, model: Model, 
 
 def test_a_budget_that_is_too_small_for_the_test_inputs_ends_the_audit(url: str, model: Model, tmp_path: Path) -> None:
     model.budgets["a"] = 10
-    with pytest.raises(BudgetExhausted, match="has a budget for this account: 10 of 64 inputs are left"):
+    with pytest.raises(BudgetExhausted, match="has a budget for this account: 10 of 64 inputs can be had"):
         audit(sg.Remote(url, "a"), tmp_path)
 
 

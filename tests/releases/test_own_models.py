@@ -221,11 +221,11 @@ def test_other_statistics_are_another_setting(tmp_path: Path) -> None:
 def test_partial_weights_and_their_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(mlp(classes=5).state_dict(), tmp_path / "w.pt")
     given: dict[str, Any] = {"weights": tmp_path / "w.pt", "progress": True}
-    with pytest.raises(Invalid, match=r"2 have another shape: 2.weight"):
+    with pytest.raises(Invalid, match=r"of another shape \(2\): 2.weight"):
         protect(tmp_path / "a", mlp(), task(100, (16,), 3), weights=tmp_path / "w.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["w.pt"]
     sg.protect(mlp(), task(100, (16,), 3), out=tmp_path / "a", defense="none", epochs=1, partial=True, **given)
-    assert "data: 2 of 4 tensors of" in capsys.readouterr().err
+    assert "w.pt` that fit: 2 of 4; of another shape (2)" in capsys.readouterr().err
     with pytest.raises(Invalid, match="`start` should be left out where there are `weights`"):
         protect(tmp_path / "b", mlp(), task(100, (16,), 3), weights=tmp_path / "w.pt", start=mlp())
 

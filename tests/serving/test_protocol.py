@@ -95,7 +95,7 @@ def test_a_header_that_came_before_is_read_for_its_own_tensor_and_model() -> Non
         np.testing.assert_array_equal(query.x, expected)
         assert query.id == "again"
     refused(sent[:-1], length)
-    with pytest.raises(BadRequest, match="at most 1 inputs"):
+    with pytest.raises(BadRequest, match=r"at most 1 input\."):
         read(sent, length, SPEC._replace(rows=1))
 
 

@@ -32,7 +32,7 @@ from stealguard.boxes.metered import check_answers
 from stealguard.data.roles import chosen, several, unseen
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
-from stealguard.errors import NotApplicable, StealguardError, pick, require
+from stealguard.errors import NotApplicable, StealguardError, counted, pick, require
 from stealguard.identity import code_of, fingerprint, tensor_hash
 from stealguard.progress import Tick, bar
 from stealguard.releases import Release
@@ -262,8 +262,8 @@ def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
     notes = [f"data: {note}" for note in task.notes]
     if isinstance(victim, Remote):
         spent = sum(theft.attack.budget for theft in planned)
-        n = len(planned)
-        notes.append(f"queries: {len(task.test.x):,} test inputs, and at most {spent:,} of {n} theft{'s' * (n > 1)}")
+        tested, stolen = counted(len(task.test.x), "test input"), counted(len(planned), "theft")
+        notes.append(f"queries: {tested}, and at most {spent:,} of {stolen}")
         most = max(theft.accounts for theft in planned)
         if most < victim.accounts:
             notes.append(
@@ -280,7 +280,7 @@ def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
 
 def _told_of(pool: Pool) -> Iterator[str]:
     if pool.dropped:
-        yield f"pools: {pool.dropped:,} inputs of `{pool.name}` are test inputs of the task and are not queried"
+        yield f"pools: inputs of `{pool.name}` that are test inputs of the task, and are not queried: {pool.dropped:,}"
     if pool.clamped >= TOLD:
         share = f"{100 * pool.clamped:.0f} % of the numbers of `{pool.name}`"
         yield f"pools: {share} are beyond the bounds of the training inputs, and are clamped to them"

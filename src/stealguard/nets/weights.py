@@ -100,20 +100,20 @@ def give(net: nn.Module, weights: Weights, *, partial: bool = False) -> list[str
         if name not in other and _memory(own[name]) not in given and not name.endswith("num_batches_tracked")
     ]
     taken = len(fitting) - len(unexpected)
-    found = f"`{weights.path}`, of which {taken} of {len(state)} tensors fit"
+    found = f"`{weights.path}` (tensors that fit: {taken} of {len(state)})"
     told = [
-        f"{count:,} {what}: {_listed(names)}"
+        f"{what} ({count:,}): {_listed(names)}"
         for count, what, names in (
-            (len(missing), "are missing", missing),
-            (len(other), "have another shape", [_shapes(name, state[name], own[name]) for name in other]),
-            (len(unexpected), "are unknown to the net", unexpected),
+            (len(missing), "missing", missing),
+            (len(other), "of another shape", [_shapes(name, state[name], own[name]) for name in other]),
+            (len(unexpected), "unknown to the net", unexpected),
         )
         if count
     ]
     require(taken > 0, "weights", "those of the net", "; ".join([found, *told]))
     complete = "all weights of the net (or allow some of them with `partial`)"
     require(partial or not (missing or other), "weights", complete, "; ".join([found, *told]))
-    return [f"{taken} of {len(state)} tensors of `{weights.path}` fit; {'; '.join(told)}."] if told else []
+    return [f"Tensors of `{weights.path}` that fit: {taken} of {len(state)}; {'; '.join(told)}."] if told else []
 
 
 def _memory(value: Tensor) -> tuple[int, torch.Size]:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from stealguard.defenses import DEFENSES
-from stealguard.errors import printable
+from stealguard.errors import counted, printable
 from stealguard.identity import identity_of
 from stealguard.releases.export import Parity, read_report
 from stealguard.releases.recipes import was_trained
@@ -23,7 +23,7 @@ from stealguard.releases.release import REPORT, measured_settings, read_recipe, 
 from stealguard.report.cells import Cell, Group
 from stealguard.report.comparing import baselines
 from stealguard.report.grouping import summary
-from stealguard.report.naming import count, number, percent, titles, worst_text
+from stealguard.report.naming import number, percent, titles, worst_text
 from stealguard.report.verdicts import UNDECIDED, UNKNOWN, below_chance, explain, headline, notes, overall, verdicts
 from stealguard.results import Row
 
@@ -161,7 +161,7 @@ def _audited(own: Group, baseline: Group | None) -> list[str]:
     told = [escaped(headline(own, baseline)), *judged, *([escaped(below)] if (below := below_chance(own)) else [])]
     benign = f"Benign accuracy: {number(own.benign)} %. Chance: {_percent(own.chance)}."
     done = sorted((cell for cell in own.cells.values() if cell.clone), key=lambda cell: -cell.reached)
-    return [*told, benign, f"The {min(WORST, len(done))} worst of {count(len(done), 'line')}:", _table(done[:WORST])]
+    return [*told, benign, f"The {min(WORST, len(done))} worst of {counted(len(done), 'line')}:", _table(done[:WORST])]
 
 
 def _table(cells: Sequence[Cell]) -> str:
@@ -226,8 +226,8 @@ def _gaps(subject: Subject, own: Group | None) -> list[str]:
     budgets, accounts = [line.budget for line in lines], [line.accounts for line in lines]
     checks = [
         (not lines, "Any attack: none finished."),
-        (bool(lines), f"Budgets above {max(budgets, default=0):,} queries."),
-        (bool(lines), f"Attackers with more than {count(max(accounts, default=0), 'account')}."),
+        (bool(lines), f"Budgets above {counted(max(budgets, default=0), 'query', 'queries')}."),
+        (bool(lines), f"Attackers with more than {counted(max(accounts, default=0), 'account')}."),
         ("soft" not in {line.labels for line in lines}, "Attackers who read whole answers."),
         ("hard" not in {line.labels for line in lines}, "Attackers who read the most probable class alone."),
         (not any(line.own for line in lines), "Attackers who own labeled task data."),
@@ -238,7 +238,7 @@ def _gaps(subject: Subject, own: Group | None) -> list[str]:
     ]  # fmt: skip
     others = len({row.victim.key for row in subject.rows} - {victim.key for victim in own.victims})
     return [text for applies, text in checks if applies] + [
-        f"({count(others, 'other victim')} in the same rows.)"
+        f"({counted(others, 'other victim')} in the same rows.)"
     ] * bool(others)
 
 

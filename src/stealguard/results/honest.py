@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from stealguard.errors import counted
+
 POINT = 0.01
 MILDER = 2  # log odds
 ERRORS = 2  # standard errors above chance within which an accuracy is no better than it
@@ -44,17 +46,18 @@ def complaints(found: Mapping[str, Any], *, trained: bool = True) -> list[str]:
         trained: whether training could have made it better.
     """
     served, chance, n = found["served"], found["chance"], found["inputs"]
+    inputs = counted(round(n), "validation input")
     frequent = found.get("frequent", 0.0)
     told, clearly = [], chance + ERRORS * math.sqrt(chance * (1 - chance) / n)
     if clearly < served <= frequent:
         told.append(
-            f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, no more often than if they "
+            f"The answers are right on {100 * served:.1f} % of {inputs}, no more often than if they "
             f"all named the most frequent class ({100 * frequent:.1f} %): chance is more than "
             f"{100 * chance:.1f} % where classes are not balanced."
         )
     if served <= clearly:
         told.append(
-            f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, which is no better than "
+            f"The answers are right on {100 * served:.1f} % of {inputs}, which is no better than "
             f"chance ({100 * chance:.1f} %) or cannot be told from it. {LONGER if trained else MISREAD}"
         )
     guarded = GUARDED if trained else HARSH
@@ -62,7 +65,7 @@ def complaints(found: Mapping[str, Any], *, trained: bool = True) -> list[str]:
     for name, words in (("start", "those of the weights that training began with"), ("alone", "the net's own")):
         if found[name] is not None and served < found[name] - POINT:
             told.append(
-                f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, "
+                f"The answers are right on {100 * served:.1f} % of {inputs}, "
                 f"{words} on {100 * found[name]:.1f} %: {advice[name]}"
             )
     return told
