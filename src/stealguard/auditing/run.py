@@ -409,7 +409,7 @@ class _Audit:
         train = train if theft.own or train != made_from else ""
         return fingerprint([
             *self._source, *self._code, *self._told_apart(theft.pool), self._identity, self._victim.facts().setting,
-            self._task.test.hash, train, name, settings, code_of(type(theft.attack)), theft.pool.x.hash, theft.labels,
+            self._task.test.hash, train, name, settings, code_of(type(theft.attack)), *theft.pool.content, theft.labels,
             theft.treatment, theft.own, theft.tunes, theft.accounts, theft.seed, theft.clone.hash, self._device.type,
         ])  # fmt: skip
 
