@@ -13,6 +13,7 @@ from endpoint import CLASSES, SHAPE, Model, expected
 from samples import mlp, noise
 from stealguard.attacks import Knockoff, Refusals
 from stealguard.auditing import accounts_to_reach
+from stealguard.auditing.resuming import PROBES
 from stealguard.auditing.suites import suite
 from stealguard.auditing.victim import by_account, victim_of
 from stealguard.errors import BudgetExhausted, Invalid, NotApplicable, StealguardError
@@ -86,14 +87,14 @@ def test_a_server_without_an_identity_is_known_by_its_answers(url: str, model: M
 
 @pytest.mark.slow
 @pytest.mark.parametrize("labels", ["soft", "hard"])
-def test_an_audit_that_was_interrupted_asks_nothing_twice(url: str, model: Model, tmp_path: Path, labels: str) -> None:
+def test_an_audit_that_was_interrupted_asks_little_twice(url: str, model: Model, tmp_path: Path, labels: str) -> None:
     """It breaks in the sixth request of the attack; five times 16 answers are in the ledger."""
     model.faults.extend([*[""] * 10, "internal"])
     (row,) = audit(sg.Remote(url, rows=16), tmp_path, labels=labels)
     assert (row.status, "it broke" in row.reason) == ("failed", True)
     (row,) = audit(sg.Remote(url, rows=16), tmp_path, labels=labels)
     assert (row.status, row.queries) == ("ok", 200)
-    assert model.answered[""] == len(TEST_X) + 200
+    assert model.answered[""] == len(TEST_X) + 200 + PROBES
     assert {path.name for path in tmp_path.iterdir()} == {"rows.sqlite"}, "the ledgers are gone"
 
 
@@ -103,7 +104,38 @@ def test_an_audit_that_breaks_in_the_test_inputs_goes_on_there(url: str, model: 
     with pytest.raises(StealguardError, match="it broke"):
         audit(sg.Remote(url, rows=16), tmp_path)
     (row,) = audit(sg.Remote(url, rows=16), tmp_path)
-    assert (row.status, model.answered[""]) == ("ok", len(TEST_X) + 200)
+    assert (row.status, model.answered[""]) == ("ok", len(TEST_X) + 200 + PROBES)
+
+
+@pytest.mark.slow
+def test_an_audit_does_not_go_on_with_the_answers_of_another_model(
+    url: str, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server tells neither an identity nor another version."""
+    model.faults.extend([*[""] * 10, "internal"])
+    audit(sg.Remote(url, rows=16), tmp_path)
+    model.digits = 3
+    (row,) = audit(sg.Remote(url, rows=16), tmp_path, progress=True)
+    assert row.queries == 200
+    assert model.answered[""] == 2 * len(TEST_X) + 80 + 200 + PROBES, "nothing of the first model is taken"
+    told = capsys.readouterr().err
+    assert "identity: the server tells none, so rows of an earlier audit count as this model's where" in told
+    assert "resuming: the model answers some of 32 test inputs otherwise than before: kept answers are not used" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("identity", ["", "ab" * 32])
+def test_a_key_that_cannot_be_asked_again_does_not_end_an_audit(
+    url: str, model: Model, tmp_path: Path, identity: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.metadata = {"parameters": {"identity": identity}} if identity else {}
+    model.budgets["own"] = len(TEST_X)
+    model.faults.extend([*[""] * 10, "internal"])
+    victim = sg.Remote(url, "own", keys=["a"], rows=16)
+    assert audit(victim, tmp_path)[0].status == "failed"
+    assert audit(victim, tmp_path, progress=True)[0].status == "ok"
+    assert model.answered == {"own": len(TEST_X), "a": 200}
+    assert ("32 test inputs could not be asked again" in capsys.readouterr().err) == (not identity)
 
 
 @pytest.mark.slow

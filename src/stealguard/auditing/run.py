@@ -24,6 +24,7 @@ from stealguard.auditing.beside import Before, beside, helping
 from stealguard.auditing.owned import fine_tuned, near_task, no_theft_accuracy, owned
 from stealguard.auditing.plan import Architecture, Pool, Theft, architecture, thefts
 from stealguard.auditing.remote import HONEST, Remote
+from stealguard.auditing.resuming import checked
 from stealguard.auditing.suites import NOTHING, SUITES, Block, suite
 from stealguard.auditing.utility import boxed, everything, utility
 from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
@@ -43,6 +44,10 @@ from stealguard.seeds import derive, seeded
 from stealguard.settings import changed, create, describe
 from stealguard.types import Asked, BlackBox
 
+UNKNOWN = (
+    "identity: the server tells none, so rows of an earlier audit count as this model's where it answers all test "
+    "inputs as then (with another `store` nothing is taken from earlier)"
+)
 TRIES = 100  # to make a lock that other processes remove
 RENAMED_WITH = 20  # labeled samples
 TOLD_APART_BY = 1000  # inputs of a pool
@@ -159,7 +164,8 @@ def audit(
     if progress:
         _tell(victim, task, planned)
     path = Path(store or _home(victim) / STORE)
-    kept, work = Store(path), _Audit(victim, task, path.with_name(f"{path.name}.answers"), where)
+    kept = Store(path)
+    work = _Audit(victim, task, path.with_name(f"{path.name}.answers"), where, progress=progress)
     keys = [work.key(theft) for theft in planned]
     plan = dict(zip(keys, planned, strict=True))
     helped = helping()
@@ -264,6 +270,8 @@ def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
         spent = sum(theft.attack.budget for theft in planned)
         tested, stolen = counted(len(task.test.x), "test input"), counted(len(planned), "theft")
         notes.append(f"queries: {tested}, and at most {spent:,} of {stolen}")
+        if not victim.identity:
+            notes.append(UNKNOWN)
         most = max(theft.accounts for theft in planned)
         if most < victim.accounts:
             notes.append(
@@ -331,10 +339,12 @@ class _Audit:
     Args:
         answers: a folder for what attackers are answered until their rows are safe.
         device: where clones run.
+        progress: whether to tell what becomes of answers that were kept.
     """
 
-    def __init__(self, victim: Victim, task: sets.Task, answers: Path, device: torch.device):
+    def __init__(self, victim: Victim, task: sets.Task, answers: Path, device: torch.device, *, progress: bool):
         self._victim, self._task, self._folder, self._device = victim, task, answers, device
+        self._progress = progress
         self._line, self._near_line = cache(self._no_theft), cache(self._no_theft_near)
         self._of_pool: dict[str, str] = {}
 
@@ -346,6 +356,9 @@ class _Audit:
         if not isinstance(self._victim, Remote):
             return check_answers(everything(box, x, classes), len(x), self._victim.name, classes)
         with self.alone(self._honest):
+            told = "" if self._victim.identity else checked(self._folder / self._honest, box, x, classes)
+            if told and self._progress:
+                print(f"resuming: {told}", file=sys.stderr)
             ledger = self._ledger(box, self._honest)
             try:
                 return everything(ledger, x, classes)
