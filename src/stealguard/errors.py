@@ -12,6 +12,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """A number with what it counts.
+
+    >>> counted(1, "row"), counted(2_000, "row"), counted(0, "query", "queries")
+    ('1 row', '2,000 rows', '0 queries')
+    """
+    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
+
+
 class StealguardError(Exception):
     """Base of every error that a user can cause or mend; the command line prints it in one line and exits with 2."""
 

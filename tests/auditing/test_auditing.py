@@ -21,8 +21,9 @@ from samples import linear, mlp, noise, task
 from stealguard.attacks import Knockoff
 from stealguard.attacks.transfer import random_queries
 from stealguard.auditing import run as auditing
-from stealguard.auditing.plan import architecture
+from stealguard.auditing.plan import Pool, architecture
 from stealguard.boxes import Accounts
+from stealguard.data.inputs import Stored
 from stealguard.defenses import EDM, PRADA
 from stealguard.errors import BoxFault, Invalid
 from stealguard.results import Row, Store
@@ -69,6 +70,25 @@ def test_a_second_audit_computes_nothing_again(folder: Path, monkeypatch: pytest
     assert audit(folder) == first
     with pytest.raises(pytest.fail.Exception):
         audit(folder, seeds=[1])
+
+
+@pytest.mark.slow
+def test_equal_pools_of_two_names_have_a_row_each(folder: Path, tmp_path: Path) -> None:
+    """A theft draws its random numbers from the pool's name, so that its clone is another one, too."""
+    names = [f"npz:{tmp_path / name}.npz" for name in ("one", "two")]
+    for name in names:
+        np.savez(name.removeprefix("npz:"), x=noise(150).numpy())
+    store = tmp_path / "rows.sqlite"
+    one, two = audit(folder, pools=names, labels="soft", store=store)
+    assert [one.pool, two.pool] == names
+    assert one.pool_hash == two.pool_hash
+    assert audit(folder, pools=names[1], labels="soft", store=store) == [two]
+
+
+def test_a_name_that_stands_for_its_inputs_is_no_further_part_of_a_pool() -> None:
+    x = Stored(noise(3))
+    assert all(Pool(name, x).content == [x.hash] for name in ("letters", "own:100", "nothing"))
+    assert Pool("folder:letters", x).content == [x.hash, "folder:letters"]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from endpoint import CLASSES, SHAPE, Model, expected
 from samples import mlp, noise
 from stealguard.attacks import Knockoff, Refusals
 from stealguard.auditing import accounts_to_reach
+from stealguard.auditing.resuming import PROBES
 from stealguard.auditing.suites import suite
 from stealguard.auditing.victim import by_account, victim_of
 from stealguard.errors import BudgetExhausted, Invalid, NotApplicable, StealguardError
@@ -86,14 +87,14 @@ def test_a_server_without_an_identity_is_known_by_its_answers(url: str, model: M
 
 @pytest.mark.slow
 @pytest.mark.parametrize("labels", ["soft", "hard"])
-def test_an_audit_that_was_interrupted_asks_nothing_twice(url: str, model: Model, tmp_path: Path, labels: str) -> None:
+def test_an_audit_that_was_interrupted_asks_little_twice(url: str, model: Model, tmp_path: Path, labels: str) -> None:
     """It breaks in the sixth request of the attack; five times 16 answers are in the ledger."""
     model.faults.extend([*[""] * 10, "internal"])
     (row,) = audit(sg.Remote(url, rows=16), tmp_path, labels=labels)
     assert (row.status, "it broke" in row.reason) == ("failed", True)
     (row,) = audit(sg.Remote(url, rows=16), tmp_path, labels=labels)
     assert (row.status, row.queries) == ("ok", 200)
-    assert model.answered[""] == len(TEST_X) + 200
+    assert model.answered[""] == len(TEST_X) + 200 + PROBES
     assert {path.name for path in tmp_path.iterdir()} == {"rows.sqlite"}, "the ledgers are gone"
 
 
@@ -103,7 +104,38 @@ def test_an_audit_that_breaks_in_the_test_inputs_goes_on_there(url: str, model: 
     with pytest.raises(StealguardError, match="it broke"):
         audit(sg.Remote(url, rows=16), tmp_path)
     (row,) = audit(sg.Remote(url, rows=16), tmp_path)
-    assert (row.status, model.answered[""]) == ("ok", len(TEST_X) + 200)
+    assert (row.status, model.answered[""]) == ("ok", len(TEST_X) + 200 + PROBES)
+
+
+@pytest.mark.slow
+def test_an_audit_does_not_go_on_with_the_answers_of_another_model(
+    url: str, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server tells neither an identity nor another version."""
+    model.faults.extend([*[""] * 10, "internal"])
+    audit(sg.Remote(url, rows=16), tmp_path)
+    model.digits = 3
+    (row,) = audit(sg.Remote(url, rows=16), tmp_path, progress=True)
+    assert row.queries == 200
+    assert model.answered[""] == 2 * len(TEST_X) + 80 + 200 + PROBES, "nothing of the first model is taken"
+    told = capsys.readouterr().err
+    assert "identity: the server tells none, so rows of an earlier audit count as this model's where" in told
+    assert "resuming: the model answers some of 32 test inputs otherwise than before: kept answers are not used" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("identity", ["", "ab" * 32])
+def test_a_key_that_cannot_be_asked_again_does_not_end_an_audit(
+    url: str, model: Model, tmp_path: Path, identity: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.metadata = {"parameters": {"identity": identity}} if identity else {}
+    model.budgets["own"] = len(TEST_X)
+    model.faults.extend([*[""] * 10, "internal"])
+    victim = sg.Remote(url, "own", keys=["a"], rows=16)
+    assert audit(victim, tmp_path)[0].status == "failed"
+    assert audit(victim, tmp_path, progress=True)[0].status == "ok"
+    assert model.answered == {"own": len(TEST_X), "a": 200}
+    assert ("32 test inputs could not be asked again" in capsys.readouterr().err) == (not identity)
 
 
 @pytest.mark.slow
@@ -138,7 +170,7 @@ def test_a_row_says_what_was_had_where_the_server_stops(url: str, model: Model, 
 
 def test_a_budget_that_is_too_small_for_the_test_inputs_ends_the_audit(url: str, model: Model, tmp_path: Path) -> None:
     model.budgets["a"] = 10
-    with pytest.raises(BudgetExhausted, match="has a budget for this account: 10 of 64 inputs are left"):
+    with pytest.raises(BudgetExhausted, match="has a budget for this account: 10 of 64 inputs can be had"):
         audit(sg.Remote(url, "a"), tmp_path)
 
 
@@ -154,6 +186,20 @@ def test_each_key_is_an_account(url: str, model: Model, tmp_path: Path) -> None:
     with pytest.raises(Invalid, match=r"`accounts` should be at most 1, .* Found 2"):
         audit(sg.Remote(url, "own"), tmp_path, accounts=[2])
     assert model.answered.total() == len(TEST_X) + 400, "nothing was asked"
+
+
+@pytest.mark.slow
+def test_a_theft_uses_all_keys_or_says_which_it_does_not(
+    url: str, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim = sg.Remote(url, "own", keys=["a", "b", "c", "d"])
+    (row,) = audit(victim, tmp_path, progress=True)
+    assert (row.status, row.accounts) == ("ok", 4)
+    assert model.answered == {"own": len(TEST_X), **dict.fromkeys("abcd", 50)}
+    assert "keys:" not in capsys.readouterr().err
+    assert audit(victim, tmp_path, accounts=2, progress=True)[0].accounts == 2
+    assert "keys: a theft asks with 2 of 4 at most, as `accounts` or a suite says" in capsys.readouterr().err
+    assert (model.answered["a"], model.answered["c"]) == (50 + 100, 50)
 
 
 @pytest.mark.slow

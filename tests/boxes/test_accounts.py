@@ -116,11 +116,11 @@ def test_shared_memory_is_the_memory_of_all_accounts() -> None:
 def test_fewer_answers_than_inputs_are_a_refusal_of_the_whole_request() -> None:
     box = Accounts(HEADS, Generous(), SHAPE).connect("ann")
     assert len(box(torch.rand(3, 1))) == 3
-    with pytest.raises(Refused, match="2 of 4 inputs are answered") as refusal:
+    with pytest.raises(Refused, match="2 of 4 inputs can be answered") as refusal:
         box(torch.rand(4, 1))
     assert refusal.value.left == 2
     assert len(box(torch.rand(2, 1))) == 2
-    with pytest.raises(Refused, match="0 of 1 inputs are answered"):
+    with pytest.raises(Refused, match="0 of 1 input can be answered"):
         box(torch.rand(1, 1))
 
 

@@ -99,7 +99,7 @@ def test_the_meter_counts_the_answered_inputs(budget: int, sizes: list[int]) -> 
     for n in sizes:
         if n > metered.left:
             before = list(asked)
-            with pytest.raises(BudgetExhausted, match=f"{n} queries asked with {metered.left} of {budget} left"):
+            with pytest.raises(BudgetExhausted, match=f"{n} quer.* asked with {metered.left} of {budget} left"):
                 metered(torch.rand(n, 2))
             assert asked == before, "the box is not asked past the budget"
         else:

@@ -258,7 +258,7 @@ def test_nothing_is_tried_again_that_cannot_help(url: str, model: Model) -> None
         ("packed", "without compression. Found `br`"),
         ("nan", "should answer with a JSON object"),
         ("text", "should answer with numbers"),
-        ("short", r"should answer 1 inputs with \(1, K\) numbers. Found 1 of shape \(1, 3\)"),
+        ("short", r"should answer 1 input with \(1, K\) numbers. Found 1 of shape \(1, 3\)"),
         ("other", "should answer with the output `probabilities`"),
         ("bytes", "should answer with FP16, FP32, FP64. Found BYTES"),
         ("nothing", "should answer with the output `probabilities`"),
@@ -293,7 +293,7 @@ def test_any_body_is_an_answer_or_a_fault(body: bytes, length: int | None) -> No
 def test_a_spent_budget_and_a_refusal_say_what_is_left(url: str, model: Model) -> None:
     model.budgets["a"] = 20
     with pytest.raises(
-        BudgetExhausted, match="has a budget for this account: 20 of 50 inputs are left: spent"
+        BudgetExhausted, match="has a budget for this account: 20 of 50 inputs can be had: spent"
     ) as spent:
         box(url, "a")(X)
     assert spent.value.left == 20

@@ -86,6 +86,8 @@ def test_a_file_of_keys_gives_several_accounts(audit: Run, model: Model, tmp_pat
     code, _, err = audit("--i-own-this", "--key-file", "keys", "--accounts", 2)
     assert code == 0, err
     assert model.answered == {"a": 60 + 50, "b": 50}
+    assert audit("--i-own-this", "--key-file", "keys")[0] == 0
+    assert model.answered == {"a": 60 + 50 + 60, "b": 50}, "all keys are used, unless told otherwise: the row is known"
     code, _, err = audit("--i-own-this", "--key-file", "keys", "--accounts", 3)
     assert (code, "`accounts` should be at most 2" in err) == (2, True)
     (tmp_path / "keys").write_text("\n")
@@ -111,7 +113,7 @@ def test_a_failed_theft_ends_with_status_1_and_goes_on_later(audit: Run, model: 
     code, _, err = audit("--i-own-this")
     assert (code, "Found status 500: it broke" in err) == (1, True)
     assert audit("--i-own-this")[0] == 0
-    assert model.answered[""] == 160
+    assert model.answered[""] == 160 + 32, "the test inputs that are asked again"
 
 
 def test_the_size_of_pictures_is_told_beside_a_url(endpoint: tuple[str, Model], tmp_path: Path) -> None:

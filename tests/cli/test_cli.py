@@ -234,7 +234,7 @@ def test_protect_tells_the_folder_and_the_accuracy(protect: Run, tmp_path: Path)
         ),
         (["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--set", "gamma=["], "with a plain value"),
         (
-            ["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--epochs", "0"],
+            ["protect", "lenet5", "npz:{sets}/task.npz", "--out", "x", "--epochs", "-1"],
             "`epochs` should be a whole number",
         ),
         (

@@ -40,7 +40,7 @@ def test_check_tells_what_would_be_served_and_listens_to_nothing(
     assert code == 0
     assert f"{folder.name} version 1: {folder}, torch on cpu" in out
     assert "top 2" in out
-    assert f"ledger {ledger}: 1 keys in force" in out
+    assert f"ledger {ledger}: 1 key in force" in out
 
 
 def test_a_file_names_what_is_served_and_options_come_before_it(

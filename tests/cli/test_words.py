@@ -130,7 +130,7 @@ def test_a_report_of_a_folder_is_of_its_present_release(tmp_path: Path, capsys: 
     main(["report", str(tmp_path)])
     told = capsys.readouterr()
     assert ("30.0" in told.out, "80.0" in told.out) == (True, False)
-    assert "1 rows" in told.err
+    assert "which are left out: 1" in told.err
     assert "80.0" in shown(capsys, "report", str(tmp_path / STORE)), "a store is shown with all of its rows"
 
 

@@ -65,7 +65,7 @@ def test_a_folder_of_mixed_sizes_is_a_task(tmp_path: Path) -> None:
     assert task.reading == Fit(16, "crop", 3) == reading_of(task.reading.state())
     told = "Pictures of 20 x 12 to 40 x 40 pixels are brought to 16 x 16"
     assert any(note.startswith(told) for note in task.notes)
-    assert "9 pictures are smaller than 16 x 16, and were enlarged." in task.notes
+    assert "Pictures smaller than 16 x 16, which were enlarged: 9." in task.notes
     gray = data.task(f"folder:{tmp_path}", reading=Fit(16, channels=1))
     assert gray.train.x.shape[1:] == (1, 16, 16)
     hashes = {data.task(f"folder:{tmp_path}", reading=Fit(*how)).hash for how in ((16,), (16, "pad"), (17,))}

@@ -52,7 +52,7 @@ def test_class_folders_are_split_alike_every_time(tmp_path: Path) -> None:
     assert torch.equal(task.test.x[:], data.task(f"folder:{tmp_path}").test.x[:])
     assert len(contents(task.train.x) | contents(task.test.x)) == 18  # none in both
     assert torch.equal(data.images(f"folder:{tmp_path}")[:], task.train.x[:])
-    assert f"{len(task.test.x)} of 18 pictures, about one in six of each class, are the test set." in task.notes
+    assert f"The test set is {len(task.test.x)} of 18 pictures, about one in six of each class." in task.notes
 
 
 def test_no_picture_changes_sides_when_others_are_added(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_gray_and_color_are_read_as_color(tmp_path: Path) -> None:
     picture(tmp_path / "a" / "print.jpg", seed=5, mode="CMYK")
     task = data.task(f"folder:{tmp_path}")
     assert task.train.x.shape[1] == 3
-    assert "Pictures are read as color: 1 in mode CMYK, 1 in mode L were converted." in task.notes
+    assert "Pictures of other modes, which were converted to color: CMYK 1, L 1." in task.notes
     both = torch.cat([task.train.x[:], task.test.x[:]])
     gray = torch.from_numpy(np.array(Image.fromarray(pixels(4)).convert("L"))).float() / 255
     assert any(torch.equal(row, gray.expand(3, -1, -1)) for row in both)

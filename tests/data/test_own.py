@@ -171,7 +171,7 @@ def test_a_table_in_raw_units_is_scaled_by_column() -> None:
     assert ((task.test.x[:] >= 0) & (task.test.x[:] <= 1)).all()
     beyond = ((x[30:] < x[:30].amin(dim=0)) | (x[30:] > x[:30].amax(dim=0))).sum().item()
     assert beyond > 0
-    assert f"{beyond} values of test_x are beyond the bounds of the scaling, and are clamped to them." in task.notes
+    assert f"Values of test_x beyond the bounds of the scaling, which are clamped to them: {beyond}." in task.notes
     again = data.task(task)
     assert torch.equal(again.train.x[:], found)
     assert (again.scaling, again.notes, again.hash) == (task.scaling, task.notes, task.hash)
@@ -253,7 +253,7 @@ def test_inputs_without_a_test_split_are_divided_four_to_one_within_each_class()
     task = data.task((x, y), seed=3)
     assert task.train.y.bincount().tolist() == [40, 32, 7, 1]
     assert task.test.y.bincount().tolist() == [10, 8, 2]
-    assert task.notes == ("20 of 100 inputs, one in five of each class, are the test set (seed 3).",)
+    assert task.notes == ("The test set is 20 of 100 inputs, one in five of each class (seed 3).",)
     assert len(torch.unique(torch.cat([task.train.x[:], task.test.x[:]]), dim=0)) == 100
     assert torch.equal(task.test.x[:], data.task((x.numpy(), y.numpy()), seed=3).test.x[:])
     assert not torch.equal(task.test.x[:], data.task((x, y), seed=4).test.x[:])
@@ -280,7 +280,7 @@ def test_classes_name_the_labels_or_say_which_values_there_are() -> None:
         assert task.names == tuple(map(str, classes))
     gap = data.task((x, y * 2, z, w * 2), classes=5)
     assert (gap.classes, gap.names) == (5, ())
-    assert gap.notes == ("2 of 5 classes have no training inputs.",)
+    assert gap.notes == ("Classes without training inputs: 2 of 5.",)
     assert data.task(named).names == named.names
     assert named.hash != data.task((x, y, z, w)).hash
     for classes, said in [

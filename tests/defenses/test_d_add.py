@@ -80,7 +80,7 @@ def test_with_fewer_held_out_inputs_than_a_window_has_no_query_is_judged(held_ou
     """Of so few, honest windows would be far from the distribution that was measured."""
     x, y = blobs(400, SHAPE, CLASSES, seed=1)
     model = DADD().build(mlp(), x[:2])
-    with pytest.warns(UserWarning, match=f"d-add judges no query: .* only {held_out} task inputs were held out"):
+    with pytest.warns(UserWarning, match=f"d-add judges no query: .* held out were only {held_out} task input"):
         model.calibrate(Batch(x[:held_out], y[:held_out]))
     assert shares(model, x) == 0
 

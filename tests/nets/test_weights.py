@@ -57,14 +57,14 @@ def test_a_part_is_taken_only_where_that_is_allowed(tmp_path: Path) -> None:
     weights, net = read_weights(saved(tmp_path / "w.pt", state)), mlp(classes=3)
     before = net[2].weight.clone()
     named = (
-        "1 are missing: 0.bias; 2 have another shape: 2.weight (5, 24) for (3, 24), 2.bias (5,) for (3,); "
-        "1 are unknown to the net: head.weight"
+        "missing (1): 0.bias; of another shape (2): 2.weight (5, 24) for (3, 24), 2.bias (5,) for (3,); "
+        "unknown to the net (1): head.weight"
     )
     with pytest.raises(Invalid, match=re.escape(named)) as told:
         give(net, weights)
     assert "all weights of the net (or allow some of them with `partial`)" in str(told.value)
     (line,) = give(net, weights, partial=True)
-    assert line == f"1 of 4 tensors of `{tmp_path}/w.pt` fit; {named}."
+    assert line == f"Tensors of `{tmp_path}/w.pt` that fit: 1 of 4; {named}."
     assert torch.equal(net[0].weight, state["0.weight"])
     assert torch.equal(net[2].weight, before)
 
@@ -72,13 +72,13 @@ def test_a_part_is_taken_only_where_that_is_allowed(tmp_path: Path) -> None:
 def test_what_only_the_file_has_is_told_and_left_out(tmp_path: Path) -> None:
     state = mlp().state_dict() | {f"auxiliary.{i}": torch.zeros(2) for i in range(6)}
     (line,) = give(mlp(), read_weights(saved(tmp_path / "w.pt", state)))
-    assert line.endswith("6 are unknown to the net: auxiliary.0, auxiliary.1, auxiliary.2, auxiliary.3 and 2 more.")
+    assert line.endswith("unknown to the net (6): auxiliary.0, auxiliary.1, auxiliary.2, auxiliary.3 and 2 more.")
 
 
 def test_weights_of_another_net_are_refused(tmp_path: Path) -> None:
     weights = read_weights(saved(tmp_path / "w.pt", {"a": torch.zeros(3)}))
     with pytest.raises(
-        Invalid, match=r"`weights` should be those of the net. Found .*0 of 1 tensors fit; 4 are missing"
+        Invalid, match=r"`weights` should be those of the net. Found .*tensors that fit: 0 of 1\); missing \(4\)"
     ):
         give(mlp(), weights, partial=True)
 

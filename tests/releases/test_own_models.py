@@ -17,6 +17,7 @@ from stealguard.defenses import Rounding
 from stealguard.errors import Invalid, ReleaseError
 from stealguard.nets import Normalized
 from stealguard.releases import recipes
+from stealguard.results.honest import PoorAnswers
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -80,6 +81,78 @@ def test_a_trained_net_of_normalized_photographs_is_released_as_it_was_trained(p
     body = again.model.net.body.eval()
     torch.testing.assert_close(made.box(x), body((x - torch.tensor(MEAN).view(3, 1, 1)) / scale).softmax(dim=1))
     torch.testing.assert_close(body[0].weight, trained[0].weight)
+
+
+def as_given(out: Path, data: str, **changes: Any) -> sg.Release:
+    """The trained net beside `out`, released without training."""
+    usual = {"defense": "none", "mean": MEAN, "std": STD, "size": 24, "progress": False, "weights": out.parent / "w.pt"}
+    return sg.protect(net(), data, out=out, epochs=0, **{**usual, **changes})
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> nn.Module:
+    """A net whose batch normalization has seen inputs, with its weights in `w.pt`."""
+    trained = net()
+    trained(noise(16, (3, 24, 24)))
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    return trained
+
+
+@pytest.mark.parametrize("defense", ["none", "mad", "reverse-sigmoid", "top-k", "prada", "d-add"])
+@pytest.mark.filterwarnings("ignore:d-add judges no query", "ignore::stealguard.results.honest.PoorAnswers")
+def test_without_training_the_weights_stay_bit_for_bit(
+    defense: str, used: nn.Module, photos: Path, tmp_path: Path
+) -> None:
+    made = as_given(tmp_path / "a", f"folder:{photos}", defense=defense)
+    for kept in (made.model.net.body, sg.load(made.folder, net=net()).model.net.body):
+        assert all(torch.equal(value, kept.state_dict()[name]) for name, value in used.state_dict().items())
+    recipe = made.recipe
+    assert (recipe["training"], recipe["history"], recipe["weights"]["file"]) == ({"epochs": 0}, [], "w.pt")
+    assert recipe["honest"]["inputs"] == 2
+    assert recipe["honest"]["start"] is None
+    assert made.facts().given
+    assert "protect_seconds" not in made.facts().metrics
+
+
+@pytest.mark.filterwarnings("ignore::stealguard.results.honest.PoorAnswers")
+def test_a_release_and_a_module_are_released_without_training_too(
+    used: nn.Module, photos: Path, tmp_path: Path
+) -> None:
+    first = as_given(tmp_path / "a", f"folder:{photos}")
+    for out, start in (("b", first.folder), ("c", used)):
+        made = as_given(tmp_path / out, f"folder:{photos}", weights=None, start=start)
+        assert made.recipe["weights_sha256"] == first.recipe["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"defense": "hoda"}, "`epochs` should be at least 1 for `hoda`, which trains more than an undefended net"),
+        ({"defense": "ini-robust"}, "`epochs` should be at least 1 for `ini-robust`"),
+        ({"weights": None}, "`epochs` should be at least 1 where neither `weights` nor `start` is given. Found 0"),
+        ({"training": sg.Training()}, "`training` should be left out where nothing is trained"),
+        ({"partial": True}, "`partial` should be left out where nothing is trained"),
+        ({"resume": True}, "`resume` should be left out where nothing is trained"),
+    ],
+)
+def test_what_has_to_be_trained_or_has_no_effect_is_refused_without_training(
+    used: nn.Module, changes: dict[str, Any], message: str, photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Invalid, match=message):
+        as_given(tmp_path / "a", f"folder:{photos}", outliers=[noise(30, (3, 24, 24))], **changes)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_named_net_is_not_normalized_by_guess_where_nothing_is_trained(tmp_path: Path) -> None:
+    like = noise(4)
+    body = sg.nets.build("lenet5", like, 10, seed=1, mean=0.0, std=1.0).body
+    torch.save(body.state_dict(), tmp_path / "w.pt")
+    given: dict[str, Any] = {"weights": tmp_path / "w.pt", "defense": "none", "epochs": 0, "progress": False}
+    with pytest.raises(Invalid, match="`mean` should be given"):
+        sg.protect("lenet5", task(100), out=tmp_path / "a", **given)
+    with pytest.warns(PoorAnswers, match="Nothing was trained, so the net does not get the inputs or the classes"):
+        made = sg.protect("lenet5", task(100), out=tmp_path / "a", mean=0.0, std=1.0, **given)
+    torch.testing.assert_close(made.box(like), body.eval()(like).softmax(dim=1))
 
 
 @pytest.mark.slow
@@ -148,11 +221,11 @@ def test_other_statistics_are_another_setting(tmp_path: Path) -> None:
 def test_partial_weights_and_their_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(mlp(classes=5).state_dict(), tmp_path / "w.pt")
     given: dict[str, Any] = {"weights": tmp_path / "w.pt", "progress": True}
-    with pytest.raises(Invalid, match=r"2 have another shape: 2.weight"):
+    with pytest.raises(Invalid, match=r"of another shape \(2\): 2.weight"):
         protect(tmp_path / "a", mlp(), task(100, (16,), 3), weights=tmp_path / "w.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["w.pt"]
     sg.protect(mlp(), task(100, (16,), 3), out=tmp_path / "a", defense="none", epochs=1, partial=True, **given)
-    assert "data: 2 of 4 tensors of" in capsys.readouterr().err
+    assert "w.pt` that fit: 2 of 4; of another shape (2)" in capsys.readouterr().err
     with pytest.raises(Invalid, match="`start` should be left out where there are `weights`"):
         protect(tmp_path / "b", mlp(), task(100, (16,), 3), weights=tmp_path / "w.pt", start=mlp())
 

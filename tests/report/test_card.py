@@ -61,6 +61,12 @@ def test_a_release_without_an_audit_says_so(release: sg.Release) -> None:
     assert section(text, "Attackers who know the defense").count("not audited") == len(RobustInI().countered_by)
 
 
+def test_a_card_says_what_the_probabilities_say(release: sg.Release, tmp_path: Path) -> None:
+    told = "The class is what counts. The number beside it is the net's accuracy on validation inputs"
+    assert told in card_of(release)
+    assert told not in card_of(written(tmp_path / "other", sg.defenses.Defense(), data=DATA))
+
+
 def test_front_matter_is_what_hubs_read_and_leaves_the_license_to_the_owner(release: sg.Release) -> None:
     text = card_of(release, [row_of(release, clone_accuracy=0.8)])
     assert text.startswith("---\n# license: the owner")
@@ -73,6 +79,17 @@ def test_front_matter_is_what_hubs_read_and_leaves_the_license_to_the_owner(rele
         ("benign accuracy", 0.97),
         ("highest clone accuracy", 0.8),
     ]
+
+
+def test_a_card_says_that_nothing_was_trained_and_from_which_file_the_weights_are(release: sg.Release) -> None:
+    weights = {"file": "w.pt", "sha256": "4" * 64}
+    unsealed = {key: value for key, value in release.recipe.items() if key != "sha256"}
+    recipe = {**unsealed, "training": {"epochs": 0}, "weights": weights}
+    write_into(release.folder, release.model, recipe)
+    made = section(card_of(sg.Release(release.folder, recipe, release.model, release.defense)), "How it was made")
+    assert "nothing was trained, and the weights are those that were given" in made
+    assert f"w.pt; SHA-256 {'4' * 64}" in made
+    assert "2,000 not used, 1,000 held out" in made
 
 
 def test_the_worst_lines_come_first_with_their_floors(release: sg.Release) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from report.made_up import RELEASES, audited, make_row, plain
 from stealguard import report
 from stealguard.report.grouping import summary
 from stealguard.report.honest import honest_users
+from stealguard.report.verdicts import notes
 from stealguard.results import Row
 from stealguard.results.honest import complaints
 
@@ -44,6 +46,14 @@ def test_chance_is_that_of_the_release_where_classes_are_not_balanced() -> None:
     usual, uneven = measured(validation_served=0.9), measured(validation_served=0.9, validation_chance=0.9)
     assert "no better than chance" not in honest_users(summary([usual]))[0].complaint
     assert "no better than chance (90.0 %" in honest_users(summary([uneven]))[0].complaint
+
+
+def test_a_release_that_nothing_was_trained_for_gets_no_advice_on_training(tmp_path: Path) -> None:
+    row = measured(served=0.1, inputs=1000)
+    given = replace(row, victim=replace(row.victim, training='{"epochs": 0}'))
+    assert "Train for more epochs" in honest_users(summary([row]))[0].complaint
+    assert "Train for more epochs" not in honest_users(summary([given]))[0].complaint
+    assert any("Nothing was trained for" in note for note in notes(summary([given])))
 
 
 def test_the_words_are_those_of_protect() -> None:

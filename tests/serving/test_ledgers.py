@@ -121,7 +121,7 @@ def test_a_request_gets_all_its_rows_or_none(where: str) -> None:
 
     async def use(ledger: Ledger) -> None:
         await ledger.reserve(key, WEIGHTS, 7)
-        with pytest.raises(Spent, match="has 3 rows left, and 4 were asked for") as spent:
+        with pytest.raises(Spent, match="has 3 rows left, fewer than the request's 4") as spent:
             await ledger.reserve(key, WEIGHTS, 4)
         assert spent.value.left == 3 == await ledger.left(key, WEIGHTS)
         await ledger.reserve(key, WEIGHTS, 3)

@@ -95,7 +95,7 @@ def test_a_header_that_came_before_is_read_for_its_own_tensor_and_model() -> Non
         np.testing.assert_array_equal(query.x, expected)
         assert query.id == "again"
     refused(sent[:-1], length)
-    with pytest.raises(BadRequest, match="at most 1 inputs"):
+    with pytest.raises(BadRequest, match=r"at most 1 input\."):
         read(sent, length, SPEC._replace(rows=1))
 
 
@@ -463,6 +463,8 @@ def test_metadata_tell_shapes_versions_and_names() -> None:
     assert found["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 1, 2, 3]}]
     assert found["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 4]}]
     assert found["parameters"] == {"rows": 5, "class_names": ["a", "b", "c", "d"]}
+    told = protocol.model_metadata(SPEC._replace(confidence="All alike."), ["1"])["parameters"]
+    assert told["confidence"] == "All alike."
     assert "binary_tensor_data" in protocol.server_metadata("1.0")["extensions"]
     assert protocol.repository_index([SPEC]) == [{"name": "digits", "version": "2", "state": "READY", "reason": ""}]
     assert protocol.repository_index([SPEC], ready=False)[0]["state"] == "UNAVAILABLE"

@@ -24,20 +24,26 @@ from stealguard.serving.service import Service
 
 pytestmark = pytest.mark.browser
 
+MEANING = "The class is what counts."
+
 
 class Page(NamedTuple):
     url: str
     user: str
     owner: str
+    labels: str
 
 
 @pytest.fixture(scope="module")
 def page(ini_release: sg.Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     ledger = open_ledger(str(tmp_path_factory.mktemp("page") / "ledger.sqlite"))
     keys = [new_key("ann", Restriction(digits=2), budget=50), new_key("owner", owner=True)]
+    keys.append(new_key("bob", Restriction(labels=True)))
     for key, _ in keys:
         ledger.keys.add_key(key)
-    services = {("digits", "1"): Service(ini_release, TorchEngine(ini_release), name="digits")}
+    service = Service(ini_release, TorchEngine(ini_release), name="digits")
+    service.spec = service.spec._replace(confidence=MEANING)  # as of a defense whose probabilities are constant
+    services = {("digits", "1"): service}
     with running(Application(services, ledger, routes=page_routes(services, ledger))) as server:
         yield Page(f"http://127.0.0.1:{server.port}/", *(token for _, token in keys))
 
@@ -80,6 +86,15 @@ def test_the_shown_answer_is_the_release_s(browser: Browser, page: Page, ini_rel
         ::2
     ]
     assert (name, share) == (str(row.argmax().item()), f"{100 * row.max().item():.1f} %")
+
+
+def test_what_a_probability_says_stands_beside_the_answer_unless_the_key_gets_labels(
+    browser: Browser, page: Page
+) -> None:
+    enter(browser, page, page.owner)
+    assert text(browser, "#meaning:not([hidden])") == MEANING
+    enter(browser, page, page.labels)
+    assert browser.run("document.getElementById('meaning').hidden")
 
 
 def test_each_answer_is_counted_and_the_budget_is_shown(browser: Browser, page: Page) -> None:

@@ -44,6 +44,16 @@ def test_without_merging_answers_are_those_of_the_release_to_the_last_bit(robust
         assert torch.equal(torch.from_numpy(found.answers), box(torch.from_numpy(x)))
 
 
+def test_a_model_tells_that_its_probabilities_are_constant_where_it_tells_them(robust: sg.Release) -> None:
+    """And it is so: whatever is asked, the class that is named has one probability."""
+    service = Service(robust, TorchEngine(robust))
+    assert "the same in every answer that names a class" in service.spec.confidence
+    labels = Service(robust, TorchEngine(robust), restriction=Restriction(labels=True))
+    assert labels.spec.confidence == ""
+    (found,) = asked(service, ("ann", np.concatenate([X, noise(3, SHAPE, seed=8).numpy()])))
+    assert len({*found.answers.max(axis=1).tolist()}) == 1
+
+
 def test_requests_that_share_a_batch_get_the_answers_that_they_get_alone(robust: sg.Release) -> None:
     alone = [robust.connect(name)(torch.from_numpy(x)) for name, x in (("ann", X[:5]), ("bob", X[5:6]), ("eve", X))]
     together = asked(Service(robust, TorchEngine(robust)), ("ann", X[:5]), ("bob", X[5:6]), ("eve", X))
@@ -182,6 +192,8 @@ def test_a_release_with_units_of_its_own_takes_these_units(tmp_path: Path) -> No
 
 def test_the_card_tells_the_facts_and_no_path(robust: sg.Release) -> None:
     robust.recipe["history"].clear()  # type: ignore[attr-defined]
+    assert Service(robust, TorchEngine(robust)).card()["Validation accuracy"].endswith(" %"), "as it was measured"
+    robust.recipe["honest"].clear()  # type: ignore[attr-defined]
     assert Service(robust, TorchEngine(robust)).card()["Validation accuracy"] == "unknown"
     card = Service(robust, TorchEngine(robust)).card()
     assert card["Classes"] == "3"

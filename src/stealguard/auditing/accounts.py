@@ -15,7 +15,7 @@ from stealguard.auditing.run import audit
 from stealguard.auditing.suites import SUITES
 from stealguard.auditing.victim import by_account, victim_of
 from stealguard.defenses.base import Defense
-from stealguard.errors import NotApplicable, StealguardError, require
+from stealguard.errors import NotApplicable, StealguardError, counted, require
 from stealguard.results import Row
 
 CLOSE = 1.1  # the search ends where the number that reaches the accuracy is at most so many times one that does not
@@ -25,7 +25,7 @@ def tell(row: Row) -> None:
     """Print a line about a row to stderr."""
     found = f"{100 * reached(row):.1f} %" if row.status == "ok" else f"{row.status}: {row.reason}"
     what = f"accounts {row.accounts:,}, {row.attack} {row.pool} {row.labels} {row.treatment}".rstrip()
-    print(f"{what}, seed {row.seed}, {row.queries:,} answers: {found}", file=sys.stderr)
+    print(f"{what}, seed {row.seed}, {counted(row.queries, 'answer')}: {found}", file=sys.stderr)
 
 
 def accounts_to_reach(

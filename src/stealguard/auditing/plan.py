@@ -57,6 +57,15 @@ class Pool:
     clamped: float = 0.0
     span: float = 1.0
 
+    @property
+    def content(self) -> list[str]:
+        """What a theft follows from: the inputs, and the name, of which its random numbers are drawn.
+
+        A name that stands for its inputs is left out, so that older rows are found: that of a set, and `own:N`.
+        """
+        stands = self.name in (*SETS, NOTHING) or self.name.startswith(OWN)
+        return [self.x.hash] if stands else [self.x.hash, self.name]
+
 
 @dataclass(frozen=True)
 class Theft:

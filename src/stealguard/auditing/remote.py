@@ -20,8 +20,9 @@ class Remote:
     """A model behind a server that speaks the Open Inference Protocol, version 2, as a victim. Attack only your own.
 
     A key is an account of the server. An audit asks for the answers to the test inputs with `key`, and attacks with
-    each of `keys`; with `key` alone it does both, and the server counts both against one budget. Nothing makes a server
-    forget what it remembers of an account: where its guard remembers queries, use new keys for each audit.
+    each of `keys`, over which a theft divides its budget unless `accounts` says that it is fewer. With `key` alone it
+    does both, with `keys` alone the first of them does, and the server counts both against one budget. Nothing makes a
+    server forget what it remembers of an account: where its guard remembers queries, use new keys for each audit.
 
     A request that is interrupted after the server has answered is sent again, and the server may count it twice. An
     interruption costs at most `rows * parallel` answers: every answer that arrives is written to the audit's ledger

@@ -24,6 +24,7 @@ from stealguard.auditing.beside import Before, beside, helping
 from stealguard.auditing.owned import fine_tuned, near_task, no_theft_accuracy, owned
 from stealguard.auditing.plan import Architecture, Pool, Theft, architecture, thefts
 from stealguard.auditing.remote import HONEST, Remote
+from stealguard.auditing.resuming import checked
 from stealguard.auditing.suites import NOTHING, SUITES, Block, suite
 from stealguard.auditing.utility import boxed, everything, utility
 from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
@@ -32,7 +33,7 @@ from stealguard.boxes.metered import check_answers
 from stealguard.data.roles import chosen, several, unseen
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
-from stealguard.errors import NotApplicable, StealguardError, pick, require
+from stealguard.errors import NotApplicable, StealguardError, counted, pick, require
 from stealguard.identity import code_of, fingerprint, tensor_hash
 from stealguard.progress import Tick, bar
 from stealguard.releases import Release
@@ -43,6 +44,10 @@ from stealguard.seeds import derive, seeded
 from stealguard.settings import changed, create, describe
 from stealguard.types import Asked, BlackBox
 
+UNKNOWN = (
+    "identity: the server tells none, so rows of an earlier audit count as this model's where it answers all test "
+    "inputs as then (with another `store` nothing is taken from earlier)"
+)
 TRIES = 100  # to make a lock that other processes remove
 RENAMED_WITH = 20  # labeled samples
 TOLD_APART_BY = 1000  # inputs of a pool
@@ -97,7 +102,8 @@ def audit(
         own: how many labeled task samples attackers fine-tune the clone on; none if None. With a pool `own:N` they have
             N at least.
         accounts: over how many accounts of the victim the budget is divided (see `ManyAccounts`); an `OpeningAttack`
-            opens them when it likes, and so many at most. One if None, or the numbers of a suite.
+            opens them when it likes, and so many at most. If None, one, or as many as a `Remote` has keys, or the
+            numbers of a suite.
         seeds: one attack for each.
         clone: the clone's architecture: a name or `module:callable`, drawn anew for each seed; or a module, which is
             taken as it is. The victim's own, drawn anew, if None; for a victim that shows none, one by the shape.
@@ -142,6 +148,8 @@ def audit(
         blocks = suite(attacks, families, victim, None if accounts is None else _many(accounts))
     else:
         made = _attacks(attacks, _many(budgets))
+        if accounts is None and isinstance(victim, Remote):
+            accounts = victim.accounts
         parts = {"labels": labels, "treatments": treatments, "own": own, "accounts": accounts}
         combined = {name: _many(part) for name, part in parts.items() if part is not None}
         blocks = [Block(made, _families(pools, made, shape, progress), **combined)]
@@ -156,7 +164,8 @@ def audit(
     if progress:
         _tell(victim, task, planned)
     path = Path(store or _home(victim) / STORE)
-    kept, work = Store(path), _Audit(victim, task, path.with_name(f"{path.name}.answers"), where)
+    kept = Store(path)
+    work = _Audit(victim, task, path.with_name(f"{path.name}.answers"), where, progress=progress)
     keys = [work.key(theft) for theft in planned]
     plan = dict(zip(keys, planned, strict=True))
     helped = helping()
@@ -259,8 +268,15 @@ def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
     notes = [f"data: {note}" for note in task.notes]
     if isinstance(victim, Remote):
         spent = sum(theft.attack.budget for theft in planned)
-        n = len(planned)
-        notes.append(f"queries: {len(task.test.x):,} test inputs, and at most {spent:,} of {n} theft{'s' * (n > 1)}")
+        tested, stolen = counted(len(task.test.x), "test input"), counted(len(planned), "theft")
+        notes.append(f"queries: {tested}, and at most {spent:,} of {stolen}")
+        if not victim.identity:
+            notes.append(UNKNOWN)
+        most = max(theft.accounts for theft in planned)
+        if most < victim.accounts:
+            notes.append(
+                f"keys: a theft asks with {most:,} of {victim.accounts:,} at most, as `accounts` or a suite says"
+            )
     for name, unread in dict.fromkeys((theft.name, theft.pool.name) for theft in planned if _free(theft.attack)):
         if unread != NOTHING:
             notes.append(f"pools: `{name}` makes its own queries, and asks none of `{unread}`")
@@ -272,7 +288,7 @@ def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
 
 def _told_of(pool: Pool) -> Iterator[str]:
     if pool.dropped:
-        yield f"pools: {pool.dropped:,} inputs of `{pool.name}` are test inputs of the task and are not queried"
+        yield f"pools: inputs of `{pool.name}` that are test inputs of the task, and are not queried: {pool.dropped:,}"
     if pool.clamped >= TOLD:
         share = f"{100 * pool.clamped:.0f} % of the numbers of `{pool.name}`"
         yield f"pools: {share} are beyond the bounds of the training inputs, and are clamped to them"
@@ -323,10 +339,12 @@ class _Audit:
     Args:
         answers: a folder for what attackers are answered until their rows are safe.
         device: where clones run.
+        progress: whether to tell what becomes of answers that were kept.
     """
 
-    def __init__(self, victim: Victim, task: sets.Task, answers: Path, device: torch.device):
+    def __init__(self, victim: Victim, task: sets.Task, answers: Path, device: torch.device, *, progress: bool):
         self._victim, self._task, self._folder, self._device = victim, task, answers, device
+        self._progress = progress
         self._line, self._near_line = cache(self._no_theft), cache(self._no_theft_near)
         self._of_pool: dict[str, str] = {}
 
@@ -338,6 +356,9 @@ class _Audit:
         if not isinstance(self._victim, Remote):
             return check_answers(everything(box, x, classes), len(x), self._victim.name, classes)
         with self.alone(self._honest):
+            told = "" if self._victim.identity else checked(self._folder / self._honest, box, x, classes)
+            if told and self._progress:
+                print(f"resuming: {told}", file=sys.stderr)
             ledger = self._ledger(box, self._honest)
             try:
                 return everything(ledger, x, classes)
@@ -401,7 +422,7 @@ class _Audit:
         train = train if theft.own or train != made_from else ""
         return fingerprint([
             *self._source, *self._code, *self._told_apart(theft.pool), self._identity, self._victim.facts().setting,
-            self._task.test.hash, train, name, settings, code_of(type(theft.attack)), theft.pool.x.hash, theft.labels,
+            self._task.test.hash, train, name, settings, code_of(type(theft.attack)), *theft.pool.content, theft.labels,
             theft.treatment, theft.own, theft.tunes, theft.accounts, theft.seed, theft.clone.hash, self._device.type,
         ])  # fmt: skip
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stealguard.boxes.base import outputs_of
 from stealguard.checks import check_inputs
-from stealguard.errors import Refused, StealguardError, require
+from stealguard.errors import Refused, StealguardError, counted, require
 from stealguard.types import Guard, State
 
 T = TypeVar("T")
@@ -256,7 +256,8 @@ class Accounts:
 
 
 def _refused(answers: Tensor, x: Tensor) -> Refused:
-    return Refused(f"The queries look like theft: {len(answers)} of {len(x)} inputs are answered.", len(answers))
+    can = f"{len(answers)} of {counted(len(x), 'input')} can be answered"
+    return Refused(f"The queries look like theft: {can}.", len(answers))
 
 
 class Account:

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from stealguard.errors import BoxFault, Invalid, StealguardError, require
+from stealguard.errors import BoxFault, Invalid, StealguardError, counted, require
 
 if TYPE_CHECKING:
     import httpx
@@ -214,7 +214,8 @@ def _check_key(key: str) -> None:
     """A key that HTTP can carry; it is never part of a message."""
     fits = all("!" <= sign <= "~" for sign in key)
     if not fits:
-        raise Invalid("key", "of printable ASCII characters without spaces", f"a key of {len(key)} characters")
+        found = f"a key of {counted(len(key), 'character')}"
+        raise Invalid("key", "of printable ASCII characters without spaces", found)
 
 
 def _passing(reply: Response) -> bool:

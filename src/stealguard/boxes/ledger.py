@@ -103,7 +103,7 @@ class AnswerLedger:
             BoxFault: the box's answers are not one row on the simplex for each input; none of them is written.
             LedgerError: the answers cannot be written.
         """
-        digests = list(_digests(x))
+        digests = list(digests_of(x))
         unknown = self._unknown(digests)
         for start in range(0, len(unknown), self._rows or len(x)):
             places = unknown[start : start + (self._rows or len(x))]
@@ -213,7 +213,7 @@ def _checksum(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()[:_CHECKSUM]
 
 
-def _digests(x: Tensor) -> Iterator[bytes]:
+def digests_of(x: Tensor) -> Iterator[bytes]:
     """SHA-256 of each row's shape, dtype and bytes."""
     kind = hashlib.sha256(f"{tuple(x.shape[1:])} {x.dtype}".encode())
     for row in x.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stealguard.boxes.base import at_least_float32
-from stealguard.errors import BoxFault, BudgetExhausted, Refused, StealguardError, require
+from stealguard.errors import BoxFault, BudgetExhausted, Refused, StealguardError, counted, require
 from stealguard.types import BlackBox
 
 
@@ -36,7 +36,7 @@ class Metered:
             BoxFault: the box raised an error of its own, or its answers are not N rows on the simplex.
         """
         if len(x) > self.left:
-            message = f"{len(x)} queries asked with {self.left} of {self.budget} left."
+            message = f"{counted(len(x), 'query', 'queries')} asked with {self.left} of {self.budget} left."
             raise Refused(message, self.left) if self.refusal else BudgetExhausted(message, self.left)
         self.left, self.spent = self.left - len(x), self.spent + len(x)
         try:
@@ -74,7 +74,7 @@ def check_answers(answers: Tensor, n: int, name: str, classes: int | None = None
     if columns < 2 or len(answers) != n or columns != (classes or columns):
         rule = f"({n}, {classes}) rows" if classes else f"({n}, K) rows, K at least 2"
         found = tuple(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
-        raise BoxFault(f"`{name}` should answer {n} inputs with {rule}. Found {found}.")
+        raise BoxFault(f"`{name}` should answer {counted(n, 'input')} with {rule}. Found {found}.")
     rows = at_least_float32(answers)
     if not torch.isfinite(rows).all():
         raise BoxFault(f"`{name}` should answer finite numbers. Found a NaN or an infinity.")

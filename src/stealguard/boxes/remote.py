@@ -22,7 +22,7 @@ from stealguard.boxes.base import SUM_OFF, as_answers, looks_like_logits
 from stealguard.boxes.http import Client, Response, said
 from stealguard.boxes.metered import check_answers
 from stealguard.checks import check_numbers
-from stealguard.errors import BoxFault, BudgetExhausted, Invalid, Refused, StealguardError, require
+from stealguard.errors import BoxFault, BudgetExhausted, Invalid, Refused, StealguardError, counted, require
 
 ROWS = 64  # in a request, where neither the server nor the user says how many
 ROUNDED_SUM = 1.5  # the largest sum of probabilities that were rounded, each for itself; logits are soon beyond it
@@ -383,7 +383,8 @@ def _values(output: Mapping[str, Any], raw: bytes, n: int, url: str) -> NDArray[
     except (TypeError, ValueError, OverflowError) as e:
         raise BoxFault(f"`{url}` should answer with numbers. Found something else ({e}).") from e
     if len(shape) != 2 or shape[0] != n or shape[1] < 1 or math.prod(shape) != values.size:
-        raise BoxFault(f"`{url}` should answer {n} inputs with ({n}, K) numbers. Found {values.size} of shape {shape}.")
+        rule = f"should answer {counted(n, 'input')} with ({n}, K) numbers"
+        raise BoxFault(f"`{url}` {rule}. Found {values.size} of shape {shape}.")
     return values.reshape(shape)
 
 
@@ -402,20 +403,19 @@ def _whole(rows: Tensor) -> Tensor:
 
 def _error(reply: Response, n: int, url: str, key: str) -> StealguardError:
     """What a response that is no answer to `n` inputs means."""
-    words, left = said(reply, key), _left(reply)
+    words, left, inputs = said(reply, key), _left(reply), counted(n, "input")
     if reply.status in (403, 429) and left is not None:
         if left >= max(n, 1):
-            return BoxFault(f"`{url}` should answer {n} inputs, or fewer than it refuses. Found {left} left{words}.")
+            return BoxFault(f"`{url}` should answer {inputs}, or fewer than it refuses. Found {left} left{words}.")
         if reply.status == 429:
-            return BudgetExhausted(
-                f"`{url}` has a budget for this account: {left} of {n} inputs are left{words}.", left
-            )
-        return Refused(f"`{url}` answers this account only {left} of {n} inputs{words}.", left)
+            can = f"{left} of {inputs} can be had"
+            return BudgetExhausted(f"`{url}` has a budget for this account: {can}{words}.", left)
+        return Refused(f"`{url}` answers this account only {left} of {inputs}{words}.", left)
     if reply.status in (401, 403):
         what = "does not accept the key" if key else "needs a key"
         return StealguardError(f"`{url}` {what} (status {reply.status}{words}).")
     hint = "; `rows` sets how many inputs a request has" if reply.status == 413 else ""
-    return BoxFault(f"`{url}` should answer {n} inputs. Found status {reply.status}{words}{hint}.")
+    return BoxFault(f"`{url}` should answer {inputs}. Found status {reply.status}{words}{hint}.")
 
 
 def _left(reply: Response) -> int | None:

@@ -90,8 +90,8 @@ def audit(
         How many labeled task samples the attacker has, to fine-tune the clone on; N where the pool is own:N and that is
         more.
     accounts
-        Over how many accounts of the victim the budget is divided, 1 unless told otherwise; several for a curve.
-        `refusals` opens so many at most.
+        Over how many accounts of the victim the budget is divided; several for a curve. Unless told otherwise 1, or all
+        keys of --key-file. `refusals` opens so many at most.
     accounts_to_reach
         Search the smallest number of accounts with which clone accuracy, in percent, is reached (80, for example).
     seeds
@@ -132,8 +132,9 @@ def audit(
     key_env
         The environment variable that holds the key for the URL; STEALGUARD_KEY unless told otherwise.
     key_file
-        A file with the keys of the attacker's accounts, one a line. The key of the environment, or else the first of
-        these, asks for the answers to the test inputs.
+        A file with the keys of the attacker's accounts, one a line: a theft divides its budget over all of them, or
+        over as many as --accounts says. The key of the environment, or else the first of these, asks for the answers to
+        the test inputs.
     rows
         Inputs in one request to the URL, at most; what the server tells, or 64.
     parallel

@@ -62,7 +62,8 @@ def protect(
     train
         Settings of the training, KEY=VALUE ... (lr, batch, momentum, weight_decay, schedule, augment, keep, ...).
     epochs
-        Passes over the task data: short for --train epochs=N.
+        Passes over the task data: short for --train epochs=N. With 0, the weights of --weights or --start are released
+        as they are, for a defense that trains nothing of its own.
     classes
         The names of the classes, in the order of their labels; those that the data have if none are given.
     seed
@@ -100,19 +101,25 @@ def protect(
     from stealguard.errors import require
     from stealguard.releases.presets import preset_of
     from stealguard.releases.protection import protect as run
+    from stealguard.releases.recipes import was_trained
     from stealguard.results.honest import PoorAnswers, complaints, sentence
     from stealguard.settings import changed
     from stealguard.training.ranks import joined
 
     preset, trained = preset_of(defense, "defense"), settings(train, "train")
     require(epochs is None or "epochs" not in trained, "epochs", "given once: by itself or with `--train`", epochs)
+    if trained.get("epochs") == 0:
+        epochs = trained.pop("epochs")
+    require(
+        not trained or epochs != 0, "train", "left out where nothing is trained (`epochs` is 0)", " ".join(train or [])
+    )
     use_threads(threads)
     with joined() as ranks, repeatable(deterministic), warnings.catch_warnings():
         warnings.simplefilter("ignore", PoorAnswers)  # they are told below, in the same words
         release = run(
             net, data, out=out, outliers=outliers,
             defense=changed(preset.defense, settings(set_, "set"), f"defense {defense}"),
-            training=changed(preset.training, trained, "training"),
+            training=changed(preset.training, trained, "training") if trained or epochs != 0 else None,
             epochs=epochs, classes=classes, seed=seed, start=start, weights=weights, partial=partial,
             mean=numbers(mean, "mean"), std=numbers(std, "std"), size=size, fit=fit, resize=resize, resume=resume,
             overwrite=overwrite, device=device,
@@ -123,6 +130,7 @@ def protect(
     if json_:
         print(json.dumps(dict(release.recipe)))
     else:
-        print(f"{out}: {sentence(found)}; {release.recipe['seconds']:.0f} s")
-    for complaint in complaints(found):
+        told = "" if was_trained(release.recipe) else "; nothing was trained"
+        print(f"{out}: {sentence(found)}{told}; {release.recipe['seconds']:.0f} s")
+    for complaint in complaints(found, trained=was_trained(release.recipe)):
         print(f"warning: {complaint}", file=sys.stderr)

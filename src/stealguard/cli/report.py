@@ -77,5 +77,5 @@ def _present(source: Path, rows: Sequence[Row]) -> Sequence[Row]:
             f"run `stealguard audit {source}` first."
         )
     if older:
-        print(f"notice: {older:,} rows in `{source}` are of earlier releases, and are left out", file=sys.stderr)
+        print(f"notice: rows of earlier releases in `{source}`, which are left out: {older:,}", file=sys.stderr)
     return own

@@ -12,7 +12,7 @@ from stealguard.data import pictures
 from stealguard.data.formats import Array
 from stealguard.data.pictures import Head, Pictures, settled, survey
 from stealguard.data.reading import Fit
-from stealguard.errors import require
+from stealguard.errors import counted, require
 from stealguard.files import real
 
 TRAIN = "train", "training"
@@ -70,7 +70,7 @@ def read(path: Path, *, labels: bool = True, fit: Fit | None = None) -> Found:
     heads = survey([entry.path for part in parts for entry in part], fit)
     if len(parts) == 1 and parts[0][0].word:
         parts, heads = _split(parts[0], heads, least=least)
-        notes.append(f"{len(parts[1])} of {len(heads)} pictures, about one in six of each class, are the test set.")
+        notes.append(f"The test set is {len(parts[1])} of {len(heads)} pictures, about one in six of each class.")
     strange = sorted({entry.word for entry in parts[-1]} - {entry.word for entry in parts[0]})
     require(not strange, "data", "test classes that are also in train", ", ".join(strange))
 
@@ -110,7 +110,8 @@ def _layout(path: Path) -> tuple[Path, Path | None, list[str]]:
 def _of_classes(path: Path, least: int, ignored: Counter[str]) -> list[Entry]:
     """Each class folder's pictures, both in the order of their names."""
     classes = {folder.name: _pictures(folder, ignored) for folder in _folders(path)}
-    require(len(classes) >= least, "data", f"a folder with at least {least} class folders", f"{len(classes)} in {path}")
+    rule = f"a folder with at least {counted(least, 'class folder')}"
+    require(len(classes) >= least, "data", rule, f"{len(classes)} in {path}")
     empty = next((name for name, found in classes.items() if not found), None)
     require(empty is None, "data", "class folders with pictures", f"none in {path / str(empty)}")
     beside = len(_pictures(path, ignored, deep=False))

@@ -288,15 +288,13 @@ def _labeled(data: Any, classes: Classes, seed: int, root: Path | None, reading:
     notes = list(read.notes)
     if len(x) == 1:
         rows = _halves(y[0], total, seed)
-        notes.append(
-            f"{len(rows[1])} of {len(x[0])} inputs, one in five of each class, are the test set (seed {seed})."
-        )
+        notes.append(f"The test set is {len(rows[1])} of {len(x[0])} inputs, one in five of each class (seed {seed}).")
         x, y = [Subset(x[0], part) for part in rows], [y[0][part] for part in rows]
     rule = f"of the shape of `train_x`'s inputs, {x[0].shape[1:]}"
     require(x[0].shape[1:] == x[1].shape[1:], "test_x", rule, x[1].shape[1:])
     empty = total - len(y[0].unique())
     if empty:
-        notes.append(f"{empty} of {total} classes have no training inputs.")
+        notes.append(f"Classes without training inputs: {empty} of {total}.")
     return Task(read.name, Split(x[0], y[0]), Split(x[1], y[1]), total, words, notes=tuple(notes), reading=read.reading)
 
 
@@ -335,7 +333,7 @@ def _settled(whole: Task, scaling: Scaling | None) -> Task:
     for name, x in splits.items():
         beyond = _beyond(x, scaling, name)
         if beyond:
-            notes.append(f"{beyond} values of {name} are beyond the bounds of the scaling, and are clamped to them.")
+            notes.append(f"Values of {name} beyond the bounds of the scaling, which are clamped to them: {beyond}.")
     train, test = (split._replace(x=split.x.scaled(scaling)) for split in (whole.train, whole.test))
     return whole._replace(train=train, test=test, scaling=scaling, notes=tuple(dict.fromkeys(notes)))
 

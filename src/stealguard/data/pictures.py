@@ -160,8 +160,8 @@ def changes(heads: Sequence[Head], *, color: bool, fit: Fit | None = None) -> It
         yield from _resizing(heads, fit)
     modes = Counter(seen.mode for seen in heads if seen.mode != ("RGB" if color else "L"))
     if modes:
-        listed = ", ".join(f"{count} in mode {mode}" for mode, count in sorted(modes.items()))
-        yield f"Pictures are read as {'color' if color else 'gray'}: {listed} were converted."
+        listed = ", ".join(f"{mode} {count}" for mode, count in sorted(modes.items()))
+        yield f"Pictures of other modes, which were converted to {'color' if color else 'gray'}: {listed}."
     for count, what in (
         (sum(seen.transparent for seen in heads), "with transparency, which were laid over white"),
         (sum(seen.frames for seen in heads), "with several frames, of which the first is taken"),
@@ -179,7 +179,7 @@ def _resizing(heads: Sequence[Head], fit: Fit) -> Iterator[str]:
         yield f"Pictures of {from_} pixels are brought to {fit.width} x {fit.height} ({DONE[fit.way]})."
     small = sum(seen.width < fit.width or seen.height < fit.height for seen in heads)
     if small:
-        yield f"{small} pictures are smaller than {fit.width} x {fit.height}, and were enlarged."
+        yield f"Pictures smaller than {fit.width} x {fit.height}, which were enlarged: {small}."
 
 
 def head(path: File) -> Head:

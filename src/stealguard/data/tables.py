@@ -15,7 +15,7 @@ import numpy as np
 
 from stealguard.data.formats import Array
 from stealguard.data.reading import Columns
-from stealguard.errors import Invalid, StealguardError, require
+from stealguard.errors import Invalid, StealguardError, counted, require
 
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}  # in any case
 INFINITE = {"inf", "+inf", "-inf", "infinity", "-infinity"}
@@ -190,7 +190,7 @@ def _about(columns: Columns) -> str:
     several = [f"{name} ({len(words)})" for name, words in columns.columns if words]
     numbers = len(columns.columns) - len(several)
     told = f", and of categories {listed(several)}" if several else ""
-    return f"Columns: {numbers} of numbers{told}; an input has {columns.width} numbers."
+    return f"Columns: {numbers} of numbers{told}; an input has {counted(columns.width, 'number')}."
 
 
 def listed(names: Iterable[str]) -> str:

@@ -88,6 +88,15 @@ class Defended(nn.Module):
         """What training minimizes: named scalars, each with its weight already in it."""
         return task_loss(self, batch)
 
+    @property
+    def trains_net_alone(self) -> bool:
+        """Whether training is that of an undefended net: the losses are the task's, and all weights are the net's.
+
+        A trained net needs no further training then.
+        """
+        own = {id(weight) for weight in self.net.parameters()}
+        return type(self).losses is Defended.losses and all(id(weight) in own for weight in self.parameters())
+
     def calibrate(self, held_out: Batch) -> None:
         """Measure on inputs that nothing was trained on what the guard has to know, after training: nothing here.
 
@@ -139,6 +148,10 @@ class Defense:
     countered_by: ClassVar[tuple[str, ...]] = ()
     """What an attacker does who knows the defense: names in `ATTACKS`, `treatment:NAME`, `labels` (train on the most
     probable class alone) or `accounts` (divide the queries over many)."""
+
+    confidence: ClassVar[str] = ""
+    """What the probability of the class that an answer names says, in sentences for readers; "" where it is, or comes
+    from, the net's own."""
 
     @property
     def needs_outliers(self) -> bool:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from stealguard.boxes.base import logits
 from stealguard.defenses.base import Cost, Defended, Defense, Plain, evaluating
 from stealguard.defenses.hashing import projection, uniforms
-from stealguard.errors import require
+from stealguard.errors import counted, require
 from stealguard.nets import seed_from
 from stealguard.seeds import derive
 from stealguard.types import Batch, Scope, State
@@ -58,8 +58,8 @@ class Reference(nn.Module):
         Fewer inputs than a window has queries say nothing about windows: nothing is known of the task then.
         """
         if len(v) < self.window:
-            message = f"d-add judges no query: a window has {self.window}, and only {len(v)} task inputs were held out."
-            warnings.warn(message, stacklevel=2)
+            found = f"a window has {self.window}, and held out were only {counted(len(v), 'task input')}"
+            warnings.warn(f"d-add judges no query: {found}.", stacklevel=2)
             return
         generator = torch.Generator().manual_seed(int(self.key))
         half = len(v) // 2

@@ -216,6 +216,10 @@ class RobustInI(Defense):
 
     answering = ("strictness", "floor", "trust", "memory", "suspicion", "suspects", "decoys")
     measured: ClassVar[Mapping[str, str]] = {"strictness": "measured.first"}
+    confidence = (
+        "The class is what counts. The number beside it is the net's accuracy on validation inputs: it is the same in "
+        "every answer that names a class, and says nothing about the one input."
+    )
 
     strictness: float | None = None
     floor: float = -3.0

@@ -124,13 +124,13 @@ def give(net: nn.Module, weights: Weights, *, partial: bool = False) -> list[str
         if name not in other and _memory(own[name]) not in given and not name.endswith("num_batches_tracked")
     ]
     taken = len(fitting) - len(unexpected)
-    found = f"`{weights.path}`, of which {taken} of {len(state)} tensors fit"
+    found = f"`{weights.path}` (tensors that fit: {taken} of {len(state)})"
     told = [
-        f"{count:,} {what}: {_listed(names)}"
+        f"{what} ({count:,}): {_listed(names)}"
         for count, what, names in (
-            (len(missing), "are missing", missing),
-            (len(other), "have another shape", [_shapes(name, state[name], own[name]) for name in other]),
-            (len(unexpected), "are unknown to the net", unexpected),
+            (len(missing), "missing", missing),
+            (len(other), "of another shape", [_shapes(name, state[name], own[name]) for name in other]),
+            (len(unexpected), "unknown to the net", unexpected),
         )
         if count
     ]
@@ -138,7 +138,8 @@ def give(net: nn.Module, weights: Weights, *, partial: bool = False) -> list[str
     complete = "all weights of the net (or allow some of them with `partial`)"
     require(partial or not (missing or other), "weights", complete, "; ".join([found, *told]))
     lines = [f"`{weights.path}` holds such weights under {key}, too: these are not read." for key in weights.beside]
-    return lines + ([f"{taken} of {len(state)} tensors of `{weights.path}` fit; {'; '.join(told)}."] if told else [])
+    fitted = f"Tensors of `{weights.path}` that fit: {taken} of {len(state)}; {'; '.join(told)}."
+    return [*lines, fitted] if told else lines
 
 
 def _check_values(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:

@@ -13,6 +13,7 @@ from stealguard.errors import Invalid
 from stealguard.files import sha256
 from stealguard.identity import identity_of
 from stealguard.releases.export import read_report
+from stealguard.releases.recipes import validated
 from stealguard.releases.release import RECIPE, REPORT, WEIGHTS, measured_settings, read_recipe
 
 NAMESPACE = uuid.UUID("6f0c8f0e-6d5e-5f0b-9c55-2f6f9f2a7a10")  # of serial numbers
@@ -98,7 +99,7 @@ def _model(
 
 
 def _validation(recipe: Mapping[str, Any]) -> dict[str, float]:
-    found = recipe["history"][-1].get("validation") if recipe["history"] else None
+    found = validated(recipe)
     return {} if found is None else {"accuracy on the validation split": found}
 
 

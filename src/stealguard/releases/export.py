@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from stealguard.boxes.base import CHUNK, at_least_float32, outputs_of
 from stealguard.data.scaling import Scaling
 from stealguard.devices import device_of
-from stealguard.errors import ReleaseError, StealguardError, pick, require
+from stealguard.errors import ReleaseError, StealguardError, counted, pick, require
 from stealguard.files import opened, read_text, replacing, sha256, write_text
 from stealguard.identity import fingerprint
 from stealguard.releases.recipes import check_exports
@@ -77,8 +77,8 @@ class Parity(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.rows:,} inputs ({self.inputs}): largest difference {self.largest:.1e}, {100 * self.usual:.2f} % of "
-            f"rows within {USUAL:.0e}, same top class in {100 * self.top_1:.2f} %"
+            f"{counted(self.rows, 'input')} ({self.inputs}): largest difference {self.largest:.1e}, "
+            f"{100 * self.usual:.2f} % of rows within {USUAL:.0e}, same top class in {100 * self.top_1:.2f} %"
         )
 
 

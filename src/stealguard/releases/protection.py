@@ -38,7 +38,8 @@ from stealguard.nets import (
     state_of,
     structure,
 )
-from stealguard.nets.building import statistics
+from stealguard.nets.building import NETS, statistics
+from stealguard.releases import recipes
 from stealguard.releases import release as releases
 from stealguard.releases.honest import ACCOUNT, honest
 from stealguard.releases.presets import PRESETS, Preset, preset_of
@@ -106,7 +107,9 @@ def protect(
             and is audited as those are that it is compared with.
         defense: a preset's name, that of a defense of an installed package, `module:Class` or a defense.
         training: how to train; the way of the preset, or of the defense's kind, if None.
-        epochs: overrides the training's.
+        epochs: overrides the training's. With 0 nothing is trained: the weights of `start` or `weights` are released
+            bit for bit. That needs a defense that trains nothing but an undefended net's task loss (its
+            `Defended.trains_net_alone`); what it measures on held-out inputs is measured.
         seed: the whole run follows from it.
         start: already trained weights to begin with: a release folder or a module, of the net's architecture or of
             all that the defense trains. Its mean and deviation, if it has some, are kept.
@@ -141,10 +144,14 @@ def protect(
     ranks = present()
     folder, where, progress = free(out, overwrite), ranks.device(choose(device)), progress and ranks.first
     check_seed(seed)
-    preset = _preset(defense, training, epochs)
+    given = epochs == 0  # the weights are released as they are
+    preset = _preset(defense, training, None if given else epochs)
     check_name(net)
     require(start is None or weights is None, "start", "left out where there are `weights`", "both")
     require(weights is not None or not partial, "partial", "left out where there are no `weights`", partial)
+    if given:
+        others = {"training": training, "partial": partial, "resume": resume}
+        _check_given(net, start is not None or weights is not None, weights is not None and mean is None, others)
     state = None if weights is None else read_weights(weights)
     task = sets.task(data, classes=classes, seed=seed, reading=fitted(size, fit, mean))
     preset.defense.check_classes(task.classes)
@@ -161,6 +168,8 @@ def protect(
     check(own, like)
     made_of = structure(own)
     model = preset.defense.build(own, like)
+    rule = f"at least 1 for `{describe(DEFENSES, preset.defense)[0]}`, which trains more than an undefended net"
+    require(not given or model.trains_net_alone, "epochs", rule, 0)
     begun = None if start is None else _warm(model, start, net, like, task.classes)
     if mean is not None:
         _check_kept(model.net, mean, std, like)
@@ -192,7 +201,8 @@ def protect(
             {"name": label, "rows": len(known), "held_out": len(unseen), "sha256": known.hash}
             for label, (known, unseen) in families.items()
         ],
-        "defense": {"name": name, "settings": settings}, "training": preset.training.record(),
+        "defense": {"name": name, "settings": settings},
+        "training": {"epochs": 0} if given else preset.training.record(),
         "start": None if start is None else _word(start), "seed": seed,
     }  # fmt: skip
     started = time.perf_counter()
@@ -201,8 +211,8 @@ def protect(
             releases.check_writable(workplace, model)
         model = model.to(where)
         trained = start is not None or state is not None
-        before = correct(model, *validation, chunk=ACCOUNT, ranks=ranks) if trained else None
-        history = train(
+        before = correct(model, *validation, chunk=ACCOUNT, ranks=ranks) if trained and not given else None
+        history = [] if given else train(
             model, fitting.x, fitting.y, preset.training,
             seed=derive(seed, "training"),
             objective=losses_of,
@@ -237,7 +247,7 @@ def protect(
         else:
             kept = Release(folder, {}, model, preset.defense)
     kept = _as_told(kept, ranks)
-    for complaint in complaints(kept.recipe["honest"]) if ranks.first else ():
+    for complaint in complaints(kept.recipe["honest"], trained=not given) if ranks.first else ():
         warnings.warn(complaint, PoorAnswers, stacklevel=3)  # past the decorator
     return replace(kept, folder=Path(out))
 
@@ -305,7 +315,8 @@ def guarded(
                 releases.write_into(partial, release.model, recipe)
                 kept = replace(kept, recipe=releases.read_recipe(partial))
         releases.publish(partial, folder)
-    for complaint in complaints(kept.recipe["honest"]) if data is not None else ():
+    trained = recipes.was_trained(kept.recipe)
+    for complaint in complaints(kept.recipe["honest"], trained=trained) if data is not None else ():
         warnings.warn(complaint, PoorAnswers, stacklevel=2)
     return replace(kept, folder=Path(out))
 
@@ -313,6 +324,20 @@ def guarded(
 def _trained(defense: Defense) -> str:
     """Whose training a defense has, in words."""
     return "an undefended net's" if defense.basis == Defense() else f"{defense.basis}'s"
+
+
+def _check_given(net: str | nn.Module, trained: bool, unscaled: bool, others: Mapping[str, Any]) -> None:
+    """Raise `Invalid` where weights cannot be released as they are, or an option would have no effect then.
+
+    Args:
+        trained: whether there are already trained weights.
+        unscaled: whether these are a file's, and nobody says what the net's inputs are normalized with.
+    """
+    require(trained, "epochs", "at least 1 where neither `weights` nor `start` is given", 0)
+    for name, value in others.items():
+        require(not value, name, "left out where nothing is trained (`epochs` is 0)", value)
+    rule = f"given (0, or 1 for `std`, for none): nobody else knows how inputs of the trained `{net}` were normalized"
+    require(not (unscaled and isinstance(net, str) and net in NETS), "mean", rule, "none")
 
 
 def _listed(classes: int | Sequence[str] | None) -> int | list[str] | None:

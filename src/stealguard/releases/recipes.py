@@ -42,6 +42,19 @@ def check_exports(exports: Any, path: Path) -> None:
         raise ReleaseError(f"`{path}` should tell of exports and of files beside it. Found a foreign report.")
 
 
+def was_trained(recipe: Mapping[str, Any]) -> bool:
+    """Whether the release has other weights than those that `protect` was given."""
+    return recipe["training"].get("epochs") != 0
+
+
+def validated(recipe: Mapping[str, Any]) -> float | None:
+    """The net's own accuracy on the validation split, in [0, 1]; None where it was not measured."""
+    if recipe["history"]:
+        return recipe["history"][-1].get("validation")  # type: ignore[no-any-return]
+    honest = recipe.get("honest") or {}
+    return honest.get("served") if honest.get("alone") is None else honest["alone"]
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str)
 

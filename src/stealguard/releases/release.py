@@ -143,6 +143,7 @@ class Release:
     def facts(self) -> VictimFacts:
         """What a report may say of it."""
         recipe = self.recipe
+        taken = {"protect_seconds": recipe["seconds"]} if recipes.was_trained(recipe) else {}
         return VictimFacts(
             key=self.identity, name=self.name, setting=setting_of(recipe), seed=recipe["seed"],
             data=recipe["data"]["name"], net=recipe["net"], net_hash=recipe["structure"],
@@ -150,7 +151,7 @@ class Release:
             defense_settings=json.dumps(recipe["defense"]["settings"], sort_keys=True),
             outliers=tuple(family["name"] for family in recipe["outliers"]),
             shape=self.shape, classes=recipe["classes"],
-            metrics={"protect_seconds": recipe["seconds"], **_metrics(recipe.get("honest") or {})},
+            metrics={**taken, **_metrics(recipe.get("honest") or {})},
         )  # fmt: skip
 
 

@@ -15,14 +15,15 @@ from typing import Any
 import yaml
 
 from stealguard.defenses import DEFENSES
-from stealguard.errors import printable
+from stealguard.errors import counted, printable
 from stealguard.identity import identity_of
 from stealguard.releases.export import Parity, read_report
+from stealguard.releases.recipes import was_trained
 from stealguard.releases.release import REPORT, measured_settings, read_recipe, setting_of
 from stealguard.report.cells import Cell, Group
 from stealguard.report.comparing import baselines
 from stealguard.report.grouping import summary
-from stealguard.report.naming import count, number, percent, titles, worst_text
+from stealguard.report.naming import number, percent, titles, worst_text
 from stealguard.report.verdicts import UNDECIDED, UNKNOWN, below_chance, explain, headline, notes, overall, verdicts
 from stealguard.results import Row
 
@@ -32,6 +33,10 @@ An audit is a lower bound: it says what these attacks reached with these budgets
 Clone accuracies are measured on the test set of the task. Budgets bind an account; an attacker with more accounts has
 as many budgets. Nothing here says that the model is safe to use, that it is fair, or that its training data are
 private."""
+NOT_TRAINED = (
+    "none: nothing was trained, and the weights are those that were given. They may have learned from the inputs that "
+    "are held out here for validation; then what is measured on these is too high."
+)
 UNAUDITED = (
     "**This release has not been audited.** Nothing is known about how stealable it is. `stealguard audit` measures it."
 )
@@ -85,6 +90,7 @@ def card(folder: str | Path, rows: Iterable[Row] = ()) -> str:
         _front_matter(subject, own),
         f"# {escaped(subject.name)}",
         _purpose(subject),
+        *_confidence(subject),
         "## How stealable it is",
         *([UNAUDITED] if own is None else _audited(own, baseline)),
         "## Attackers who know the defense",
@@ -140,6 +146,13 @@ def _purpose(subject: Subject) -> str:
     )
 
 
+def _confidence(subject: Subject) -> list[str]:
+    """What the probabilities say, where that is not the net's own confidence; of the owner's own defense not known."""
+    name = subject.recipe["defense"]["name"]
+    told = DEFENSES[name].confidence if name in DEFENSES else ""
+    return [escaped(told)] if told else []
+
+
 def _audited(own: Group, baseline: Group | None) -> list[str]:
     found = verdicts(own, baseline)
     word = overall(found)
@@ -148,7 +161,7 @@ def _audited(own: Group, baseline: Group | None) -> list[str]:
     told = [escaped(headline(own, baseline)), *judged, *([escaped(below)] if (below := below_chance(own)) else [])]
     benign = f"Benign accuracy: {number(own.benign)} %. Chance: {_percent(own.chance)}."
     done = sorted((cell for cell in own.cells.values() if cell.clone), key=lambda cell: -cell.reached)
-    return [*told, benign, f"The {min(WORST, len(done))} worst of {count(len(done), 'line')}:", _table(done[:WORST])]
+    return [*told, benign, f"The {min(WORST, len(done))} worst of {counted(len(done), 'line')}:", _table(done[:WORST])]
 
 
 def _table(cells: Sequence[Cell]) -> str:
@@ -213,8 +226,8 @@ def _gaps(subject: Subject, own: Group | None) -> list[str]:
     budgets, accounts = [line.budget for line in lines], [line.accounts for line in lines]
     checks = [
         (not lines, "Any attack: none finished."),
-        (bool(lines), f"Budgets above {max(budgets, default=0):,} queries."),
-        (bool(lines), f"Attackers with more than {count(max(accounts, default=0), 'account')}."),
+        (bool(lines), f"Budgets above {counted(max(budgets, default=0), 'query', 'queries')}."),
+        (bool(lines), f"Attackers with more than {counted(max(accounts, default=0), 'account')}."),
         ("soft" not in {line.labels for line in lines}, "Attackers who read whole answers."),
         ("hard" not in {line.labels for line in lines}, "Attackers who read the most probable class alone."),
         (not any(line.own for line in lines), "Attackers who own labeled task data."),
@@ -225,15 +238,16 @@ def _gaps(subject: Subject, own: Group | None) -> list[str]:
     ]  # fmt: skip
     others = len({row.victim.key for row in subject.rows} - {victim.key for victim in own.victims})
     return [text for applies, text in checks if applies] + [
-        f"({count(others, 'other victim')} in the same rows.)"
+        f"({counted(others, 'other victim')} in the same rows.)"
     ] * bool(others)
 
 
 def _made(subject: Subject) -> str:
     recipe = subject.recipe
     data, made = recipe["data"], recipe["provenance"]
+    use = "trained on" if was_trained(recipe) else "not used"
     outliers = [
-        (f"outliers, {of['name']}", f"{of['rows']:,} trained on, {of['held_out']:,} held out; SHA-256 {of['sha256']}")
+        (f"outliers, {of['name']}", f"{of['rows']:,} {use}, {of['held_out']:,} held out; SHA-256 {of['sha256']}")
         for of in recipe["outliers"]
     ]
     with_ = f"stealguard {made['version']} with torch {made['torch']}"
@@ -244,12 +258,19 @@ def _made(subject: Subject) -> str:
         ("SHA-256 of the test split", data["test_sha256"]),
         *outliers,
         ("defense", _settings(recipe["defense"]["name"], recipe["defense"]["settings"], subject.measured)),
-        ("training", _settings("", recipe["training"], {})),
+        ("training", _settings("", recipe["training"], {}) if was_trained(recipe) else NOT_TRAINED),
         ("seed", str(recipe["seed"])),
-        ("started from trained weights", "no" if recipe["start"] is None else str(recipe["start"])),
+        ("started from trained weights", _start(recipe)),
         ("made", f"{recipe['created']}, in {recipe['seconds']:.0f} s, by {with_}"),
     ]
     return _as_table(["what", "how"], facts)
+
+
+def _start(recipe: Mapping[str, Any]) -> str:
+    weights = recipe.get("weights")
+    if weights is not None:
+        return f"{weights['file']}; SHA-256 {weights['sha256']}"
+    return "no" if recipe["start"] is None else str(recipe["start"])
 
 
 def _files(subject: Subject) -> str:

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from stealguard.errors import counted
 from stealguard.report.cells import Cell, Group, Problem, stolen_of
-from stealguard.report.naming import count, number, task_names
+from stealguard.report.naming import number, task_names
 from stealguard.report.statistics import Difference, pooled
 
 
@@ -82,7 +83,9 @@ def _ranking(where: str, groups: Sequence[Group]) -> Ranking:
     spared = [group for group in others if _finished(group) - _finished(lowest)]
     if spared:
         ways = len(set().union(*map(_finished, spared)) - _finished(lowest))
-        why = f"{lowest.label} is lowest, but was not tested with {count(ways, 'attack')} that others were tested with"
+        why = (
+            f"{lowest.label} is lowest, but was not tested with {counted(ways, 'attack')} that others were tested with"
+        )
         return Ranking(None, f"{where}: no best: {why}.")
     if lowest.worst and lowest.worst.below_chance and not lowest.worst.renamed:
         why = f"{lowest.label} is lowest, but its clones are below chance, and no renaming was measured"

@@ -46,7 +46,10 @@ def honest_users(groups: Iterable[Group]) -> list[Honest]:
         if served is not None and inputs is not None:
             means = {name: None if spread is None else spread.mean for name, spread in known.items()}
             chance = guess.mean if guess is not None else group.chance or 0.0
-            told = complaints({**means, "served": served.mean, "inputs": inputs.mean, "chance": chance})
+            told = complaints(
+                {**means, "served": served.mean, "inputs": inputs.mean, "chance": chance},
+                trained=not group.rows[0].victim.given,
+            )
             found.append(Honest(group, served, **known, curve=_curve(group.rows), complaint=" ".join(told)))
     return found
 

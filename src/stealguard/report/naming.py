@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from stealguard.errors import counted
 from stealguard.identity import fingerprint
 from stealguard.report.cells import Cell, Group, Line, Problem, stolen_of
 from stealguard.report.statistics import Spread
@@ -101,7 +102,7 @@ def titles(lines: Iterable[Line]) -> dict[Line, str]:
     for attack, chosen in by_attack.items():
         for line, told in differing(chosen).items():
             told += [line.treatment] * bool(line.treatment) + [f"owns {line.own}"] * bool(line.own)
-            told += [count(line.accounts, "account")] * (line.accounts > 1)
+            told += [counted(line.accounts, "account")] * (line.accounts > 1)
             found[line] = f"{attack} ({', '.join(told)})" if told else attack
     return found
 
@@ -190,13 +191,9 @@ def circumstances(groups: Sequence[Group]) -> list[str]:
 
 def samples(cell: Cell) -> str:
     """What a cell's mean and interval are over: `3 victims, 9 clones`, or `3 clones of one victim`."""
-    clones = count(len(cell.done), "clone")
-    return f"{count(cell.victims, 'victim')}, {clones}" if cell.victims > 1 else f"{clones} of one victim"
+    clones = counted(len(cell.done), "clone")
+    return f"{counted(cell.victims, 'victim')}, {clones}" if cell.victims > 1 else f"{clones} of one victim"
 
 
 def outcome(row: Row) -> str:
     return "skipped" if row.status == "skip" else row.status
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

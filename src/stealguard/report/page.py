@@ -12,6 +12,7 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from stealguard.errors import counted
 from stealguard.files import write_text
 from stealguard.report import naming, pictures
 from stealguard.report.cells import Cell, Group, Line, Problem, stolen_of
@@ -21,7 +22,7 @@ from stealguard.report.facts import Facts, facts
 from stealguard.report.grouping import summary
 from stealguard.report.honest import honest_users
 from stealguard.report.lines import lines_of, own_lines
-from stealguard.report.naming import circumstances, count, task_names
+from stealguard.report.naming import circumstances, task_names
 from stealguard.report.runs import commands, duration, facts_of_runs
 from stealguard.report.statistics import Difference
 from stealguard.report.verdicts import (
@@ -215,8 +216,8 @@ def _about(groups: Sequence[Group]) -> str:
     sets = sorted(task_names(group.task for group in groups).values())
     victims = sum(len(group.victims) for group in groups)
     rows = sum(len(group.rows) for group in groups)
-    kinds = [count(len(groups), "setting")] if len(groups) != victims else []
-    return " · ".join([", ".join(sets), *kinds, count(victims, "victim"), count(rows, "row")])
+    kinds = [counted(len(groups), "setting")] if len(groups) != victims else []
+    return " · ".join([", ".join(sets), *kinds, counted(victims, "victim"), counted(rows, "row")])
 
 
 def _sentence(parts: Sequence[str]) -> str:
@@ -226,7 +227,7 @@ def _sentence(parts: Sequence[str]) -> str:
 
 def _tip(cell: Cell, group: Group, baseline: Group | None) -> str:
     """What the matrix tells of a cell when pointed at."""
-    asked = f"{max(row.queries for row in cell.rows):,} answers on {count(cell.line.accounts, 'account')}"
+    asked = f"{counted(max(row.queries for row in cell.rows), 'answer')} on {counted(cell.line.accounts, 'account')}"
     told = [naming.samples(cell), asked, duration(cell.rows)]
     if cell.clone:
         told.insert(0, f"agrees {100 * (cell.agreement or 0):.1f}")
@@ -234,7 +235,7 @@ def _tip(cell: Cell, group: Group, baseline: Group | None) -> str:
             over = "victims" if cell.victims > 1 else "seeds"
             told.insert(0, f"95 % interval over {over} {100 * cell.clone.low:.1f} to {100 * cell.clone.high:.1f}")
         if change := against(group, cell, baseline):
-            told.append(f"{naming.signed(change)} points to undefended ({count(change.n, 'pair')})")
+            told.append(f"{naming.signed(change)} points to undefended ({counted(change.n, 'pair')})")
         told += naming.beside(cell) + [f"below chance: {naming.BELOW_CHANCE}"] * cell.below_chance
         told += [] if cell.chance is None else [f"chance {100 * cell.chance:.1f}"]
     told += [f"seed {row.seed} {naming.outcome(row)}: {row.reason}" for row in cell.faults]

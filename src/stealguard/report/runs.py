@@ -9,8 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from stealguard.errors import counted
 from stealguard.report.cells import Group
-from stealguard.report.naming import count, flat
+from stealguard.report.naming import flat
 from stealguard.results import Row
 
 
@@ -62,7 +63,7 @@ def facts_of_runs(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
 
 
 def _hardware(row: Row) -> str:
-    return ", ".join(filter(None, [row.hardware, count(row.threads, "thread"), row.device, row.precision]))
+    return ", ".join(filter(None, [row.hardware, counted(row.threads, "thread"), row.device, row.precision]))
 
 
 def duration(rows: Iterable[Row]) -> str:

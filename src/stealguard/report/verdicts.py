@@ -6,9 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from stealguard.errors import counted
 from stealguard.report.cells import Cell, Group, stolen_of, worst_of
 from stealguard.report.comparing import baselines
-from stealguard.report.naming import BELOW_CHANCE, count, outcome, percent
+from stealguard.report.naming import BELOW_CHANCE, outcome, percent
 from stealguard.report.statistics import Spread, mean
 from stealguard.results import Row
 from stealguard.results.row import CLEARLY
@@ -138,14 +139,15 @@ def headline(group: Group, baseline: Group | None) -> str:
     share = ""
     if group.benign and group.benign.mean > 0:
         share = f", which is {percent(min(1.0, worst.reached / group.benign.mean))} of your accuracy"
-    asked = f"With a budget of {worst.line.budget:,} queries on {count(worst.line.accounts, 'account')}"
+    budget = counted(worst.line.budget, "query", "queries")
+    asked = f"With a budget of {budget} on {counted(worst.line.accounts, 'account')}"
     how = " once its classes are renamed" if worst.needs_renaming else ""
     failed = sum(map(_failed, group.cells.values()))
     sentences = [
         f"{asked}, a clone reaches {percent(worst.reached)} on your test set{how}{known}{share}.",
         _renamed(group, worst),
         _cost(group, baseline),
-        f"{count(failed, 'attack')} of {len(group.cells)} failed: an attacker may reach more." if failed else "",
+        f"{counted(failed, 'attack')} of {len(group.cells)} failed: an attacker may reach more." if failed else "",
     ]
     return " ".join(filter(None, sentences))
 
@@ -179,7 +181,7 @@ def explain(found: Sequence[Verdict]) -> str:
     """The pools by verdict, in a sentence each."""
     pools = defaultdict(list)
     for verdict in found:
-        owning = f" for an attacker who owns {count(verdict.own, 'sample')}" if verdict.own else ""
+        owning = f" for an attacker who owns {counted(verdict.own, 'sample')}" if verdict.own else ""
         pools[verdict.word].append(named(verdict.pool, verdict.in_family) + owning)
     order = (PROTECTED, REDUCED, UNDECIDED, OPEN, UNKNOWN)
     return " ".join(f"{word.capitalize()}: {', '.join(pools[word])}." for word in order if word in pools)
@@ -238,22 +240,29 @@ def notes(groups: Sequence[Group]) -> list[str]:
     older = sum(group.superseded for group in groups)
     below = [cell for cell in found if cell.below_chance]
     checks = [
-        (below, f"Below chance in {len(below):,} of {count(len(found), 'cell')}: {BELOW_CHANCE}."),
+        (below, f"Below chance in {len(below):,} of {counted(len(found), 'cell')}: {BELOW_CHANCE}."),
         (any(row.in_family for row in rows), IN_FAMILY),
         (any(row.own for row in rows), OWNING),
         (several, OVER_VICTIMS),
         (clones, MIXED if several else OVER_SEEDS),
         (single, "Cells with one seed have no interval: another seed may differ."),
         *((True, f"{missing}: see below.") for missing in unmeasured(rows)),
-        (older, f"{count(older, 'older row')} of the same cell and seed left out: the newest counts."),
+        (older, f"{counted(older, 'older row')} of the same cell and seed left out: the newest counts."),
     ]  # fmt: skip
-    return [note for applies, note in checks if applies] + _uneven(groups) + _weak(groups) + mixed_pools(rows)
+    told = [note for applies, note in checks if applies]
+    return told + _given(groups) + _uneven(groups) + _weak(groups) + mixed_pools(rows)
 
 
 def unmeasured(rows: Sequence[Row]) -> list[str]:
     """How many rows failed or were skipped, where some did: no mean has anything of them."""
     ended = Counter(outcome(row) for row in rows if row.status != "ok")
-    return [f"{number:,} of {count(len(rows), 'row')} {word}" for word, number in sorted(ended.items())]
+    return [f"{number:,} of {counted(len(rows), 'row')} {word}" for word, number in sorted(ended.items())]
+
+
+def _given(groups: Sequence[Group]) -> list[str]:
+    """Whose weights stealguard did not train, though it released them."""
+    names = [group.name for group in groups if group.rows[0].victim.given]
+    return [f"Nothing was trained for {', '.join(names)}: the weights are those that were given."] if names else []
 
 
 def _uneven(groups: Sequence[Group]) -> list[str]:
@@ -265,10 +274,10 @@ def _uneven(groups: Sequence[Group]) -> list[str]:
             uneven[group.name] = (differ, beside.name)
     if len(uneven) > 3:
         most = max(differ for differ, _ in uneven.values())
-        return [f"Not compared: up to {count(most, 'attack')} tried on only one of a defense and its baseline, "
+        return [f"Not compared: up to {counted(most, 'attack')} tried on only one of a defense and its baseline, "
                 f"for {len(uneven)} defenses."]  # fmt: skip
     return [
-        f"Not compared: {count(differ, 'attack')} tried on only one of {name} and {beside}."
+        f"Not compared: {counted(differ, 'attack')} tried on only one of {name} and {beside}."
         for name, (differ, beside) in uneven.items()
     ]
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from stealguard.errors import counted
+
 POINT = 0.01
 MILDER = 2  # log odds
 ERRORS = 2  # standard errors above chance within which an accuracy is no better than it
@@ -36,31 +38,44 @@ def _share(value: float) -> str:
     return f"{100 * value:.0f} %" if value == 0 or value >= POINT else "less than 1 %"
 
 
-def complaints(found: Mapping[str, Any]) -> list[str]:
-    """What must not pass without a word, one line each: answers at chance, or a point below what they could be."""
+def complaints(found: Mapping[str, Any], *, trained: bool = True) -> list[str]:
+    """What must not pass without a word, one line each: answers at chance, or a point below what they could be.
+
+    Args:
+        found: what `honest` measured.
+        trained: whether training could have made it better.
+    """
     served, chance, n = found["served"], found["chance"], found["inputs"]
+    inputs = counted(round(n), "validation input")
     told, clearly = [], chance + ERRORS * math.sqrt(chance * (1 - chance) / n)
     if served <= clearly:
         told.append(
-            f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, which is no better than "
-            f"chance ({100 * chance:.1f} %, the share of the most frequent class) or cannot be told from it. "
-            "Train for more epochs, or with another learning rate and batch (`--train lr=... batch=...`)."
+            f"The answers are right on {100 * served:.1f} % of {inputs}, which is no better than chance "
+            f"({100 * chance:.1f} %, the share of the most frequent class) or cannot be told from it. "
+            f"{LONGER if trained else MISREAD}"
         )
-    advice = {"start": RETRAIN, "alone": GUARDED.format(milder=_milder(found.get("strictness")))}
+    guarded = GUARDED if trained else HARSH
+    advice = {"start": RETRAIN, "alone": guarded.format(milder=_milder(found.get("strictness")))}
     for name, words in (("start", "those of the weights that training began with"), ("alone", "the net's own")):
         if found[name] is not None and served < found[name] - POINT:
             told.append(
-                f"The answers are right on {100 * served:.1f} % of {n:,.0f} validation inputs, "
+                f"The answers are right on {100 * served:.1f} % of {inputs}, "
                 f"{words} on {100 * found[name]:.1f} %: {advice[name]}"
             )
     return told
 
 
+LONGER = "Train for more epochs, or with another learning rate and batch (`--train lr=... batch=...`)."
+MISREAD = (
+    "Nothing was trained, so the net does not get the inputs or the classes that it knows: compare `--mean`, `--std`, "
+    "`--size` and `--fit` with how it was trained, and the order of its outputs with that of the classes."
+)
 RETRAIN = (
     "this training costs honest users more than a point. Train for more epochs, or with a lower learning rate and, "
     "on few data, smaller batches (`--train lr=... batch=...`)."
 )
 GUARDED = "the guard costs honest users more than a point. Train for more epochs, or take a milder setting{milder}."
+HARSH = "the guard costs honest users more than a point. Take a milder setting{milder}."
 
 
 def _milder(strictness: float | None) -> str:

@@ -60,6 +60,11 @@ class VictimFacts:
         """Whether nothing is known of how the victim was made, its defense above all."""
         return not self.defense
 
+    @property
+    def given(self) -> bool:
+        """Whether the victim has the weights that `protect` was given: nothing was trained."""
+        return json.loads(self.training).get("epochs") == 0  # type: ignore[no-any-return]
+
     def record(self) -> dict[str, Any]:
         """The facts as JSON data."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}

@@ -17,7 +17,7 @@ import simdjson
 from numpy.typing import NDArray
 from simdjson import Array, Object
 
-from stealguard.errors import StealguardError
+from stealguard.errors import StealguardError, counted
 
 INPUT = "input"
 OUTPUT = "probabilities"
@@ -45,6 +45,7 @@ class Spec(NamedTuple):
         names: of the classes, or empty.
         rows: how many inputs a request may hold.
         identity: SHA-256 (hex) of all that the answers follow from, or empty.
+        confidence: what the probability of the class that is named says, in sentences, or empty.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Spec(NamedTuple):
     names: tuple[str, ...] = ()
     rows: int = 1024
     identity: str = ""
+    confidence: str = ""
 
 
 class Query(NamedTuple):
@@ -132,8 +134,8 @@ def server_metadata(version: str) -> dict[str, Any]:
 
 
 def model_metadata(spec: Spec, versions: Sequence[str]) -> dict[str, Any]:
-    """What GET /v2/models/NAME answers; the classes' names and the identity are among the `parameters`."""
-    told = {"class_names": list(spec.names), "identity": spec.identity}
+    """What GET /v2/models/NAME answers; what the protocol has no place for is among the `parameters`."""
+    told = {"class_names": list(spec.names), "identity": spec.identity, "confidence": spec.confidence}
     return {
         "name": spec.name,
         "versions": list(versions),
@@ -222,7 +224,8 @@ def _parsed(text: bytes, spec: Spec) -> dict[str, Any]:
         lists = sum(prod(spec.shape[:axis]) for axis in range(len(spec.shape)))
         for mark, most in ((",", prod(spec.shape)), ("[", lists)):
             if _count(text, mark) > most * spec.rows + _OTHERS:
-                raise BadRequest(f"A request should hold at most {spec.rows} inputs. Found too many `{mark}`.", 413)
+                found = f"too many `{mark}`"
+                raise BadRequest(f"A request should hold at most {counted(spec.rows, 'input')}. Found {found}.", 413)
     try:
         request = simdjson.Parser().parse(text)
     except (ValueError, RuntimeError) as e:
@@ -267,11 +270,11 @@ def _inputs(given: _Given, rest: memoryview) -> NDArray[np.float32]:
     """The inputs (N, *shape), from the JSON text or from the binary `rest` of the body."""
     if given.x is not None:
         if len(rest):
-            raise BadRequest(f"The body should end with the JSON. Found {len(rest)} further bytes.")
+            raise BadRequest(f"The body should end with the JSON. Found {counted(len(rest), 'further byte')}.")
         return given.x
     size = given.size
     if type(size) is not int or size != len(rest):
-        raise BadRequest(f"`binary_data_size` should be the {len(rest)} bytes after the JSON. Found {_short(size)}.")
+        raise BadRequest(f"`binary_data_size` should be {len(rest)}, the bytes after the JSON. Found {_short(size)}.")
     return _from_bytes(rest, given.datatype, given.shape)
 
 
@@ -283,7 +286,7 @@ def _shape(given: object, spec: Spec) -> tuple[int, ...]:
         rule = f"[N, {', '.join(map(str, spec.shape))}] with N >= 1"
         raise BadRequest(f"`shape` should be {rule}. Found {_listed(given)}.")
     if shape[0] > spec.rows:
-        raise BadRequest(f"A request should hold at most {spec.rows} inputs. Found {shape[0]}.", 413)
+        raise BadRequest(f"A request should hold at most {counted(spec.rows, 'input')}. Found {shape[0]}.", 413)
     return shape
 
 
@@ -316,7 +319,7 @@ def _from_json(data: object, text: bytes, shape: tuple[int, ...], others: int) -
     if odd:
         raise BadRequest(f"`data` should be flat, or nested like the shape {list(shape)}.")
     if len(numbers) != count:
-        raise BadRequest(f"`data` should have {count} numbers. Found {len(numbers)}.")
+        raise BadRequest(f"`data` should have {counted(count, 'number')}. Found {len(numbers)}.")
     with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
         return numbers.astype(np.float32).reshape(shape)
 

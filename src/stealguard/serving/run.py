@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from stealguard.defenses.base import Defense
-from stealguard.errors import StealguardError, require
+from stealguard.errors import StealguardError, counted, require
 from stealguard.releases import load
 from stealguard.releases.release import hash_of
 from stealguard.serving.app import Application, Observer, Receive, Send, log_to
@@ -85,7 +85,7 @@ def _about(ledger: str) -> str:
     finally:
         known.close()
     valid = sum(key.revoked is None for key in keys)
-    return f"ledger {name}: {valid:,} keys in force{'' if valid else f'; {nobody}'}"
+    return f"ledger {name}: {counted(valid, 'key')} in force{'' if valid else f'; {nobody}'}"
 
 
 def services_of(

@@ -15,6 +15,7 @@ from stealguard.boxes.accounts import Judged, States
 from stealguard.checks import check_range
 from stealguard.defenses.suspicion import SUSPICION, Suspicion
 from stealguard.releases import Release
+from stealguard.releases.recipes import validated
 from stealguard.serving.batching import Batcher
 from stealguard.serving.engine import HeadsEngine
 from stealguard.serving.keys import Restriction
@@ -68,13 +69,13 @@ class Service:
         merge: bool = True,
     ):
         limits = limits or Limits()
-        names = release.output.names
+        self.restriction = restriction or Restriction()
         self.spec = Spec(
-            name or release.name, version, release.shape, release.output.classes, names, limits.rows, release.identity
+            name or release.name, version, release.shape, release.output.classes, release.output.names, limits.rows,
+            release.identity, "" if self.restriction.labels else release.defense.confidence,
         )  # fmt: skip
         self.release, self.engine = release, engine
         self.weights: str = release.recipe["weights_sha256"]
-        self.restriction = restriction or Restriction()
         self._scaling = release.scaling
         self._accounts = Accounts({}, release.model.guard, release.shape, states)
         self._batcher = Batcher[_Question, Answered](
@@ -110,7 +111,7 @@ class Service:
     def card(self) -> dict[str, str]:
         """The facts of the release, in words, for a reader."""
         recipe = self.release.recipe
-        right = next((epoch["validation"] for epoch in recipe["history"][-1:] if "validation" in epoch), None)
+        right = validated(recipe)
         return {
             "Task": recipe["data"]["name"], "Net": recipe["net"], "Defense": recipe["defense"]["name"],
             "Classes": f"{recipe['classes']:,}",

@@ -33,7 +33,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from stealguard.devices import choose
-from stealguard.errors import StealguardError, require
+from stealguard.errors import StealguardError, counted, require
 from stealguard.seeds import derive, seeded
 
 T = TypeVar("T")
@@ -404,7 +404,7 @@ class _Part(Share):
 
     def join(self, mine: Tensor) -> Tensor:
         rule = "made of nets that give a row for each input, to be trained by several processes"
-        require(len(mine) == self.mine.stop - self.mine.start, "model", rule, f"{len(mine)} rows")
+        require(len(mine) == self.mine.stop - self.mine.start, "model", rule, counted(len(mine), "row"))
         return cast(Tensor, _Join.apply(mine, self))  # type: ignore[no-untyped-call]
 
     def sum(self, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -25,7 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from stealguard.errors import BudgetExhausted, StealguardError, require
+from stealguard.errors import BudgetExhausted, StealguardError, counted, require
 from stealguard.serving.keys import Key
 
 if TYPE_CHECKING:
@@ -416,9 +416,8 @@ def _deliver(purse: _Purse, waiting: Sequence[_Waiting], settled: Settled) -> No
             future.set_result(None)
         else:
             left = max(0, want.budget - settled.counted + purse.rows)
-            future.set_exception(
-                Spent(f"The account's budget has {left} rows left, and {want.n} were asked for.", left)
-            )
+            told = f"The account's budget has {counted(left, 'row')} left, fewer than the request's {want.n:,}."
+            future.set_exception(Spent(told, left))
 
 
 def _fail(asked: Sequence[Sequence[_Waiting]], error: Exception) -> None:

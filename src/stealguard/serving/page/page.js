@@ -62,6 +62,7 @@ async function choose() {
   }
   at("bars").replaceChildren();
   at("none").hidden = false;
+  at("meaning").textContent = found.parameters?.confidence ?? "";
   await Promise.all([account(), card()]);
 }
 
@@ -73,6 +74,7 @@ async function account() {
     ["Rate", found.rate === null ? null : `${found.rate} inputs a second`],
     ["Answers", found.labels ? "labels alone" : [found.top_k && `the ${found.top_k} most probable classes`, found.digits && `${found.digits} decimal digits`].filter(Boolean).join(", ") || "probabilities"],
   ]);
+  at("meaning").hidden = found.labels || !at("meaning").textContent;
   at("owner").hidden = !found.owner;
   if (found.owner) await owner();
 }
