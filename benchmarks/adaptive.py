@@ -294,13 +294,13 @@ def cover(target: Target, seed: int, scale: Scale, *, k: int, accounts: int = 1)
 
 
 def learned(x: Tensor, y: Tensor, seed: int, scale: Scale) -> dict[str, float]:
-    """`judged` of a clone that is trained on these: the mean of three trainings, which differ by points."""
+    """`judged` of a clone that is trained on these: the medians of three trainings, of which one may end at chance."""
     found = []
     for number in range(3):
         net, training = clone(derive(seed, number), scale), Training(epochs=8, augment="half-affine")
         fit(net, x, y, training, seed=derive(seed, number), progress=False)
         found.append(judged(net, scale.task))
-    return {name: statistics.fmean(one[name] for one in found) for name in found[0]}
+    return {name: statistics.median(one[name] for one in found) for name in found[0]}
 
 
 def drawn_pass(target: Target, drawn: Tensor) -> float:

@@ -114,10 +114,8 @@ def _of_adaptive(task: str) -> list[Entry]:
             cells[row["accounts"]][how].append((row["clone_accuracy"], row["renamed_accuracy_20"]))
     runs: dict[tuple[int, str, str], list[tuple[float, float]]] = defaultdict(list)  # of each victim
     for row in refused:
-        if not row["variant"]:
-            how = f"refusals, {row['pool_name']}, hard"
-            values = row["clone_accuracy"], row["renamed_accuracy_20"]
-            runs[row["accounts"], how, row["victim"]].append(values)
+        how = f"refusals, {row['pool_name']}, hard"
+        runs[row["accounts"], how, row["victim"]].append((row["clone_accuracy"], row["renamed_accuracy_20"]))
     for (accounts, how, _), of_victim in runs.items():
         plain, renamed = zip(*of_victim, strict=True)
         cells[accounts][how].append((fmean(plain), fmean(renamed)))

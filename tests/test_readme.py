@@ -78,7 +78,6 @@ def test_the_fast_preset_takes_the_step_that_was_timed() -> None:
 
 
 MEMORY = {"measurement": "theft", "guard": "memory", "variant": ""}
-ON_FASHION = {"measurement": "theft", "guard": "memory", "variant": ""}
 STOLEN = ["clone_accuracy", "renamed_accuracy_20"]
 
 
@@ -87,7 +86,7 @@ STOLEN = ["clone_accuracy", "renamed_accuracy_20"]
     [
         (["pool_name", "accounts"], MEMORY | {"attack": "told explore"}),
         (["pool_name", "accounts"], MEMORY | {"attack": "told early"}),
-        (["pool_name", "accounts"], MEMORY | {"variant": "earlier settings"}),
+        (["pool_name", "accounts"], MEMORY | {"attack": "told warm"}),
         (["pool_name", "accounts"], MEMORY | {"variant": "strictness=8"}),
         (["attack", "labels"], MEMORY | {"accounts": "1", "pool_name": "letters"}),
         (["attack", "labels"], {"measurement": "theft", "guard": "none"}),
@@ -103,9 +102,9 @@ def test_the_tables_of_adaptive_attackers_are_means_of_committed_rows(by: list[s
 @pytest.mark.parametrize(
     ("by", "of", "where"),
     [
-        (["pool_name", "accounts"], STOLEN, {**ON_FASHION, "attack": "told explore"}),
-        (["pool_name", "accounts"], STOLEN, {**ON_FASHION, "attack": "told early"}),
-        (["attack", "labels"], STOLEN, {**ON_FASHION, "guard": "none"}),
+        (["pool_name", "accounts"], STOLEN, {**MEMORY, "attack": "told explore"}),
+        (["pool_name", "accounts"], STOLEN, {**MEMORY, "attack": "told early"}),
+        (["attack", "labels"], STOLEN, {**MEMORY, "guard": "none"}),
         (["how"], ["first_five", "later", "net_alone"], {"measurement": "first five", "variant": ""}),
     ],
 )
@@ -132,13 +131,6 @@ def test_the_table_of_refusals_on_cifar10_is_means_of_committed_rows() -> None:
     assert means.table(HOME / "docs/results/refusals-cifar10.jsonl", ["accounts"], STOLEN) in NOTEBOOK
 
 
-def test_the_table_of_refusals_on_fashion_mnist_is_means_of_committed_rows() -> None:
-    table = means.table(
-        HOME / "docs/results/refusals-fashion.jsonl", ["pool_name", "accounts"], STOLEN, {"variant": ""}
-    )
-    assert table in NOTEBOOK
-
-
 def test_the_table_of_honest_accounts_is_means_of_committed_rows() -> None:
     rows, of = HOME / "docs/results/adaptive.jsonl", ["first_five", "later", "net_alone"]
     assert means.table(rows, ["how"], of, {"measurement": "first five", "variant": ""}) in NOTEBOOK
@@ -152,16 +144,14 @@ def test_the_table_of_attackers_who_know_the_rivals_is_computed_from_committed_r
 
 
 def test_the_table_of_related_queries_is_means_of_committed_rows() -> None:
-    table = means.table(HOME / "docs/results/related.jsonl", ["accounts"], ["auc_query", "auc_account"])
+    rows, of = HOME / "docs/results/adaptive.jsonl", ["auc_query", "auc_account"]
+    table = means.table(rows, ["accounts"], of, {"measurement": "related"})
     assert table in NOTEBOOK
 
 
-@pytest.mark.parametrize(
-    ("by", "variant"),
-    [(["pool_name", "accounts"], ""), (["pool_name", "accounts", "victim"], "earlier settings")],
-)
-def test_the_tables_of_refusals_are_computed_from_committed_rows(by: list[str], variant: str) -> None:
-    assert means.table(HOME / "docs/results/refusals.jsonl", by, STOLEN, {"variant": variant}) in NOTEBOOK
+@pytest.mark.parametrize("rows", ["refusals", "refusals-fashion"])
+def test_the_tables_of_refusals_are_computed_from_committed_rows(rows: str) -> None:
+    assert means.table(HOME / f"docs/results/{rows}.jsonl", ["pool_name", "accounts"], STOLEN) in NOTEBOOK
 
 
 def test_whatever_it_points_to_is_there() -> None:
