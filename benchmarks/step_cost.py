@@ -46,6 +46,7 @@ VARIANTS = {
     "ini": InI(),
     "summed": InI(combine="total"),
     "summed, lenet5 as surrogate": InI(combine="total", surrogate="lenet5"),
+    "isolation of a fourth": InI(isolate_every=4),
     "last layer": InI(surrogate_layers="head"),
     "last layer, summed": InI(surrogate_layers="head", combine="total"),
     "ini-fast": InI(surrogate_layers="head", combine="total", surrogate="mlp"),
@@ -57,8 +58,9 @@ ORDERS = [[0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0], [1, 0, 3, 2]]
 def counted(defense: InI) -> float:
     """Passes over those of a plain step, where a surrogate of another architecture costs nothing."""
     victim = 2 + (4 if defense.combine == "total" else 8)
-    products = 3 * 2 + 2 * 2 if defense.surrogate_layers == "all" else 0
-    surrogate = 2 + products if defense.surrogate is None else 0
+    products = 2 if defense.surrogate_layers == "all" else 0  # a pass of each kind counts two
+    isolation = (1 + 3 * products) / defense.isolate_every  # of the task inputs; magnitude is of the outliers
+    surrogate = isolation + 1 + 2 * products if defense.surrogate is None else 0
     return (victim + surrogate) / 3
 
 

@@ -363,6 +363,16 @@ class TestInI:
             right = torch.autograd.grad(3 * expected[name], list(net.parameters()), retain_graph=True)
             torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-15)
 
+    def test_isolation_of_every_third_input_is_that_of_a_batch_of_these(self) -> None:
+        net, batch = mlp().eval(), batch_for((16,), 3)
+        whole, part = (replace(sg.InI(), isolate_every=every).build(net, batch.x) for every in (1, 3))
+        thirds = batch._replace(x=batch.x[::3], y=batch.y[::3])
+        found, expected = part.losses(batch), whole.losses(thirds)
+        torch.testing.assert_close(found["isolation"], expected["isolation"], rtol=0, atol=0)
+        grads = [torch.autograd.grad(losses["isolation"], list(net.parameters())) for losses in (found, expected)]
+        torch.testing.assert_close(*grads)
+        assert found["task"] == whole.losses(batch)["task"]
+
     def test_weights_outside_of_the_net_get_their_gradient(self) -> None:
         scale, batch = nn.Parameter(torch.ones(16)), batch_for((16,), 3)
         model = sg.InI().build(mlp(), batch.x)

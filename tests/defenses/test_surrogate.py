@@ -256,6 +256,12 @@ def test_wrong_layers_of_the_surrogate_are_named() -> None:
         sg.InI(surrogate_layers="last")
 
 
+@pytest.mark.parametrize("name", ["surrogates", "isolate_every"])
+def test_numbers_below_one_are_named(name: str) -> None:
+    with pytest.raises(Invalid, match=rf"`{name}` should be at least 1\. Found `?0"):
+        sg.InI(**{name: 0})
+
+
 def test_a_jacobian_vector_product_frees_what_backward_passes_read() -> None:
     net, x = build("lenet5", torch.rand(2, 1, 28, 28), 10, seed=0), torch.rand(2, 1, 28, 28)
     products = Linearization(net, x)._products

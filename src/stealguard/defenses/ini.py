@@ -74,7 +74,8 @@ class Isolated(Defended):
         terms = {"task": F.cross_entropy(v, batch.y)}
         if settings.delta:
             linear, surrogates = LAYERS[settings.surrogate_layers], self.surrogates(batch.x)
-            cosines = (isolation_at(v, linear(s, batch.x), batch.y, settings.reading) for s in surrogates)
+            x, y, v = (part[:: settings.isolate_every] for part in (batch.x, batch.y, v))
+            cosines = (isolation_at(v, linear(s, x), y, settings.reading) for s in surrogates)
             terms["isolation"] = settings.delta * _mean(cosines)
         return terms
 
@@ -128,6 +129,7 @@ class InI(Defense):
         surrogates: how many of them, each drawn at random and frozen; the terms are averaged over them.
         surrogate_layers: gradients of `all` of the surrogate's weights, as published, or those of its `head`, the last
             layer, in closed form and without any backward pass through it.
+        isolate_every: isolation reads one of so many of a batch's task inputs, all of them as published.
     """
 
     # Isolation turns the gradient of soft answers; near task inputs labels are right, and a pool can grow there.
@@ -141,11 +143,13 @@ class InI(Defense):
     surrogate: str | None = None
     surrogates: int = 1
     surrogate_layers: Layers = "all"
+    isolate_every: int = 1
 
     def __post_init__(self) -> None:
         for name in ("gamma", "delta", "epsilon"):
             require_weight(getattr(self, name), name)
-        require(self.surrogates >= 1, "surrogates", "at least 1", self.surrogates)
+        for name in ("surrogates", "isolate_every"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(self.reading in READINGS, "reading", f"one of {', '.join(READINGS)}", f"`{self.reading}`")
         pick(COMBINES, self.combine, "combine")
         pick(LAYERS, self.surrogate_layers, "surrogate_layers")
