@@ -119,7 +119,7 @@ def protect(
         release = run(
             net, data, out=out, outliers=outliers,
             defense=changed(preset.defense, settings(set_, "set"), f"defense {defense}"),
-            training=changed(preset.training, trained, "training") if trained or epochs != 0 else None,
+            training=None if epochs == 0 else changed(preset.training, trained, "training"),
             epochs=epochs, classes=classes, seed=seed, start=start, weights=weights, partial=partial,
             mean=numbers(mean, "mean"), std=numbers(std, "std"), size=size, fit=fit, resize=resize, resume=resume,
             overwrite=overwrite, device=device,
