@@ -63,6 +63,7 @@ from stealguard.types import State
 
 VARIED = "strictness", "floor", "trust", "suspicion"  # settings of the defense that `--variants` may change
 WARM = 10  # inputs known to be honest that "told warm" asks first of each account, whose suspicion falls for each
+SURE = 3.0  # log odds of a drawn input that the net takes for one of the task without doubt
 EARNED = 6  # answers that an account gives before it is refused, about: attackers plan with as many
 FEW = StealguardError, ValueError, RuntimeError, IndexError  # what attacks raise on a handful of answers or none
 ALONE = RobustInI(strictness=1.25, memory=False)
@@ -269,12 +270,16 @@ def theft(
     }  # fmt: skip
 
 
-def cover(target: Target, seed: int, scale: Scale, *, k: int, accounts: int = 1) -> dict[str, Any]:
-    """Exploration told which answers are honest, each query behind k drawn inputs of known labels."""
+def cover(target: Target, seed: int, scale: Scale, *, k: int, accounts: int = 1, sure: bool = False) -> dict[str, Any]:
+    """Exploration told which answers are honest, each query behind k drawn inputs of known labels.
+
+    With `sure`, only drawn inputs are asked whose odds are above SURE, as if the attacker knew which these are.
+    """
     size = scale.budget // (k + 1)
     drawn, names = DRAWN[scale.task](scale.budget - size, seed)
     many = ManyAccounts(target, accounts, -(-scale.budget // accounts))
-    box, stolen = Recorded(Covered(many, drawn, k), target.shape), clone(seed, scale)
+    covers = drawn[odds(outputs_of(target.heads, drawn)) > SURE] if sure else drawn
+    box, stolen = Recorded(Covered(many, covers, k), target.shape), clone(seed, scale)
     with suppress(*FEW):
         queries = pool(scale.pools[0], scale.task)
         Explore(budget=size, doubt=0.0)(Metered(box, size), queries, stolen, seed=seed, honest=many.honest)
@@ -511,7 +516,7 @@ def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
     made += [("honest", {"how": how}) for how in ("slightly moved", "moved", "noise .1")]
     made += [("honest", {"how": "as it is", "share": share}) for share in shares]
     made += [("cover", {"k": k}) for k in (20, 40, 10, 80, 1) if drawn]
-    made += [("cover", {"k": 10, "accounts": 100})] if drawn else []
+    made += [("cover", {"k": 10, "accounts": 100}), ("cover", {"k": 20, "sure": True})] if drawn else []
     made += [("theft", {"guard": "none", "attack": name, "labels": "hard"}) for name in _LABELS]
     made += [("theft", {"guard": "none", "attack": name}) for name in _SOFT]
     made += [("told apart", {"guard": "none", "pool_name": name}) for name in scale.pools]
