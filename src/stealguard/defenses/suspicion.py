@@ -212,8 +212,7 @@ class Suspicion(Plain):
 
     A new account's suspicion is half of the limit: an outlier adds less than that, so that one alone reveals nobody,
     but two at the beginning do. An outlier adds about fourteen times as much as an honest query can take back, so that
-    to hide outliers among honest queries does not pay: no more than a fifteenth of an account's can be outliers for
-    long.
+    no more than a fifteenth of an account's queries can be outliers for long.
 
     A query that lifts suspicion above the limit reveals an attacker. Then, with `refuse`, the request is refused as a
     whole; the account can have as many answers as there are queries before that one, which are examined like all
