@@ -305,6 +305,31 @@ def test_an_exact_step_adds_three_tenths_of_the_memory_that_double_backward_adds
     assert 0 < added["ini"] <= 0.3 * added[step_cost.AUTHORS]
 
 
+class Convolutions(TorchDispatchMode):
+    """Notes the results of convolutions, (B, C, H, W)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[Tensor] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        if operation is torch.ops.aten.convolution.default:
+            self.results.append(result)
+        return result
+
+
+def test_tangents_take_the_layout_of_the_weights() -> None:
+    """LeNet-5 is channels last. Gradients of weights that read a single channel come in the default layout."""
+    net, x = build("lenet5", torch.rand(2, 1, 28, 28), 10, seed=0), torch.rand(2, 1, 28, 28)
+    at = Linearization(net, x)
+    u = [t.sign() for t in at.vjp(torch.ones(2, 10))]
+    with Convolutions() as noted:
+        at.jvp(u)
+    assert noted.results
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in noted.results)
+
+
 def test_vjp_and_jvp_are_each_others_transpose() -> None:
     at = Linearization(lenet().eval(), batch().x)
     generator = torch.Generator().manual_seed(2)

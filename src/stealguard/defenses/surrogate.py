@@ -31,7 +31,7 @@ from stealguard.defenses.base import evaluating
 from stealguard.devices import switched, without_tf32
 from stealguard.errors import Invalid, require
 from stealguard.seeds import seeded
-from stealguard.training.losses import inner, known, mean_abs, norm
+from stealguard.training.losses import in_layout_of, inner, known, mean_abs, norm
 from stealguard.training.ranks import present
 
 Reading = Literal["paper", "official"]
@@ -303,7 +303,8 @@ class _Traced(_Products):
             self.logits = self._tape.record(*self._weights, *module.buffers(), x)
 
     def _push(self, u: Sequence[Tensor]) -> Tensor:
-        return self._tape.push(u)
+        # Convolutions take the layout of their weights. In torch's default one, few channels are padded in a copy.
+        return self._tape.push(list(map(in_layout_of, self._weights, u)))
 
 
 _graphs: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], fx.GraphModule | None]] = WeakKeyDictionary()
