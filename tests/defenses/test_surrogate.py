@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakSet
 
 import pytest
 import torch
 from benchmarks import double_backward as oracle
+from benchmarks import step_cost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import stealguard as sg
 from stealguard.defenses.surrogate import (
@@ -269,6 +273,61 @@ def test_a_jacobian_vector_product_frees_what_backward_passes_read() -> None:
     products.jvp(products.vjp(torch.ones(2, 10)))
     kept = [products.logits, *products._tape._values.values(), *products._tape.env.values()]
     assert not any(map(_moves, kept))
+
+
+class Live(TorchDispatchMode):
+    """Counts the most bytes of tensors that are made in it and are there at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak, self._storages = 0, WeakSet[torch.UntypedStorage]()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        self._storages.update(self._of(result) - self._of((args, kwargs)))
+        self.peak = max(self.peak, sum(storage.nbytes() for storage in self._storages))
+        return result
+
+    def _of(self, values: object) -> set[torch.UntypedStorage]:
+        return {value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)}
+
+
+@pytest.mark.slow
+def test_an_exact_step_adds_three_tenths_of_the_memory_that_double_backward_adds() -> None:
+    """To that of a plain step, each at its peak; what single operations take while they run is not seen here."""
+    steps, peaks = step_cost.steps(*step_cost.NETS["lenet5-1"]), {}
+    for name in step_cost.PLAIN, step_cost.AUTHORS, "ini":
+        steps[name]()  # checks and traces the surrogate
+        with Live() as live:
+            steps[name]()
+        peaks[name] = live.peak
+    added = {name: peak - peaks[step_cost.PLAIN] for name, peak in peaks.items()}
+    assert 0 < added["ini"] <= 0.3 * added[step_cost.AUTHORS]
+
+
+class Convolutions(TorchDispatchMode):
+    """Notes the results of convolutions, (B, C, H, W)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[Tensor] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        if operation is torch.ops.aten.convolution.default:
+            self.results.append(result)
+        return result
+
+
+def test_tangents_take_the_layout_of_the_weights() -> None:
+    """LeNet-5 is channels last. Gradients of weights that read a single channel come in the default layout."""
+    net, x = build("lenet5", torch.rand(2, 1, 28, 28), 10, seed=0), torch.rand(2, 1, 28, 28)
+    at = Linearization(net, x)
+    u = [t.sign() for t in at.vjp(torch.ones(2, 10))]
+    with Convolutions() as noted:
+        at.jvp(u)
+    assert noted.results
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in noted.results)
 
 
 def test_vjp_and_jvp_are_each_others_transpose() -> None:

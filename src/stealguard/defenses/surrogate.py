@@ -31,7 +31,7 @@ from stealguard.defenses.base import evaluating
 from stealguard.devices import switched, without_tf32
 from stealguard.errors import Invalid, require
 from stealguard.seeds import seeded
-from stealguard.training.losses import inner, known, mean_abs, norm
+from stealguard.training.losses import in_layout_of, inner, known, mean_abs, norm
 from stealguard.training.ranks import present
 
 Reading = Literal["paper", "official"]
@@ -82,8 +82,10 @@ def magnitude_at(logits: Tensor, surrogate: Linear, reading: Reading = "official
     """`magnitude` for a surrogate that is already linearized at the outliers."""
     learned = Taught(logits, surrogate.logits, reading)
     g = surrogate.vjp(learned.cotangent)
-    size = sum(t.numel() for t in g)
-    return known(mean_abs(g), [logits], [learned.pullback(surrogate.jvp([t.sign() / size for t in g]))])
+    mean, size = mean_abs(g), sum(t.numel() for t in g)
+    u = [t.sign() / size for t in g]
+    del g
+    return known(mean, [logits], [learned.pullback(surrogate.jvp(u))])
 
 
 class Taught:
@@ -301,7 +303,8 @@ class _Traced(_Products):
             self.logits = self._tape.record(*self._weights, *module.buffers(), x)
 
     def _push(self, u: Sequence[Tensor]) -> Tensor:
-        return self._tape.push(u)
+        # Convolutions take the layout of their weights. In torch's default one, few channels are padded in a copy.
+        return self._tape.push(list(map(in_layout_of, self._weights, u)))
 
 
 _graphs: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], fx.GraphModule | None]] = WeakKeyDictionary()
@@ -423,12 +426,13 @@ class _Tape(fx.Interpreter):
     def record(self, *given: Tensor) -> Tensor:
         logits: Tensor = self.run(*given)
         self.env.clear()
+        self.args_iter = iter(())  # the interpreter holds all that it was given
         return logits
 
     def run_node(self, n: fx.Node) -> Any:
         value, sources = super().run_node(n), {source: self.env[source] for source in n.all_input_nodes}
         if any(map(_moves, sources.values())) and n.target is not operator.getitem:
-            read = {n: value} if n.target in _BY_RESULT else sources
+            read = {n: _BY_RESULT[n.target].kept(value)} if n.target in _BY_RESULT else sources
             self._values |= {node: map_aggregate(found, _still) for node, found in read.items()}
         return value
 
@@ -451,7 +455,7 @@ class _Tape(fx.Interpreter):
             source, index = node.args
             return moving[source][index]  # type: ignore[index]
         if node.target in _BY_RESULT:
-            return _BY_RESULT[node.target](moving[node.all_input_nodes[0]], self._values[node])
+            return _BY_RESULT[node.target].tangent(moving[node.all_input_nodes[0]], self._values[node])
         tangents = [moving.get(a) if isinstance(a, fx.Node) else None for a in node.args]
         factors, summand = _BILINEAR.get(node.target, ((), None))
         if any(tangents[i] is not None for i in factors):
@@ -486,17 +490,22 @@ def _rectified(tangent: Tensor, result: Tensor) -> Tensor:
     return _aten.threshold_backward(tangent, result, 0)  # type: ignore[no-any-return]
 
 
-def _pooled(tangent: Tensor, result: tuple[Tensor, Tensor]) -> tuple[Tensor, None]:
+def _pooled(tangent: Tensor, indices: Tensor) -> tuple[Tensor, None]:
     """The tangents (..., H, W) at the pooled maxima, which the forward has already found."""
-    indices = result[1]
     return tangent.flatten(-2).gather(-1, indices.flatten(-2)).view_as(indices), None
 
 
-_BY_RESULT: dict[Any, Callable[[Tensor, Any], Any]] = {
-    _aten.relu.default: _rectified,
-    _aten.max_pool2d_with_indices.default: _pooled,
+class _ByResult(NamedTuple):
+    """What is kept of an operation's result, and the tangent that follows from it, so that its input is not kept."""
+
+    kept: Callable[[Any], Tensor]
+    tangent: Callable[[Tensor, Tensor], Any]
+
+
+_BY_RESULT = {
+    _aten.relu.default: _ByResult(lambda result: result, _rectified),
+    _aten.max_pool2d_with_indices.default: _ByResult(operator.itemgetter(1), _pooled),
 }
-"""Tangents that follow from an operation's result, so that its input is not kept."""
 
 
 def _still(value: Any) -> Any:

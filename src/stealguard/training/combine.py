@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stealguard.errors import StealguardError, require
-from stealguard.training.losses import known
+from stealguard.training.losses import in_layout_of, known
 from stealguard.training.ranks import ALONE, present
 from stealguard.types import Batch
 
@@ -121,5 +121,4 @@ def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter], keep: bool = Fal
 def _write(parameters: Sequence[nn.Parameter], gradients: Iterable[Tensor]) -> None:
     """Each gradient in the layout of its parameter, as fused optimizers ask for."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        alike = gradient.stride() == parameter.stride()
-        parameter.grad = gradient if alike else torch.empty_like(parameter).copy_(gradient)
+        parameter.grad = in_layout_of(parameter, gradient)

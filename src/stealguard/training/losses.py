@@ -48,6 +48,11 @@ def mean_abs(a: Sequence[Tensor]) -> Tensor:
     return torch.stack([t.abs().sum() for t in a]).sum() / sum(t.numel() for t in a)
 
 
+def in_layout_of(like: Tensor, tensor: Tensor) -> Tensor:
+    """The tensor with the strides of another of its shape: itself, or a copy."""
+    return tensor if tensor.stride() == like.stride() else torch.empty_like(like).copy_(tensor)
+
+
 class _Known(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, *by_and_gradients: Tensor) -> Tensor:
