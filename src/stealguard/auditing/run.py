@@ -26,10 +26,11 @@ from stealguard.auditing.plan import Architecture, Pool, Theft, architecture, th
 from stealguard.auditing.remote import HONEST, Remote
 from stealguard.auditing.resuming import checked
 from stealguard.auditing.suites import NOTHING, SUITES, Block, suite
-from stealguard.auditing.utility import boxed, everything, utility
+from stealguard.auditing.utility import boxed, utility
 from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
 from stealguard.boxes import AccountsInTurn, AnswerLedger, Boxed, Labels, LedgerError, ManyAccounts, Metered
 from stealguard.boxes.metered import check_answers
+from stealguard.boxes.users import ACCOUNT, everything, served
 from stealguard.data.roles import chosen, several, unseen
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
@@ -350,11 +351,16 @@ class _Audit:
 
     @cached_property
     def _answers(self) -> Tensor:
-        """The victim's answers to the test inputs, as its users get them."""
-        box, x = boxed(renewed(self._victim), HONEST, self._task.scaling), self._task.test.x
-        classes = self._task.classes
-        if not isinstance(self._victim, Remote):
-            return check_answers(everything(box, x, classes), len(x), self._victim.name, classes)
+        """The victim's answers to the test inputs, as its users get them; uniform where an account is refused.
+
+        Users are many, as where a release is made. Only a remote victim has one account for all of them.
+        """
+        victim, x, classes = renewed(self._victim), self._task.test.x, self._task.classes
+        box = boxed(victim, HONEST, self._task.scaling)
+        if not isinstance(victim, Remote):
+            each = partial(boxed, victim, scaling=self._task.scaling)
+            found = served(each, x, classes) if self._many_users else everything(box, x, classes)
+            return check_answers(found, len(x), victim.name, classes)
         with self.alone(self._honest):
             told = "" if self._victim.identity else checked(self._folder / self._honest, box, x, classes)
             if told and self._progress:
@@ -364,6 +370,24 @@ class _Audit:
                 return everything(ledger, x, classes)
             finally:
                 ledger.close()
+
+    @cached_property
+    def _many_users(self) -> bool:
+        """Whether users ask from accounts of their own, since it may matter to the answers who asks."""
+        victim = self._victim
+        return remembers(victim) or (by_account(victim) and not isinstance(victim, Remote))
+
+    @cached_property
+    def _of_users(self) -> dict[str, float]:
+        """How many inputs each user asks, and what all of them give from one account, where accounts matter."""
+        x, y = self._task.test
+        if not self._many_users:
+            return {"user_queries": len(x)} if isinstance(self._victim, Remote) else {}
+        found = {"user_queries": float(min(ACCOUNT, len(x)))}
+        if remembers(self._victim) and len(x) > ACCOUNT:
+            box = boxed(renewed(self._victim), HONEST, self._task.scaling)
+            found["one_account_accuracy"] = accuracy(everything(box, x, self._task.classes), y)
+        return found
 
     @cached_property
     def _honest(self) -> str:
@@ -398,7 +422,8 @@ class _Audit:
         found = utility(self._victim, self._answers, test.x, test.y, self._task.scaling)
         return replace(
             facts, key=self._identity, data=facts.data or self._task.name, data_hash=self._task.test.hash,
-            classes=self._task.classes, shape=tuple(test.x.shape[1:]), metrics={**facts.metrics, **found},
+            classes=self._task.classes, shape=tuple(test.x.shape[1:]),
+            metrics={**facts.metrics, **found, **self._of_users},
         )  # fmt: skip
 
     def _told_apart(self, pool: Pool) -> list[str]:
@@ -420,10 +445,12 @@ class _Audit:
         made_from = self._victim.recipe["data"]["train_sha256"] if isinstance(self._victim, Release) else ""
         train = self._task.train.hash  # of which the no-theft lines are drawn; a release's own follow from its identity
         train = train if theft.own or train != made_from else ""
+        users = [f"users of {ACCOUNT}"] if self._many_users else []  # whose answers clones are compared with
         return fingerprint([
             *self._source, *self._code, *self._told_apart(theft.pool), self._identity, self._victim.facts().setting,
             self._task.test.hash, train, name, settings, code_of(type(theft.attack)), *theft.pool.content, theft.labels,
             theft.treatment, theft.own, theft.tunes, theft.accounts, theft.seed, theft.clone.hash, self._device.type,
+            *users,
         ])  # fmt: skip
 
     def _ledger(self, box: BlackBox, name: str) -> AnswerLedger:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from stealguard import data as sets
 from stealguard.boxes.base import logits
+from stealguard.boxes.users import ACCOUNT
 from stealguard.checks import check_seed
 from stealguard.data.inputs import Inputs, Joined, Subset
 from stealguard.data.reading import fitted
@@ -41,7 +42,7 @@ from stealguard.nets import (
 from stealguard.nets.building import NETS, statistics
 from stealguard.releases import recipes
 from stealguard.releases import release as releases
-from stealguard.releases.honest import ACCOUNT, honest
+from stealguard.releases.honest import honest
 from stealguard.releases.presets import PRESETS, Preset, preset_of
 from stealguard.releases.release import CHECKPOINT, Release
 from stealguard.releases.workplace import free, working

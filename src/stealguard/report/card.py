@@ -23,7 +23,7 @@ from stealguard.releases.release import REPORT, measured_settings, read_recipe, 
 from stealguard.report.cells import Cell, Group
 from stealguard.report.comparing import baselines
 from stealguard.report.grouping import summary
-from stealguard.report.naming import number, percent, titles, worst_text
+from stealguard.report.naming import number, percent, titles, users, worst_text
 from stealguard.report.verdicts import UNDECIDED, UNKNOWN, below_chance, explain, headline, notes, overall, verdicts
 from stealguard.results import Row
 
@@ -159,7 +159,8 @@ def _audited(own: Group, baseline: Group | None) -> list[str]:
     whole = f"Whether the defense holds is {word}." if word in (UNDECIDED, UNKNOWN) else f"The defense {word}."
     judged = [f"{whole} {escaped(explain(found))}"] if found else []
     told = [escaped(headline(own, baseline)), *judged, *([escaped(below)] if (below := below_chance(own)) else [])]
-    benign = f"Benign accuracy: {number(own.benign)} %. Chance: {_percent(own.chance)}."
+    asked = f" ({'; '.join(users([own]))})" if users([own]) else ""
+    benign = f"Benign accuracy: {number(own.benign)} %{asked}. Chance: {_percent(own.chance)}."
     done = sorted((cell for cell in own.cells.values() if cell.clone), key=lambda cell: -cell.reached)
     return [*told, benign, f"The {min(WORST, len(done))} worst of {counted(len(done), 'line')}:", _table(done[:WORST])]
 

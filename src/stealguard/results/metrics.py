@@ -32,6 +32,8 @@ METRICS = {
     "no_theft_pool": Metric(0, 1, "accuracy that the attacker's own labels of a near-task pool give without any query"),
     # of a victim
     "benign_accuracy": Metric(0, 1, "share of the test set that the victim's answers classify correctly"),
+    "user_queries": Metric(0, math.inf, "test inputs that a user's account asks, where answers may depend on it"),
+    "one_account_accuracy": Metric(0, 1, "`benign_accuracy` if one account asks the whole test set"),
     "top_1_kept": Metric(0, 1, "share of the test set whose most probable class the guard leaves as it is"),
     "distortion": Metric(0, math.inf, "mean L1 distance that the guard puts between answers, at most 2"),
     "calibration_error": Metric(0, 1, "expected calibration error of the answers"),
