@@ -178,5 +178,9 @@ LATER: dict[str, Form] = {  # null in recipes that are older than the key
     "weights": Form(
         "null, or a file and its hash", lambda value: value is None or _object(file=_text, sha256=_text)(value)
     ),
+    "frozen": Form(
+        "null, or numbers of weights",
+        lambda value: value is None or _object(weights=_whole, of=_whole, beside=_whole)(value),
+    ),
     "honest": Form("null, or what honest users get", _honest),
 }

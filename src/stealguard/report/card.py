@@ -18,6 +18,7 @@ from stealguard.defenses import DEFENSES
 from stealguard.errors import counted, printable
 from stealguard.identity import identity_of
 from stealguard.releases.export import Parity, read_report
+from stealguard.releases.frozen import is_frozen
 from stealguard.releases.recipes import was_trained
 from stealguard.releases.release import REPORT, measured_settings, read_recipe, setting_of
 from stealguard.report.cells import Cell, Group
@@ -260,11 +261,17 @@ def _made(subject: Subject) -> str:
         *outliers,
         ("defense", _settings(recipe["defense"]["name"], recipe["defense"]["settings"], subject.measured)),
         ("training", _settings("", recipe["training"], {}) if was_trained(recipe) else NOT_TRAINED),
+        *([("frozen weights of the net", _frozen(recipe["frozen"]))] if recipe.get("frozen") else []),
         ("seed", str(recipe["seed"])),
         ("started from trained weights", _start(recipe)),
         ("made", f"{recipe['created']}, in {recipe['seconds']:.0f} s, by {with_}"),
     ]
     return _as_table(["what", "how"], facts)
+
+
+def _frozen(found: Mapping[str, int]) -> str:
+    every = "all, so that only what the defense has beside the net was trained: "
+    return f"{every * is_frozen(found)}{found['weights']:,} of {found['of']:,}"
 
 
 def _start(recipe: Mapping[str, Any]) -> str:
