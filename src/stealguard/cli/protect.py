@@ -135,6 +135,6 @@ def protect(
         print(json.dumps(dict(release.recipe)))
     else:
         told = "" if was_trained(release.recipe) else "; nothing was trained"
-        print(f"{out}: {sentence(found)}{told}; {release.recipe['seconds']:.0f} s")
+        print(f"{out}: {sentence(found, release.output.names)}{told}; {release.recipe['seconds']:.0f} s")
     for complaint in complaints(found, trained=was_trained(release.recipe)):
         print(f"warning: {complaint}", file=sys.stderr)

@@ -13,7 +13,7 @@ from stealguard.boxes.base import outputs_of
 from stealguard.boxes.users import answered, users
 from stealguard.data.inputs import Inputs
 from stealguard.defenses.base import Defended
-from stealguard.results.metrics import accuracy
+from stealguard.results.metrics import accuracy, by_class
 from stealguard.types import Guard
 
 FIRST = 500  # inputs, at most, that are each an account's first query
@@ -44,7 +44,8 @@ def honest(
         chance: the share of the most frequent class of the task, of which few held-out inputs tell little.
 
     Returns:
-        As JSON data: `served`, the accuracy of the answers; `alone`, that of the net's own, or None where the guard
+        As JSON data: `served`, the accuracy of the answers; `by_class`, for each class how many of its inputs were
+        answered rightly, and how many there were; `alone`, that of the net's own, or None where the guard
         changes nothing; `start`; `first`, the accuracy of accounts' first answers, or None without memory; `outliers`,
         the share of inputs that were answered as outliers, or None where none are; `refused`, the share that was
         refused; `chance`, as given; `inputs`, their number; `strictness`, that of a new account, given or measured, or
@@ -71,6 +72,7 @@ def honest(
     return {
         "inputs": len(x),
         "served": accuracy(answers, y),
+        "by_class": by_class(answers, y),
         "alone": accuracy(own, y) if changed else None,
         "start": start,
         "first": accuracy(torch.cat(first), y[: len(first)]) if first else None,

@@ -114,7 +114,9 @@ def _honest(value: Any) -> bool:
         else False
     )
     points = _list(lambda point: isinstance(point, list) and len(point) == 4 and all(map(_number, point[:3])))
-    return numbers and None not in (value.get("served"), value.get("inputs")) and points(value.get("curve"))
+    pairs = _list(lambda pair: isinstance(pair, list) and len(pair) == 2 and all(map(_whole, pair)))
+    known = numbers and None not in (value.get("served"), value.get("inputs")) and points(value.get("curve"))
+    return known and pairs(value.get("by_class", []))  # which older recipes lack
 
 
 def _epoch(value: Any) -> bool:

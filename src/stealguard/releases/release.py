@@ -135,7 +135,7 @@ class Release:
             "task": recipe["data"]["name"],
             "defense": recipe["defense"]["name"],
             "outliers": ", ".join(family["name"] for family in recipe["outliers"]) or "none",
-            "honest users get": sentence(honest) if honest else "not measured",
+            "honest users get": sentence(honest, self.output.names) if honest else "not measured",
             "identity": self.identity,
         }
         return html.table(("release", self.name), told.items())

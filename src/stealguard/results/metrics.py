@@ -56,7 +56,23 @@ METRICS = {
 
 def accuracy(answers: Tensor, y: Tensor) -> float:
     """The share of rows whose most probable class is the label, in [0, 1]; a row that prefers no class is wrong."""
-    return ((answers.argmax(dim=1) == y) & decided(answers)).double().mean().item()
+    return _right(answers, y).double().mean().item()
+
+
+def by_class(answers: Tensor, y: Tensor) -> list[list[int]]:
+    """For each class, how many of its rows have it as their most probable class, and how many rows it has.
+
+    >>> import torch
+    >>> by_class(torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 0, 1, 1]))
+    [[1, 2], [1, 2], [0, 0]]
+    """
+    k = answers.shape[1]
+    counts = (rows.bincount(minlength=k).tolist() for rows in (y[_right(answers, y)], y))
+    return [list(pair) for pair in zip(*counts, strict=True)]
+
+
+def _right(answers: Tensor, y: Tensor) -> Tensor:
+    return (answers.argmax(dim=1) == y) & decided(answers)
 
 
 def chance(y: Tensor) -> float:
