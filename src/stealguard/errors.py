@@ -74,6 +74,13 @@ class NotApplicable(StealguardError):
     """An attack has no meaning here (it needs probabilities and gets labels, for example). Nothing was asked."""
 
 
+class NoAnswers(StealguardError):
+    """A box answered none of an attack's queries, so that there is nothing to learn from."""
+
+    def __init__(self, reason: str = ""):
+        super().__init__(reason or "None of the attack's queries was answered.")
+
+
 class NonFiniteLoss(StealguardError):
     """A loss became NaN or infinite during training; names the term and the step."""
 

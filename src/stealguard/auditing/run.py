@@ -34,7 +34,7 @@ from stealguard.boxes.users import ACCOUNT, everything, served
 from stealguard.data.roles import chosen, several, unseen
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
-from stealguard.errors import NotApplicable, StealguardError, counted, pick, require
+from stealguard.errors import NoAnswers, NotApplicable, StealguardError, counted, pick, require
 from stealguard.identity import code_of, fingerprint, tensor_hash
 from stealguard.progress import Tick, bar
 from stealguard.releases import Release
@@ -471,6 +471,8 @@ class _Audit:
                 status, reason = "skip", str(e)
             except LedgerError:
                 raise
+            except NoAnswers as e:
+                status, reason = "failed", box.refusal or str(e)
             except StealguardError as e:
                 status, reason = "failed", str(e)
             except (Exception, SystemExit) as e:  # an attack or a victim of somebody else's: the other thefts go on
