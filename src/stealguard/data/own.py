@@ -22,7 +22,7 @@ from stealguard.data.inputs import ByRow, Inputs, Stored, Subset, bounds, chunks
 from stealguard.data.labels import Classes, Words, numbered
 from stealguard.data.reading import Columns, Fit, Reading
 from stealguard.data.scaling import Scaling
-from stealguard.errors import Invalid, StealguardError, pick, require
+from stealguard.errors import Invalid, StealguardError, listed, pick, require
 from stealguard.seeds import derive
 
 T = TypeVar("T")
@@ -325,7 +325,7 @@ def _settled(whole: Task, scaling: Scaling | None) -> Task:
         squeezed = [names[i] if names else str(i) for i in _squeezed(whole.train.x, scaling)]
         if squeezed:
             told = "98 of 100 values lie in less than a hundredth of the range"
-            notes.append(f"Few values set the bounds of {tables.listed(squeezed)}: {told}.")
+            notes.append(f"Few values set the bounds of {listed(squeezed)}: {told}.")
     if scaling is None:
         for name, one in found.items():
             check_range(min(one.low), max(one.high), name, unit=True)

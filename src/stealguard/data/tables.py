@@ -15,13 +15,12 @@ import numpy as np
 
 from stealguard.data.formats import Array
 from stealguard.data.reading import Columns
-from stealguard.errors import Invalid, StealguardError, counted, require
+from stealguard.errors import Invalid, StealguardError, counted, listed, require
 
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}  # in any case
 INFINITE = {"inf", "+inf", "-inf", "infinity", "-infinity"}
 CATEGORIES = 256  # of a column at most
 CLASSES = 1000
-SHOWN = 5  # names in notes and errors
 WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
 KINDS = ("csv", "parquet")
 
@@ -191,13 +190,6 @@ def _about(columns: Columns) -> str:
     numbers = len(columns.columns) - len(several)
     told = f", and of categories {listed(several)}" if several else ""
     return f"Columns: {numbers} of numbers{told}; an input has {counted(columns.width, 'number')}."
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(f"{name:.40}" for name in names[:SHOWN]) + more
 
 
 # Files ------------------------------------------------------------------------------------------------------
