@@ -34,7 +34,16 @@ from stealguard.boxes.users import ACCOUNT, everything, served
 from stealguard.data.roles import chosen, several, unseen
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
-from stealguard.errors import NoAnswers, NotApplicable, StealguardError, counted, pick, require
+from stealguard.errors import (
+    BudgetExhausted,
+    NoAnswers,
+    NotApplicable,
+    Refused,
+    StealguardError,
+    counted,
+    pick,
+    require,
+)
 from stealguard.identity import code_of, fingerprint, tensor_hash
 from stealguard.progress import Tick, bar
 from stealguard.releases import Release
@@ -49,6 +58,7 @@ UNKNOWN = (
     "identity: the server tells none, so rows of an earlier audit count as this model's where it answers all test "
     "inputs as then (with another `store` nothing is taken from earlier)"
 )
+SILENT = "as after a refusal in an earlier theft or with a spent budget"
 TRIES = 100  # to make a lock that other processes remove
 RENAMED_WITH = 20  # labeled samples
 TOLD_APART_BY = 1000  # inputs of a pool
@@ -273,6 +283,10 @@ def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
         notes.append(f"queries: {tested}, and at most {spent:,} of {stolen}")
         if not victim.identity:
             notes.append(UNKNOWN)
+        needed = sum(theft.accounts for theft in planned)
+        if needed > victim.accounts:
+            use = f"{counted(len(planned), 'theft')} use {needed:,} accounts, of {counted(victim.accounts, 'key')}"
+            notes.append(f"keys: {use}: a server that remembers accounts judges some thefts by earlier ones")
         most = max(theft.accounts for theft in planned)
         if most < victim.accounts:
             notes.append(
@@ -332,6 +346,21 @@ def _check_classes(task: sets.Task, classes: int, names: tuple[str, ...]) -> set
     same = not names or not task.names or names == task.names
     require(same, "data", f"{rule}, {', '.join(names)}", ", ".join(task.names))
     return task
+
+
+class _Account:
+    """The box of an account, and whether it is `silent`: its first request was refused, and so would be any other."""
+
+    def __init__(self, box: BlackBox):
+        self._box, self._asked, self.silent = box, False, False
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        first, self._asked = not self._asked, True
+        try:
+            return self._box(x)
+        except (BudgetExhausted, Refused) as refusal:
+            self.silent |= first and not refusal.left
+            raise
 
 
 class _Audit:
@@ -462,7 +491,8 @@ class _Audit:
         """Steal once and measure; an attack that cannot be finished gives a row that says why."""
         facts, started = self._facts, time.perf_counter()  # users' answers first: an attack may spend the whole budget
         status, reason, metrics = "ok", "", dict[str, float]()
-        with self._box(key, theft) as box:
+        accounts: list[_Account] = []
+        with self._box(key, theft, accounts) as box:
             try:
                 if theft.accounts > 1 and not by_account(self._victim):
                     raise NotApplicable("This victim's answers do not depend on the account.")
@@ -479,6 +509,11 @@ class _Audit:
                 status, reason = "failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
                 if box.refusal and not box.spent:  # few attacks can do anything without a single answer
                     reason = box.refusal
+        silent = sum(account.silent for account in accounts)
+        if silent and isinstance(self._victim, Remote):  # elsewhere nobody has asked from them before
+            metrics["silent_accounts"] = silent
+            note = f"{counted(silent, 'account')} of {theft.accounts:,} answered nothing, {SILENT}."
+            reason = f"{reason} {note}".strip()
         name, settings = describe(ATTACKS, theft.attack)
         return Row.of_theft(
             key=key, victim=facts, attack=name, settings=settings, pool=theft.pool.name,
@@ -544,16 +579,18 @@ class _Audit:
                 self._folder.rmdir()
 
     @contextmanager
-    def _box(self, key: str, theft: Theft) -> Iterator[Metered | AccountsInTurn]:
+    def _box(self, key: str, theft: Theft, accounts: list[_Account]) -> Iterator[Metered | AccountsInTurn]:
         """The box of the attacker, whose accounts have asked nothing yet; it counts queries.
 
+        Each account is added to `accounts` when it is first used.
         Answers to an attack that opens accounts when it likes are in no ledger: what it learns from refusals has to be
         asked again.
         """
-        victim, budget = renewed(self._victim), theft.attack.budget
+        victim, budget = renewed(self._victim, derive(theft.root, "first key")), theft.attack.budget
 
         def connect(number: int) -> BlackBox:
-            box = boxed(victim, f"attacker {key[:16]} {number}", self._task.scaling)
+            box = _Account(boxed(victim, f"attacker {key[:16]} {number}", self._task.scaling))
+            accounts.append(box)
             return Labels(box) if theft.labels == "hard" else box
 
         if isinstance(theft.attack, OpeningAttack):

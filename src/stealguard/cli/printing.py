@@ -31,7 +31,8 @@ def columns() -> int:
 
 
 def exit_if_failed(rows: Sequence[Row]) -> None:
-    """Print why rows were skipped or failed to stderr, and end the program with status 1 if any failed."""
+    """Print to stderr why rows were skipped or failed, and what others tell; end with status 1 if any failed."""
+    _tell_reasons("notice", [row for row in rows if row.status == "ok" and row.reason])
     _tell_reasons("skipped", [row for row in rows if row.status == "skip"])
     failed = [row for row in rows if row.status == "failed"]
     _tell_reasons("failed", failed)

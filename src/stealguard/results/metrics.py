@@ -30,6 +30,7 @@ METRICS = {
     "renamed_accuracy_20": Metric(0, 1, "clone accuracy after a renaming of its classes by 20 labeled samples"),
     "no_theft_20": Metric(0, 1, "accuracy that 20 labeled samples give without any query"),
     "no_theft_pool": Metric(0, 1, "accuracy that the attacker's own labels of a near-task pool give without any query"),
+    "silent_accounts": Metric(0, math.inf, "accounts of a server that answered nothing from the first request on"),
     # of a victim
     "benign_accuracy": Metric(0, 1, "share of the test set that the victim's answers classify correctly"),
     "user_queries": Metric(0, math.inf, "test inputs that a user's account asks, where answers may depend on it"),
