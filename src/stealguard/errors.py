@@ -21,6 +21,20 @@ def counted(number: int, noun: str, nouns: str = "") -> str:
     return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
+LISTED, NAME = 5, 80  # names in a line, and signs of each, at most
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first names, each cut off where it is long, and how many more there are.
+
+    >>> listed(["a", "b"]), listed(map(str, range(2_000)))
+    ('a, b', '0, 1, 2, 3, 4 and 1,995 more')
+    """
+    names = list(names)
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return ", ".join(name[:NAME] for name in names[:LISTED]) + more
+
+
 class StealguardError(Exception):
     """Base of every error that a user can cause or mend; the command line prints it in one line and exits with 2."""
 
@@ -72,6 +86,13 @@ class AccountSpent(Refused):
 
 class NotApplicable(StealguardError):
     """An attack has no meaning here (it needs probabilities and gets labels, for example). Nothing was asked."""
+
+
+class NoAnswers(StealguardError):
+    """A box answered none of an attack's queries, so that there is nothing to learn from."""
+
+    def __init__(self, reason: str = ""):
+        super().__init__(reason or "None of the attack's queries was answered.")
 
 
 class NonFiniteLoss(StealguardError):

@@ -22,7 +22,7 @@ from stealguard.attacks.jacobian import JacobianAttack
 from stealguard.attacks.treatments import Treatment
 from stealguard.boxes import Labels, Metered
 from stealguard.data.inputs import Stored
-from stealguard.errors import BoxFault, Invalid, NotApplicable, Refused
+from stealguard.errors import BoxFault, Invalid, NoAnswers, NotApplicable, Refused
 from stealguard.training.loop import Training
 
 SHAPES = [((1, 8, 8), 2), pytest.param((3, 8, 8), 100, marks=pytest.mark.thorough), ((16,), 5)]
@@ -225,6 +225,14 @@ class TestBoxesThatFail:
 
         with pytest.raises(BoxFault, match=r"`stub` should answer. Found ConnectionError: gone"):
             steal(name, broken, (1, 8, 8), 5)
+
+    @pytest.mark.parametrize("spent", [False, True], ids=["refused", "spent"])
+    def test_a_box_that_answers_nothing_is_told_in_one_line(self, name: str, spent: bool) -> None:
+        metered = Metered(Refusing(Stub((1, 8, 8), 5), 0), 50)
+        if spent:
+            metered.left = 0
+        with pytest.raises(NoAnswers, match=r"^None of the attack's queries was answered\.$"):
+            steal(name, metered, (1, 8, 8), 5)
 
     def test_a_budget_is_at_least_one(self, name: str) -> None:
         with pytest.raises(Invalid, match=r"`budget` should be at least 1. Found 0"):

@@ -304,7 +304,7 @@ def test_a_net_that_counts_its_calls_has_the_same_rows_again(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_guard_that_refuses_ends_the_attack_and_costs_honest_users_too(tmp_path: Path) -> None:
+def test_a_guard_that_refuses_ends_the_attack_and_an_account_that_asks_the_whole_test_set(tmp_path: Path) -> None:
     """With delta = 1 every account is refused at the first test, after a little more than a hundred queries."""
     release = sg.protect(
         "lenet5", task(1000), defense=PRADA(delta=1.0), training=sg.Training(epochs=3, batch=32),
@@ -318,8 +318,9 @@ def test_a_guard_that_refuses_ends_the_attack_and_costs_honest_users_too(tmp_pat
     assert row.clone_accuracy is not None
     plain = (sg.boxes.Boxed(release.model, release.shape)(task()[2]).argmax(1) == task()[3]).double().mean().item()
     assert plain > 0.9
-    assert (row.benign_accuracy or 0) < 0.6 * plain, "250 test inputs, of which the first hundred or so are answered"
-    assert row.victim.metrics["top_1_kept"] == pytest.approx((row.benign_accuracy or 0) / plain, abs=0.05)
+    assert row.benign_accuracy == plain, "250 test inputs, from accounts of a hundred queries"
+    assert (row.victim.metrics["user_queries"], row.victim.metrics["top_1_kept"]) == (100, 1)
+    assert row.victim.metrics["one_account_accuracy"] < 0.6 * plain, "the first hundred or so are answered"
     assert not answers.exists()
 
 

@@ -10,9 +10,11 @@ from torch import Tensor
 
 import stealguard as sg
 from samples import blobs
-from stealguard.auditing.utility import everything, milliseconds, utility
+from stealguard.auditing.utility import milliseconds, utility
+from stealguard.boxes.users import everything, served
 from stealguard.data.inputs import Stored
 from stealguard.errors import Invalid, Refused
+from stealguard.results.metrics import accuracy
 from stealguard.types import BlackBox
 
 
@@ -74,3 +76,27 @@ def test_an_honest_account_that_is_refused_at_once_has_uniform_answers() -> None
     assert torch.equal(everything(box, torch.rand(3, 2), 4), torch.full((3, 4), 0.25))
     with pytest.raises(Invalid, match="`classes` should be given for a box that refuses the first input"):
         everything(box, torch.rand(3, 2))
+
+
+def test_each_user_has_an_account_and_what_is_refused_is_wrong() -> None:
+    asked: dict[str, int] = {}
+
+    def connect(account: str) -> BlackBox:
+        def box(x: Tensor) -> Tensor:
+            left = 40 - asked.get(account, 0)
+            if len(x) > left:
+                raise Refused("no more", left)
+            asked[account] = asked.get(account, 0) + len(x)
+            return torch.eye(2)[[0] * len(x)]
+
+        return box
+
+    y = torch.zeros(250, dtype=torch.long)
+    assert accuracy(served(connect, torch.rand(250, 2), 2), y) == 120 / 250
+    assert asked == {"user 0": 40, "user 1": 40, "user 2": 40}
+    refusing = accuracy(served(lambda account: lambda x: refuse(), torch.rand(250, 2), 2), y)
+    assert refusing == 0, "a refused input is no right answer, though its class is the first"
+
+
+def refuse() -> Tensor:
+    raise Refused("no more", 0)

@@ -100,6 +100,15 @@ def test_bounds_are_by_column_in_tables_and_one_pair_elsewhere(monkeypatch: pyte
         bounds(Stored(x), "x")
 
 
+@pytest.mark.parametrize("values", [(0.0, 1.0), (0.0, 0.5), (1.0, 1 + 2**-23)])
+def test_rows_that_differ_in_order_or_in_one_bit_have_other_hashes(values: tuple[float, float]) -> None:
+    """All 65,536 rows of sixteen numbers of two values."""
+    bits = (torch.arange(2**16)[:, None] >> torch.arange(16)) & 1
+    hashes = row_hashes(Stored(torch.tensor(values)[bits]))
+    assert len(set(hashes.tolist())) == 2**16
+    assert len({value >> 32 for value in hashes.tolist()}) > 0.999 * 2**16, "each half is a hash"
+
+
 def test_equal_rows_have_equal_hashes_however_they_are_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stealguard.data.inputs.CHUNK", 80)
     hashes = row_hashes(Stored(X))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from marked import pretended
 from stealguard import data
 from stealguard.data import Task, datasets, formats
 from stealguard.data.archives import KEYS
+from stealguard.data.inputs import Stored
 from stealguard.data.scaling import Scaling
 from stealguard.errors import Invalid
 
@@ -34,6 +36,23 @@ def test_test_inputs_that_were_trained_on_are_told(tmp_path: Path) -> None:
     split = {"train_x": x[:30], "train_y": y[:30], "test_x": x[27:], "test_y": y[27:]}
     np.savez(tmp_path / "a.npz", **{name: part.numpy() for name, part in split.items()})
     assert told in data.task(f"npz:{tmp_path / 'a.npz'}").notes
+
+
+def test_of_many_test_inputs_some_are_looked_for_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data.own, "LOOKED_FOR", 10)
+    x, y = torch.rand(300, 5), torch.arange(300) % 2
+    notes = data.task((x[:200], y[:200], x[100:], y[100:])).notes
+    assert "5 of 10 test inputs compared are training inputs, too: they tell nothing about new ones." in notes
+
+
+@pytest.mark.slow
+def test_narrow_tables_of_many_rows_are_compared_in_little_time() -> None:
+    """Two million rows: a hash of each by itself takes four seconds."""
+    x, y = torch.rand(2_000_000, 4), torch.arange(2_000_000) % 2
+    parts = Task("a", data.Split(Stored(x), y), data.Split(Stored(x[:2000]), y[:2000]), 2)
+    start = time.process_time()
+    assert data.own._seen(parts)[0].startswith("2,000 test inputs are training inputs, too")
+    assert time.process_time() - start < 2
 
 
 def four(n: int = 12, m: int = 6, shape: tuple[int, ...] = (5,), classes: int = 3) -> tuple[Tensor, ...]:

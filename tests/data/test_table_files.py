@@ -97,12 +97,26 @@ def test_a_pool_is_read_with_the_columns_of_the_task(tmp_path: Path) -> None:
         ([f"w{i},{i % 2}" for i in range(300)], "x,y", "at most 256 categories .* Found 300 different words in `x`"),
         ([f"0,{i / 7}" for i in range(1200)], "x,y", "at most 1000 classes .* Found 1,200 different values in `y`"),
         (["a,0", '"b,1'], "x,y", "a CSV file in UTF-8"),
+        (
+            ["4,5,0"] * 20,
+            "1.5,-2e3,0",
+            r"first line names the columns .* Found 1.5, -2e3, 0 in the first line of .*a.csv",
+        ),
+        (["4,5,0"] * 20, "1,1,0", "first line names the columns .* Found 1, 1, 0 in the first line"),
+        (["4,5,0"] * 20, "1,?,0", "first line names the columns"),
+        (ROWS, "35,cook,1.75,low", "first line names the columns .* Found 35, cook, 1.75, low in the first line"),
     ],
 )
 def test_what_is_wrong_is_told_by_row_and_column(tmp_path: Path, rows: list[str], head: str, said: str) -> None:
     path = write(tmp_path / "a.csv", rows, head)
     with pytest.raises(Invalid, match=said):
         data.task(f"csv:{path}")
+
+
+def test_names_that_are_numbers_stand_beside_others_that_are_none(tmp_path: Path) -> None:
+    """Wavelengths, for example."""
+    path = write(tmp_path / "a.csv", ["0.2,0.3,low", "0.3,0.1,high"] * 10, "400,401,kind")
+    assert tables.read("csv", str(path)).columns.names == ("400", "401")
 
 
 def test_paths_and_encodings_that_cannot_be_read(tmp_path: Path) -> None:

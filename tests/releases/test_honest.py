@@ -107,6 +107,37 @@ def test_memory_is_asked_by_accounts_of_a_hundred_queries(tmp_path: Path) -> Non
     assert made.facts().metrics["outliers_at_5"] == found["curve"][5][2]
 
 
+def test_the_worst_class_is_named_where_it_is_ten_points_below_all() -> None:
+    x, y = inputs(300)
+    logits = x[:]
+    logits[(y == 1).nonzero()[:40]] = torch.tensor([9.0, 0.0, 0.0])
+    found = honest(Defended(nn.Identity()), Stored(logits), y, chance=1 / 3)
+    assert found["by_class"] == [[100, 100], [60, 100], [100, 100]]
+    assert sentence(found, ["a", "b\n", "c"]) == "86.7 % on validation; worst class `b`: 60.0 % of 100 inputs"
+    assert "worst class `1`" in sentence(found)
+
+
+def test_refused_inputs_count_as_wrong_in_their_classes() -> None:
+    x, y = inputs(90)
+    assert honest(Defended(nn.Identity(), Counting(45)), x, y, chance=1 / 3)["by_class"] == [[15, 30]] * 3
+
+
+@pytest.mark.parametrize(
+    ("by_class", "told"),
+    [([[80, 100], [90, 100]], False), ([[74, 100], [96, 100]], True), ([[0, 0], [85, 100]], False), ([], False)],
+)
+def test_a_class_that_is_little_worse_or_has_no_inputs_is_not_named(by_class: list[list[int]], told: bool) -> None:
+    assert ("worst class" in sentence(numbers(served=0.85, by_class=by_class))) == told
+    assert "worst" not in sentence(numbers()), "recipes from before have no such numbers"
+
+
+def test_a_release_keeps_what_each_class_gets(tmp_path: Path) -> None:
+    made = sg.protect(mlp(), task(300, (16,), 3), defense="none", epochs=1, out=tmp_path / "a", progress=False)
+    by_class = sg.load(tmp_path / "a", net=mlp()).recipe["honest"]["by_class"]
+    assert sum(n for _, n in by_class) == 30
+    assert sum(right for right, _ in by_class) / 30 == pytest.approx(made.recipe["honest"]["served"])
+
+
 def numbers(**changes: Any) -> dict[str, Any]:
     given = {"served": 0.8, "alone": None, "start": None, "first": None, "outliers": None, "refused": 0.0}
     return {**given, "chance": 0.1, "inputs": 1000, "curve": [], **changes}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from report.made_up import RELEASES, audited, make_row, plain
 from stealguard import report
@@ -60,3 +63,34 @@ def test_the_words_are_those_of_protect() -> None:
     (found,) = honest_users(summary([measured(validation_alone=0.097)]))
     numbers = {"served": 0.097, "alone": 0.097, "start": None, "chance": 0.1, "inputs": 500}
     assert [found.complaint] == complaints(numbers)
+
+
+def asked(queries: int | None = 100, benign: float = 0.89, alone: float | None = None, **changes: Any) -> Row:
+    """A row whose victim was asked by users of so many queries."""
+    row = make_row(benign_accuracy=benign, **changes)
+    told = {"user_queries": queries, "one_account_accuracy": alone}
+    metrics = {name: value for name, value in told.items() if value is not None}
+    return replace(row, victim=replace(row.victim, metrics={**row.victim.metrics, **metrics}))
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([asked(None)], ""),
+        ([asked()], "benign accuracy: users ask 100 queries an account;"),
+        ([asked(alone=0.885)], "benign accuracy: users ask 100 queries an account;"),
+        ([asked(alone=0.5)], "users ask 100 queries an account; one account that asks the whole test set gets 50.0 %;"),
+        ([asked(), asked(1500, release="b", release_hash="0" * 64)], "users ask 100 or 1,500 queries an account;"),
+    ],
+)
+def test_it_is_said_beside_the_number_how_users_asked(rows: list[Row], said: str) -> None:
+    told = report.render(rows, "markdown").splitlines()[-1].replace("\u202f", " ")
+    assert said in told
+    assert ("benign" in told) == bool(said)
+
+
+def test_rows_that_do_not_say_how_users_asked_do_not_count_beside_those_that_do() -> None:
+    rows = [asked(None, benign=0.5), asked(benign=0.89, labels="hard")]
+    (group,) = summary(rows)
+    assert group.benign is not None
+    assert group.benign.mean == 0.89

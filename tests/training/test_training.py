@@ -459,3 +459,8 @@ def test_best_needs_a_validation_split() -> None:
         fit(small(), *data(), QUICK, seed=0, resume=True, progress=False)
     with pytest.raises(Invalid, match="`keep` should be `last` without a validation split"):
         fit(small(), *data(), replace(QUICK, keep="best"), seed=0, progress=False)
+
+
+def test_a_training_needs_inputs() -> None:
+    with pytest.raises(Invalid, match=r"`x` should be at least 1 input\. Found none"):
+        fit(nn.Linear(3, 3), torch.zeros(0, 3), torch.zeros(0), Training(epochs=1), seed=0, progress=False)

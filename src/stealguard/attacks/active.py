@@ -70,7 +70,7 @@ class ActiveThief(PoolAttack):
         held, initial, *later = self._parts(size)
         generator = torch.Generator().manual_seed(derive(seed, "queries"))
         unasked = torch.randperm(len(pool), generator=generator)
-        validation, transfer = Transfer(held), Transfer(size - held)
+        validation, transfer = Transfer(held, needed=False), Transfer(size - held)
         transfer.ask(box, pool, unasked[held : held + initial])  # first, for a box may refuse what comes later
         validation.ask(box, pool, unasked[:held])
         unasked = unasked[held + initial :]

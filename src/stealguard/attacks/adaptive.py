@@ -13,7 +13,7 @@ from stealguard.attacks.base import PoolAttack, QueryPool
 from stealguard.attacks.selection import k_means
 from stealguard.attacks.transfer import Transfer
 from stealguard.boxes.base import Boxed
-from stealguard.errors import pick, require
+from stealguard.errors import NoAnswers, pick, require
 from stealguard.seeds import derive
 from stealguard.training.loop import Training, fit
 from stealguard.types import Asked
@@ -131,6 +131,8 @@ class AdaptiveKnockoff(PoolAttack):
             new = slice(-max(2, len(x)), None)  # of one input alone, batch-norm cannot learn
             seed_now = derive(seed, "online", len(transfer))
             fit(clone, transfer.x[new], transfer.answers[new], self.online, seed=seed_now, progress=False)
+        if not len(transfer):
+            raise NoAnswers
         return transfer
 
     def _queues(self, pool: QueryPool, seed: int, generator: torch.Generator) -> list[list[int]]:

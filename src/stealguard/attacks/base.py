@@ -48,6 +48,7 @@ class Attack(Protocol):
 
         Raises:
             NotApplicable: the attack has no meaning for these inputs or answers.
+            NoAnswers: the box answers nothing, of which nothing can be learned.
         """
         ...
 

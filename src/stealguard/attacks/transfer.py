@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stealguard.attacks.base import QueryPool
 from stealguard.boxes.base import CHUNK, ask
-from stealguard.errors import NotApplicable
+from stealguard.errors import NoAnswers, NotApplicable
 from stealguard.seeds import derive
 from stealguard.training.loop import Training
 from stealguard.types import Asked
@@ -20,13 +20,17 @@ FIRST = 128  # queries that tell whether a box answers labels alone
 class Transfer:
     """Room for `size` inputs and their answers, allocated once, so that memory is linear in the budget.
 
+    Args:
+        size: how many.
+        needed: whether an attack can do nothing without any.
+
     Attributes:
         x: the inputs so far, (n, *shape).
         answers: the box's answers to them, (n, K).
     """
 
-    def __init__(self, size: int):
-        self._size, self._n = size, 0
+    def __init__(self, size: int, *, needed: bool = True):
+        self._size, self._needed, self._n = size, needed, 0
         self._x = self._answers = torch.empty(0)
 
     def __len__(self) -> int:
@@ -49,6 +53,9 @@ class Transfer:
 
         Returns:
             The new answers, (at most m, K).
+
+        Raises:
+            NoAnswers: none was ever answered, where some are needed.
         """
         start = self._n
         rows = torch.arange(len(x)) if rows is None else rows
@@ -58,6 +65,8 @@ class Transfer:
                 self._add(queries[there], answers)
             if not box.left:
                 break
+        if self._needed and not self._n:
+            raise NoAnswers
         return self._answers[start : self._n]
 
     def _add(self, x: Tensor, answers: Tensor) -> None:

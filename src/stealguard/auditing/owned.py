@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stealguard.auditing.utility import everything
 from stealguard.boxes import Boxed
+from stealguard.boxes.users import everything
 from stealguard.data import SETS, Split, Task
 from stealguard.data import task as task_of
 from stealguard.data.inputs import Stored

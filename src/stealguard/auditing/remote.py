@@ -21,8 +21,10 @@ class Remote:
 
     A key is an account of the server. An audit asks for the answers to the test inputs with `key`, and attacks with
     each of `keys`, over which a theft divides its budget unless `accounts` says that it is fewer. With `key` alone it
-    does both, with `keys` alone the first of them does, and the server counts both against one budget. Nothing makes a
-    server forget what it remembers of an account: where its guard remembers queries, use new keys for each audit.
+    does both, with `keys` alone the first of them does, and the server counts both against one budget. Attack, pool,
+    labels, treatment and seed choose with which key a theft begins. Nothing makes a server forget what it remembers of
+    an account: where its guard remembers queries, use new keys for each audit. A row says how many accounts answered
+    nothing (`silent_accounts`).
 
     A request that is interrupted after the server has answered is sent again, and the server may count it twice. An
     interruption costs at most `rows * parallel` answers: every answer that arrives is written to the audit's ledger
@@ -70,6 +72,7 @@ class Remote:
         require(len(names) in (0, self.output.classes), "names", f"of all {self.output.classes} classes", len(names))
         self.close = self._endpoint.close
         self._dealt: dict[str, str] = {}
+        self._first = 0  # of the keys, by its place
 
     @property
     def accounts(self) -> int:
@@ -94,7 +97,8 @@ class Remote:
         return fingerprint([url, self.identity, served.versions, served.output, *accounts])
 
     def connect(self, account: str = "") -> RemoteBox:
-        """The box of one account: of `key` for "" and `HONEST`; other names get `keys` in the order of their first use.
+        """The box of one account: of `key` for "" and `HONEST`; other names get `keys` in the order of their first use,
+        from the one on that `renewed` was told.
 
         Raises:
             Invalid: there are more names than keys.
@@ -103,7 +107,7 @@ class Remote:
             return self._endpoint.box(self._honest)
         if account not in self._dealt:
             self.check_accounts(len(self._dealt) + 1)
-            self._dealt[account] = self._keys[len(self._dealt)]
+            self._dealt[account] = self._keys[(self._first + len(self._dealt)) % self.accounts]
         return self._endpoint.box(self._dealt[account])
 
     def check_accounts(self, accounts: int) -> None:
@@ -125,10 +129,10 @@ class Remote:
         other.output = Probabilities(known.classes or classes, known.names or tuple(names))
         return other
 
-    def renewed(self) -> Remote:
-        """This victim, whose keys are given to accounts anew."""
+    def renewed(self, first: int = 0) -> Remote:
+        """This victim, whose keys are given to accounts anew, from number `first` on, modulo how many there are."""
         other = copy.copy(self)
-        other._dealt = {}
+        other._dealt, other._first = {}, first % self.accounts
         return other
 
 

@@ -26,14 +26,24 @@ from stealguard.auditing.plan import Architecture, Pool, Theft, architecture, th
 from stealguard.auditing.remote import HONEST, Remote
 from stealguard.auditing.resuming import checked
 from stealguard.auditing.suites import NOTHING, SUITES, Block, suite
-from stealguard.auditing.utility import boxed, everything, utility
+from stealguard.auditing.utility import boxed, utility
 from stealguard.auditing.victim import Given, Victim, by_account, remembers, renewed, victim_of
 from stealguard.boxes import AccountsInTurn, AnswerLedger, Boxed, Labels, LedgerError, ManyAccounts, Metered
 from stealguard.boxes.metered import check_answers
+from stealguard.boxes.users import ACCOUNT, everything, served
 from stealguard.data.roles import chosen, several, unseen
 from stealguard.defenses.base import Defense
 from stealguard.devices import choose, device_of
-from stealguard.errors import NotApplicable, StealguardError, counted, pick, require
+from stealguard.errors import (
+    BudgetExhausted,
+    NoAnswers,
+    NotApplicable,
+    Refused,
+    StealguardError,
+    counted,
+    pick,
+    require,
+)
 from stealguard.identity import code_of, fingerprint, tensor_hash
 from stealguard.progress import Tick, bar
 from stealguard.releases import Release
@@ -48,6 +58,7 @@ UNKNOWN = (
     "identity: the server tells none, so rows of an earlier audit count as this model's where it answers all test "
     "inputs as then (with another `store` nothing is taken from earlier)"
 )
+SILENT = "as after a refusal in an earlier theft or with a spent budget"
 TRIES = 100  # to make a lock that other processes remove
 RENAMED_WITH = 20  # labeled samples
 TOLD_APART_BY = 1000  # inputs of a pool
@@ -272,6 +283,10 @@ def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
         notes.append(f"queries: {tested}, and at most {spent:,} of {stolen}")
         if not victim.identity:
             notes.append(UNKNOWN)
+        needed = sum(theft.accounts for theft in planned)
+        if needed > victim.accounts:
+            use = f"{counted(len(planned), 'theft')} use {needed:,} accounts, of {counted(victim.accounts, 'key')}"
+            notes.append(f"keys: {use}: a server that remembers accounts judges some thefts by earlier ones")
         most = max(theft.accounts for theft in planned)
         if most < victim.accounts:
             notes.append(
@@ -333,6 +348,21 @@ def _check_classes(task: sets.Task, classes: int, names: tuple[str, ...]) -> set
     return task
 
 
+class _Account:
+    """The box of an account, and whether it is `silent`: its first request was refused, and so would be any other."""
+
+    def __init__(self, box: BlackBox):
+        self._box, self._asked, self.silent = box, False, False
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        first, self._asked = not self._asked, True
+        try:
+            return self._box(x)
+        except (BudgetExhausted, Refused) as refusal:
+            self.silent |= first and not refusal.left
+            raise
+
+
 class _Audit:
     """Carries out thefts from one victim, and measures the clones on the task's test set.
 
@@ -350,11 +380,16 @@ class _Audit:
 
     @cached_property
     def _answers(self) -> Tensor:
-        """The victim's answers to the test inputs, as its users get them."""
-        box, x = boxed(renewed(self._victim), HONEST, self._task.scaling), self._task.test.x
-        classes = self._task.classes
-        if not isinstance(self._victim, Remote):
-            return check_answers(everything(box, x, classes), len(x), self._victim.name, classes)
+        """The victim's answers to the test inputs, as its users get them; uniform where an account is refused.
+
+        Users are many, as where a release is made. Only a remote victim has one account for all of them.
+        """
+        victim, x, classes = renewed(self._victim), self._task.test.x, self._task.classes
+        box = boxed(victim, HONEST, self._task.scaling)
+        if not isinstance(victim, Remote):
+            each = partial(boxed, victim, scaling=self._task.scaling)
+            found = served(each, x, classes) if self._many_users else everything(box, x, classes)
+            return check_answers(found, len(x), victim.name, classes)
         with self.alone(self._honest):
             told = "" if self._victim.identity else checked(self._folder / self._honest, box, x, classes)
             if told and self._progress:
@@ -364,6 +399,24 @@ class _Audit:
                 return everything(ledger, x, classes)
             finally:
                 ledger.close()
+
+    @cached_property
+    def _many_users(self) -> bool:
+        """Whether users ask from accounts of their own, since it may matter to the answers who asks."""
+        victim = self._victim
+        return remembers(victim) or (by_account(victim) and not isinstance(victim, Remote))
+
+    @cached_property
+    def _of_users(self) -> dict[str, float]:
+        """How many inputs each user asks, and what all of them give from one account, where accounts matter."""
+        x, y = self._task.test
+        if not self._many_users:
+            return {"user_queries": len(x)} if isinstance(self._victim, Remote) else {}
+        found = {"user_queries": float(min(ACCOUNT, len(x)))}
+        if remembers(self._victim) and len(x) > ACCOUNT:
+            box = boxed(renewed(self._victim), HONEST, self._task.scaling)
+            found["one_account_accuracy"] = accuracy(everything(box, x, self._task.classes), y)
+        return found
 
     @cached_property
     def _honest(self) -> str:
@@ -398,7 +451,8 @@ class _Audit:
         found = utility(self._victim, self._answers, test.x, test.y, self._task.scaling)
         return replace(
             facts, key=self._identity, data=facts.data or self._task.name, data_hash=self._task.test.hash,
-            classes=self._task.classes, shape=tuple(test.x.shape[1:]), metrics={**facts.metrics, **found},
+            classes=self._task.classes, shape=tuple(test.x.shape[1:]),
+            metrics={**facts.metrics, **found, **self._of_users},
         )  # fmt: skip
 
     def _told_apart(self, pool: Pool) -> list[str]:
@@ -420,10 +474,12 @@ class _Audit:
         made_from = self._victim.recipe["data"]["train_sha256"] if isinstance(self._victim, Release) else ""
         train = self._task.train.hash  # of which the no-theft lines are drawn; a release's own follow from its identity
         train = train if theft.own or train != made_from else ""
+        users = [f"users of {ACCOUNT}"] if self._many_users else []  # whose answers clones are compared with
         return fingerprint([
             *self._source, *self._code, *self._told_apart(theft.pool), self._identity, self._victim.facts().setting,
             self._task.test.hash, train, name, settings, code_of(type(theft.attack)), *theft.pool.content, theft.labels,
             theft.treatment, theft.own, theft.tunes, theft.accounts, theft.seed, theft.clone.hash, self._device.type,
+            *users,
         ])  # fmt: skip
 
     def _ledger(self, box: BlackBox, name: str) -> AnswerLedger:
@@ -435,7 +491,8 @@ class _Audit:
         """Steal once and measure; an attack that cannot be finished gives a row that says why."""
         facts, started = self._facts, time.perf_counter()  # users' answers first: an attack may spend the whole budget
         status, reason, metrics = "ok", "", dict[str, float]()
-        with self._box(key, theft) as box:
+        accounts: list[_Account] = []
+        with self._box(key, theft, accounts) as box:
             try:
                 if theft.accounts > 1 and not by_account(self._victim):
                     raise NotApplicable("This victim's answers do not depend on the account.")
@@ -444,12 +501,19 @@ class _Audit:
                 status, reason = "skip", str(e)
             except LedgerError:
                 raise
+            except NoAnswers as e:
+                status, reason = "failed", box.refusal or str(e)
             except StealguardError as e:
                 status, reason = "failed", str(e)
             except (Exception, SystemExit) as e:  # an attack or a victim of somebody else's: the other thefts go on
                 status, reason = "failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
                 if box.refusal and not box.spent:  # few attacks can do anything without a single answer
                     reason = box.refusal
+        silent = sum(account.silent for account in accounts)
+        if silent and isinstance(self._victim, Remote):  # elsewhere nobody has asked from them before
+            metrics["silent_accounts"] = silent
+            note = f"{counted(silent, 'account')} of {theft.accounts:,} answered nothing, {SILENT}."
+            reason = f"{reason} {note}".strip()
         name, settings = describe(ATTACKS, theft.attack)
         return Row.of_theft(
             key=key, victim=facts, attack=name, settings=settings, pool=theft.pool.name,
@@ -515,16 +579,18 @@ class _Audit:
                 self._folder.rmdir()
 
     @contextmanager
-    def _box(self, key: str, theft: Theft) -> Iterator[Metered | AccountsInTurn]:
+    def _box(self, key: str, theft: Theft, accounts: list[_Account]) -> Iterator[Metered | AccountsInTurn]:
         """The box of the attacker, whose accounts have asked nothing yet; it counts queries.
 
+        Each account is added to `accounts` when it is first used.
         Answers to an attack that opens accounts when it likes are in no ledger: what it learns from refusals has to be
         asked again.
         """
-        victim, budget = renewed(self._victim), theft.attack.budget
+        victim, budget = renewed(self._victim, derive(theft.root, "first key")), theft.attack.budget
 
         def connect(number: int) -> BlackBox:
-            box = boxed(victim, f"attacker {key[:16]} {number}", self._task.scaling)
+            box = _Account(boxed(victim, f"attacker {key[:16]} {number}", self._task.scaling))
+            accounts.append(box)
             return Labels(box) if theft.labels == "hard" else box
 
         if isinstance(theft.attack, OpeningAttack):

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from stealguard.auditing.remote import Remote
 from stealguard.auditing.victim import Victim, renewed
-from stealguard.boxes.base import Boxed, ask, logits
+from stealguard.boxes.base import Boxed, logits
 from stealguard.boxes.scaled import Unscaled
+from stealguard.boxes.users import BLOCK
 from stealguard.data.inputs import Inputs
 from stealguard.data.scaling import Scaling
-from stealguard.errors import Invalid, Refused
+from stealguard.errors import Refused
 from stealguard.releases import Release
 from stealguard.results.metrics import accuracy, agreement, calibration_error, distortion
 from stealguard.types import BlackBox
 
 ROUNDS = 7  # of each timing; the median counts
-BLOCK = 8192  # inputs decoded at once
 
 
 def utility(victim: Victim, answers: Tensor, x: Inputs, y: Tensor, scaling: Scaling | None = None) -> dict[str, float]:
@@ -65,30 +65,6 @@ def boxed(victim: Victim, account: str, scaling: Scaling | None) -> BlackBox:
 def logits_of(victim: Release, x: Inputs) -> Tensor:
     """The logits of the released model, (N, K), before its guard."""
     return torch.cat([logits(victim.model, x[start : start + BLOCK]) for start in range(0, len(x), BLOCK)])
-
-
-def everything(box: BlackBox, x: Inputs | Tensor, classes: int | None = None) -> Tensor:
-    """The answers to all of `x`, (N, ...) -> (N, K); uniform rows from where the box refuses on.
-
-    Args:
-        classes: K, which the answers tell unless the box refuses the first input.
-
-    Raises:
-        Invalid: nothing tells K.
-    """
-    found: list[Tensor] = []
-    answered = 0
-    for start in range(0, len(x), BLOCK):
-        part = x[start : start + BLOCK]
-        found.extend(answers for _, answers in ask(box, part))
-        answered = sum(map(len, found))
-        if answered < start + len(part):
-            break
-    k = found[0].shape[1] if found else classes
-    if k is None:
-        raise Invalid("classes", "given for a box that refuses the first input", "none")
-    like = found[0] if found else torch.empty(0)
-    return torch.cat([*found, like.new_full((len(x) - answered, k), 1 / k)])
 
 
 def milliseconds(box: BlackBox, other: BlackBox, x: Tensor, repeats: int) -> tuple[float, float]:

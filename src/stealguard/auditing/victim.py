@@ -309,13 +309,13 @@ def victim_of(
     return Given(given, device=device)
 
 
-def renewed(victim: Victim) -> Victim:
+def renewed(victim: Victim, first: int = 0) -> Victim:
     """The victim as if nobody had asked it yet, where that can be had: a release with its memory blank.
 
-    A remote victim gives its keys to accounts anew, and its server remembers what it remembers.
+    A remote victim gives its keys to accounts anew, from number `first` on, and its server remembers what it remembers.
     """
     if isinstance(victim, Remote):
-        return victim.renewed()
+        return victim.renewed(first)
     return replace(victim) if isinstance(victim, Release) else victim
 
 

@@ -62,7 +62,7 @@ def guard(
     if json_:
         print(json.dumps(dict(made.recipe)))
     else:
-        print(f"{made.folder}: {sentence(found)}" if found else f"{made.folder}")
+        print(f"{made.folder}: {sentence(found, made.output.names)}" if found else f"{made.folder}")
     if found is None:
         print("what honest users get was not measured: name the task's data with --data", file=sys.stderr)
     for complaint in complaints(found) if found else ():

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stealguard.errors import printable
 
@@ -31,7 +31,8 @@ def columns() -> int:
 
 
 def exit_if_failed(rows: Sequence[Row]) -> None:
-    """Print why rows were skipped or failed to stderr, and end the program with status 1 if any failed."""
+    """Print to stderr why rows were skipped or failed, and what others tell; end with status 1 if any failed."""
+    _tell_reasons("notice", [row for row in rows if row.status == "ok" and row.reason])
     _tell_reasons("skipped", [row for row in rows if row.status == "skip"])
     failed = [row for row in rows if row.status == "failed"]
     _tell_reasons("failed", failed)
@@ -45,6 +46,13 @@ def _tell_reasons(word: str, rows: Iterable[Row]) -> None:
     reasons = (f"{row.victim.name} on {row.victim.data}, {row.attack}: {row.reason}" for row in rows)
     for reason in dict.fromkeys(reasons):
         print(f"{word}: {reason}", file=sys.stderr)
+
+
+def one_line_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Print a warning to stderr in one line, without the line of code that it came from: a `warnings.showwarning`."""
+    print(f"warning: {printable(str(message))}", file=sys.stderr)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 from stealguard.cli.options import Json, Many, Settings, numbers, settings, use_threads
+from stealguard.cli.printing import one_line_warning
 
 
 def protect(
@@ -99,6 +100,7 @@ def protect(
     """
     from stealguard.devices import repeatable
     from stealguard.errors import require
+    from stealguard.releases.frozen import FrozenNet
     from stealguard.releases.presets import preset_of
     from stealguard.releases.protection import protect as run
     from stealguard.releases.recipes import was_trained
@@ -116,6 +118,8 @@ def protect(
     use_threads(threads)
     with joined() as ranks, repeatable(deterministic), warnings.catch_warnings():
         warnings.simplefilter("ignore", PoorAnswers)  # they are told below, in the same words
+        warnings.simplefilter("always", FrozenNet)
+        warnings.showwarning = one_line_warning
         release = run(
             net, data, out=out, outliers=outliers,
             defense=changed(preset.defense, settings(set_, "set"), f"defense {defense}"),
@@ -131,6 +135,6 @@ def protect(
         print(json.dumps(dict(release.recipe)))
     else:
         told = "" if was_trained(release.recipe) else "; nothing was trained"
-        print(f"{out}: {sentence(found)}{told}; {release.recipe['seconds']:.0f} s")
+        print(f"{out}: {sentence(found, release.output.names)}{told}; {release.recipe['seconds']:.0f} s")
     for complaint in complaints(found, trained=was_trained(release.recipe)):
         print(f"warning: {complaint}", file=sys.stderr)

@@ -15,13 +15,12 @@ import numpy as np
 
 from stealguard.data.formats import Array
 from stealguard.data.reading import Columns
-from stealguard.errors import Invalid, StealguardError, counted, require
+from stealguard.errors import Invalid, StealguardError, counted, listed, require
 
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}  # in any case
 INFINITE = {"inf", "+inf", "-inf", "infinity", "-infinity"}
 CATEGORIES = 256  # of a column at most
 CLASSES = 1000
-SHOWN = 5  # names in notes and errors
 WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
 KINDS = ("csv", "parquet")
 
@@ -193,13 +192,6 @@ def _about(columns: Columns) -> str:
     return f"Columns: {numbers} of numbers{told}; an input has {counted(columns.width, 'number')}."
 
 
-def listed(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(f"{name:.40}" for name in names[:SHOWN]) + more
-
-
 # Files ------------------------------------------------------------------------------------------------------
 
 
@@ -222,13 +214,15 @@ def _csv(path: Path) -> Table:
             file.seek(0)
             rows = csv.reader(file, delimiter=_delimiter(head), strict=True)
             names = [name.strip() for name in next(rows, [])]
-            _check_names(names, path)
+            _check_named(names, path)
             columns: list[list[str]] = [[] for _ in names]
             for number, cells in enumerate(filter(None, rows), 1):
                 rule = f"a table with {len(names)} cells in every row"
                 require(len(cells) == len(names), "data", rule, f"{len(cells)} in row {number} of {path}")
                 for column, cell in zip(columns, cells, strict=True):
                     column.append(cell)
+            _check_header(names, columns, path)
+            _check_unlike(names, path)
     except (csv.Error, UnicodeDecodeError) as error:
         raise Invalid("data", "a CSV file in UTF-8", f"{path} ({error})") from error
     return dict(zip(names, columns, strict=True))
@@ -240,12 +234,29 @@ def _delimiter(head: str) -> str:
     return max(",;\t|", key=first.count)
 
 
-def _check_names(names: Sequence[str], path: Path) -> None:
+def _check_named(names: Sequence[str], path: Path) -> None:
     require(
         bool(names) and all(names), "data", "a table with a header that names each column", f"{list(names)} in {path}"
     )
+
+
+def _check_unlike(names: Sequence[str], path: Path) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, "data", "a table whose columns have different names", f"{listed(twice)} twice in {path}")
+
+
+def _check_header(names: Sequence[str], columns: Iterable[Iterable[str]], path: Path) -> None:
+    """Raise `Invalid` where the first line is a row: each of its cells is like those below it.
+
+    That is a number, whatever is below it, or one of the words of its column.
+    """
+    rule = "a table whose first line names the columns (add such a line at the top)"
+    found = f"{listed(names)} in the first line of {path}, which are values like those below them"
+    require(not all(map(_is_value, names, columns)), "data", rule, found)
+
+
+def _is_value(name: str, column: Iterable[str]) -> bool:
+    return _floats([name]) is not None or name.casefold() in MISSING or name in map(str.strip, column)
 
 
 def _parquet(path: Path) -> Table:
@@ -259,5 +270,6 @@ def _parquet(path: Path) -> Table:
         raise Invalid("data", "a Parquet file", f"{path} ({(str(error).splitlines() or [''])[0]})") from error
     index = (table.schema.pandas_metadata or {}).get("index_columns", [])  # pandas stores it last, and reads it as none
     names = [name for name in table.column_names if name not in index]
-    _check_names(names, path)
+    _check_named(names, path)
+    _check_unlike(names, path)
     return {name: table.column(name).to_pylist() for name in names}

@@ -14,12 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from stealguard.errors import Invalid, one_line, require
+from stealguard.errors import Invalid, listed, one_line, require
 from stealguard.files import sha256
 
 INSIDE = ("state_dict", "model_state_dict", "model", "net")  # where checkpoints keep the weights
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
-SHOWN = 4  # names in a line
 
 
 class Weights(NamedTuple):
@@ -57,7 +56,7 @@ def read_weights(path: str | Path) -> Weights:
     except (SafetensorError, Exception) as e:  # torch, zip and pickle raise many kinds for foreign bytes
         objects = _objects(path)
         told = f"{type(e).__name__}: {one_line(e, 120).partition('. ')[0]}"
-        told = f"with {_listed(objects)}, and objects are never unpickled" if objects else told
+        told = f"with {listed(objects)}, and objects are never unpickled" if objects else told
         raise Invalid("weights", rule, f"`{path}` ({told})") from e
     tensors = _tensors(found)
     require(bool(tensors), "weights", rule, f"`{path}`, which holds no tensors by name")
@@ -110,7 +109,7 @@ def give(net: nn.Module, weights: Weights, *, partial: bool = False) -> list[str
     other = [name for name, value in state.items() if name in own and own[name].shape != value.shape]
     whole = [name for name in own.keys() & state.keys() if own[name].is_floating_point() and _is_whole(state[name])]
     rule = "of floating numbers where the net's are (quantized ones have to be dequantized)"
-    require(not whole, "weights", rule, f"`{weights.path}`, with whole numbers in {_listed(sorted(whole))}")
+    require(not whole, "weights", rule, f"`{weights.path}`, with whole numbers in {listed(sorted(whole))}")
     fitting = {name: value for name, value in state.items() if name not in other}
     _check_values(fitting, own, weights.path)
     try:
@@ -126,7 +125,7 @@ def give(net: nn.Module, weights: Weights, *, partial: bool = False) -> list[str
     taken = len(fitting) - len(unexpected)
     found = f"`{weights.path}` (tensors that fit: {taken} of {len(state)})"
     told = [
-        f"{what} ({count:,}): {_listed(names)}"
+        f"{what} ({count:,}): {listed(names)}"
         for count, what, names in (
             (len(missing), "missing", missing),
             (len(other), "of another shape", [_shapes(name, state[name], own[name]) for name in other]),
@@ -145,7 +144,7 @@ def give(net: nn.Module, weights: Weights, *, partial: bool = False) -> list[str
 def _check_values(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
     """Raise `Invalid` for NaN, and for several values of weights that the net ties."""
     missing = sorted(name for name, value in state.items() if name in own and bool(value.float().isnan().any()))
-    require(not missing, "weights", "numbers", f"`{path}`, with NaN in {_listed(missing)}")
+    require(not missing, "weights", "numbers", f"`{path}`, with NaN in {listed(missing)}")
     first: dict[Any, str] = {}
     for name in own.keys() & state.keys():
         tied = first.setdefault(_memory(own[name]), name) if own[name].numel() else name
@@ -173,8 +172,3 @@ def _without_prefix(state: Mapping[str, Tensor], own: Iterable[str]) -> dict[str
 
 def _shapes(name: str, given: Tensor, own: Tensor) -> str:
     return f"{name} {tuple(given.shape)} for {tuple(own.shape)}"
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from stealguard.boxes.accounts import Accounts
 from stealguard.boxes.base import outputs_of
+from stealguard.boxes.users import answered, users
 from stealguard.data.inputs import Inputs
 from stealguard.defenses.base import Defended
-from stealguard.results.metrics import accuracy
-from stealguard.types import Guard, State
+from stealguard.results.metrics import accuracy, by_class
+from stealguard.types import Guard
 
-ACCOUNT = 100  # queries of an honest account
 FIRST = 500  # inputs, at most, that are each an account's first query
 OUTLIERS = 1000  # of the held-out ones, at most
 STRICTNESS = (-5.0, -2.5, 0.0, 1.25, 2.5, 5.0, 7.5, 10.0)  # of the curve
@@ -26,7 +27,6 @@ class _Account(NamedTuple):
     answers: Tensor
     refused: Tensor
     outliers: Tensor | None
-    state: State
 
 
 def honest(
@@ -35,8 +35,7 @@ def honest(
 ) -> dict[str, Any]:  # fmt: skip
     """What honest users get, measured on held-out task inputs `x`, (N, *shape), with labels `y`, (N,).
 
-    They ask from new accounts of `ACCOUNT` queries each, or of fewer where fewer inputs are left. An input that is
-    refused counts as answered wrongly.
+    They ask from the accounts of `boxes.users`, as in an audit. An input that is refused counts as answered wrongly.
 
     Args:
         model: trained, with its guard.
@@ -45,7 +44,8 @@ def honest(
         chance: the share of the most frequent class of the task, of which few held-out inputs tell little.
 
     Returns:
-        As JSON data: `served`, the accuracy of the answers; `alone`, that of the net's own, or None where the guard
+        As JSON data: `served`, the accuracy of the answers; `by_class`, for each class how many of its inputs were
+        answered rightly, and how many there were; `alone`, that of the net's own, or None where the guard
         changes nothing; `start`; `first`, the accuracy of accounts' first answers, or None without memory; `outliers`,
         the share of inputs that were answered as outliers, or None where none are; `refused`, the share that was
         refused; `chance`, as given; `inputs`, their number; `strictness`, that of a new account, given or measured, or
@@ -53,17 +53,17 @@ def honest(
         outliers, share of held-out outliers that the net itself answers].
     """
     heads, guard = model.eval().heads(), model.guard
-    state = guard.start()
+    each = Accounts(heads, guard, tuple(x.shape[1:]))
     accounts, logits, first, curve = [], [], [], torch.zeros(len(STRICTNESS), 2, dtype=torch.float64)
-    for begin in range(0, len(x), ACCOUNT):
-        part, labels = x[begin : begin + ACCOUNT], y[begin : begin + ACCOUNT]
+    for name, rows in users(len(x)):
+        part, labels = x[rows], y[rows]
         outputs = outputs_of(heads, part)
-        accounts.append(_asked(guard, outputs, part, state))
+        accounts.append(_asked(each, guard, name, outputs, part))
         logits.append(outputs["logits"])
-        if guard.scope == "shared":
-            state = accounts[-1].state
-        elif guard.scope == "account" and begin < FIRST:
-            first += [_asked(guard, _rows(outputs, i), part[i : i + 1], state).answers for i in range(len(part))]
+        if guard.scope == "account" and rows.start < FIRST:
+            for i in range(len(part)):
+                one = slice(i, i + 1)
+                first.append(_asked(each, guard, f"{name}: {i}", _rows(outputs, one), part[one]).answers)
         curve += _at(guard, outputs, part, labels)
     answers, own = torch.cat([one.answers for one in accounts]), torch.cat(logits).softmax(dim=1)
     passed = [one.outliers for one in accounts if one.outliers is not None]
@@ -72,6 +72,7 @@ def honest(
     return {
         "inputs": len(x),
         "served": accuracy(answers, y),
+        "by_class": by_class(answers, y),
         "alone": accuracy(own, y) if changed else None,
         "start": start,
         "first": accuracy(torch.cat(first), y[: len(first)]) if first else None,
@@ -85,22 +86,21 @@ def honest(
     }
 
 
-def _asked(guard: Guard, outputs: Mapping[str, Tensor], x: Tensor, state: State) -> _Account:
-    """What an account gets that asks `x` at once, and where that is refused, as many as it may have."""
-    passed = guard.passed(outputs, state)
-    answers, after = guard(outputs, x, state)
-    n = len(answers)
-    if 0 < n < len(x):
-        answers, after = guard({name: value[:n] for name, value in outputs.items()}, x[:n], after)
-    k = outputs["logits"].shape[1]
-    filled = torch.cat([answers, answers.new_full((len(x) - len(answers), k), 1 / k)])
-    refused = torch.arange(len(x)) >= len(answers)
+def _asked(each: Accounts, guard: Guard, name: str, outputs: Mapping[str, Tensor], x: Tensor) -> _Account:
+    """What the account of that name gets that asks `x`, and where that is refused, as many as it may have."""
+
+    def box(part: Tensor) -> Tensor:
+        """Of the first rows of `x`, whose outputs are known."""
+        return each.judged(name, _rows(outputs, slice(len(part))), part).answers
+
+    passed = guard.passed(outputs, each.state(name))
+    answers, n = answered(box, x, outputs["logits"].shape[1])
     outliers = None if passed is None else ~torch.cat([passed[:n].cpu(), passed.new_ones(len(x) - n).cpu()])
-    return _Account(filled, refused, outliers, after)
+    return _Account(answers, torch.arange(len(x)) >= n, outliers)
 
 
-def _rows(outputs: Mapping[str, Tensor], i: int) -> dict[str, Tensor]:
-    return {name: value[i : i + 1] for name, value in outputs.items()}
+def _rows(outputs: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
+    return {name: value[rows] for name, value in outputs.items()}
 
 
 def _at(guard: Guard, outputs: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:

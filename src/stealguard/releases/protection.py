@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from stealguard import data as sets
 from stealguard.boxes.base import logits
+from stealguard.boxes.users import ACCOUNT
 from stealguard.checks import check_seed
 from stealguard.data.inputs import Inputs, Joined, Subset
 from stealguard.data.reading import fitted
@@ -41,7 +42,8 @@ from stealguard.nets import (
 from stealguard.nets.building import NETS, statistics
 from stealguard.releases import recipes
 from stealguard.releases import release as releases
-from stealguard.releases.honest import ACCOUNT, honest
+from stealguard.releases.frozen import FrozenNet, frozen, is_frozen, told
+from stealguard.releases.honest import honest
 from stealguard.releases.presets import PRESETS, Preset, preset_of
 from stealguard.releases.release import CHECKPOINT, Release
 from stealguard.releases.workplace import free, working
@@ -134,6 +136,8 @@ def protect(
     Warns:
         PoorAnswers: honest users get no more than chance, or a point less than from the net alone or from the weights
             that training began with. The recipe's `honest` has the numbers, see `releases.honest.honest`.
+        FrozenNet: no weight of the net requires a gradient, so that training changes only what the defense has beside
+            it. The recipe's `frozen` has the numbers.
 
     Example:
         >>> data = torch.rand(90, 4), torch.arange(90) % 3
@@ -170,6 +174,7 @@ def protect(
     model = preset.defense.build(own, like)
     rule = f"at least 1 for `{describe(DEFENSES, preset.defense)[0]}`, which trains more than an undefended net"
     require(not given or model.trains_net_alone, "epochs", rule, 0)
+    still = None if given else frozen(model)
     begun = None if start is None else _warm(model, start, net, like, task.classes)
     if mean is not None:
         _check_kept(model.net, mean, std, like)
@@ -186,6 +191,12 @@ def protect(
     for note in notes if progress else ():
         print(f"data: {note}", file=sys.stderr)
 
+    if still is not None and ranks.first:
+        line = told(still, preset.defense.cost, model.net)
+        if is_frozen(still):
+            warnings.warn(line, FrozenNet, stacklevel=3)  # past the decorator
+        elif progress:
+            print(f"notice: {line}", file=sys.stderr)
     name, settings = describe(DEFENSES, preset.defense)
     made = {
         "net": _word(net), "structure": made_of, "shape": list(shape), "classes": task.classes,
@@ -204,6 +215,7 @@ def protect(
         "defense": {"name": name, "settings": settings},
         "training": {"epochs": 0} if given else preset.training.record(),
         "start": None if start is None else _word(start), "seed": seed,
+        **({} if still is None else {"frozen": still}),
     }  # fmt: skip
     started = time.perf_counter()
     with working(folder) if ranks.first else nullcontext(folder) as workplace:

@@ -114,7 +114,9 @@ def _honest(value: Any) -> bool:
         else False
     )
     points = _list(lambda point: isinstance(point, list) and len(point) == 4 and all(map(_number, point[:3])))
-    return numbers and None not in (value.get("served"), value.get("inputs")) and points(value.get("curve"))
+    pairs = _list(lambda pair: isinstance(pair, list) and len(pair) == 2 and all(map(_whole, pair)))
+    known = numbers and None not in (value.get("served"), value.get("inputs")) and points(value.get("curve"))
+    return known and pairs(value.get("by_class", []))  # which older recipes lack
 
 
 def _epoch(value: Any) -> bool:
@@ -177,6 +179,10 @@ LATER: dict[str, Form] = {  # null in recipes that are older than the key
     "std": Form("null or a list of numbers", _statistic),
     "weights": Form(
         "null, or a file and its hash", lambda value: value is None or _object(file=_text, sha256=_text)(value)
+    ),
+    "frozen": Form(
+        "null, or numbers of weights",
+        lambda value: value is None or _object(weights=_whole, of=_whole, beside=_whole)(value),
     ),
     "honest": Form("null, or what honest users get", _honest),
 }

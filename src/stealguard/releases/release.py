@@ -135,7 +135,7 @@ class Release:
             "task": recipe["data"]["name"],
             "defense": recipe["defense"]["name"],
             "outliers": ", ".join(family["name"] for family in recipe["outliers"]) or "none",
-            "honest users get": sentence(honest) if honest else "not measured",
+            "honest users get": sentence(honest, self.output.names) if honest else "not measured",
             "identity": self.identity,
         }
         return html.table(("release", self.name), told.items())
@@ -166,11 +166,12 @@ def _metrics(honest: Mapping[str, Any]) -> dict[str, float]:
 def setting_of(recipe: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of all that a release is made from but its seed: releases that share it are samples of one setting.
 
-    Where it started from trained weights, only that it did is told, since each seed starts from its own.
+    Where it started from trained weights, only that it did is told, since each seed starts from its own. A net of which
+    weights were frozen is another setting than one that was trained as a whole.
     """
     trained = recipe["start"] is not None or recipe.get("weights") is not None
-    statistics = {name: recipe[name] for name in ("mean", "std") if recipe.get(name) is not None}
-    return fingerprint({**{name: recipe[name] for name in MADE_FROM}, **statistics, "start": trained})
+    given = {name: recipe[name] for name in ("mean", "std", "frozen") if recipe.get(name) is not None}
+    return fingerprint({**{name: recipe[name] for name in MADE_FROM}, **given, "start": trained})
 
 
 def scaling_of(recipe: Mapping[str, Any]) -> Scaling | None:

@@ -18,12 +18,13 @@ from stealguard.defenses import DEFENSES
 from stealguard.errors import counted, printable
 from stealguard.identity import identity_of
 from stealguard.releases.export import Parity, read_report
+from stealguard.releases.frozen import is_frozen
 from stealguard.releases.recipes import was_trained
 from stealguard.releases.release import REPORT, measured_settings, read_recipe, setting_of
 from stealguard.report.cells import Cell, Group
 from stealguard.report.comparing import baselines
 from stealguard.report.grouping import summary
-from stealguard.report.naming import number, percent, titles, worst_text
+from stealguard.report.naming import number, percent, titles, users, worst_text
 from stealguard.report.verdicts import UNDECIDED, UNKNOWN, below_chance, explain, headline, notes, overall, verdicts
 from stealguard.results import Row
 
@@ -159,7 +160,8 @@ def _audited(own: Group, baseline: Group | None) -> list[str]:
     whole = f"Whether the defense holds is {word}." if word in (UNDECIDED, UNKNOWN) else f"The defense {word}."
     judged = [f"{whole} {escaped(explain(found))}"] if found else []
     told = [escaped(headline(own, baseline)), *judged, *([escaped(below)] if (below := below_chance(own)) else [])]
-    benign = f"Benign accuracy: {number(own.benign)} %. Chance: {_percent(own.chance)}."
+    asked = f" ({'; '.join(users([own]))})" if users([own]) else ""
+    benign = f"Benign accuracy: {number(own.benign)} %{asked}. Chance: {_percent(own.chance)}."
     done = sorted((cell for cell in own.cells.values() if cell.clone), key=lambda cell: -cell.reached)
     return [*told, benign, f"The {min(WORST, len(done))} worst of {counted(len(done), 'line')}:", _table(done[:WORST])]
 
@@ -259,11 +261,17 @@ def _made(subject: Subject) -> str:
         *outliers,
         ("defense", _settings(recipe["defense"]["name"], recipe["defense"]["settings"], subject.measured)),
         ("training", _settings("", recipe["training"], {}) if was_trained(recipe) else NOT_TRAINED),
+        *([("frozen weights of the net", _frozen(recipe["frozen"]))] if recipe.get("frozen") else []),
         ("seed", str(recipe["seed"])),
         ("started from trained weights", _start(recipe)),
         ("made", f"{recipe['created']}, in {recipe['seconds']:.0f} s, by {with_}"),
     ]
     return _as_table(["what", "how"], facts)
+
+
+def _frozen(found: Mapping[str, int]) -> str:
+    every = "all, so that only what the defense has beside the net was trained: "
+    return f"{every * is_frozen(found)}{found['weights']:,} of {found['of']:,}"
 
 
 def _start(recipe: Mapping[str, Any]) -> str:

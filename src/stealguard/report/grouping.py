@@ -117,11 +117,17 @@ def _group(rows: list[Row]) -> Group:
         defense_settings=first.defense_settings, setting=first.setting,
         victims=tuple(sorted({Trained(victim.name, victim.key, victim.seed) for victim in victims},
                              key=lambda victim: (victim.seed, victim))),
-        benign=over_victims((row.victim.seed, row.benign_accuracy) for row in newest.values()),
+        benign=over_victims((row.victim.seed, row.benign_accuracy) for row in _of_users(list(newest.values()))),
         chance=_chance(list(newest.values())),
         cells={line: _cell(line, found) for line, found in by_line.items()},
         superseded=len(rows) - len(newest),
     )  # fmt: skip
+
+
+def _of_users(rows: list[Row]) -> list[Row]:
+    """The rows without those of a victim from before audits told how many inputs each user asks, if it has others."""
+    told = {row.victim.seed for row in rows if "user_queries" in row.victim.metrics}
+    return [row for row in rows if "user_queries" in row.victim.metrics or row.victim.seed not in told]
 
 
 def _line(row: Row) -> Line:

@@ -17,6 +17,8 @@ from stealguard.results import Row
 
 T = TypeVar("T")
 
+POINT = 0.01  # of accuracy, by which a number is clearly less
+
 
 def named(groups: Sequence[Group]) -> list[Group]:
     """The groups with names unlike each other: of their victims where those tell them apart, else of what differs.
@@ -178,15 +180,32 @@ def beside(cell: Cell) -> list[str]:
 
 
 def circumstances(groups: Sequence[Group]) -> list[str]:
-    """What every number is to be read beside: chance, where it is known, and how many accounts attackers use."""
+    """What every number is to be read beside: chance, where it is known, and the accounts of users and attackers."""
     known = {group.task.data: group.chance for group in groups if group.chance is not None}
     told = [f"chance {percent(value)}" for value in dict.fromkeys(known.values())]
     if len(told) > 1:
         told = [f"chance on {data} {percent(value)}" for data, value in sorted(known.items())]
+    told += [f"benign accuracy: {'; '.join(asked)}"] if (asked := users(groups)) else []
     *fewer, most = (f"{number:,}" for number in sorted({line.accounts for group in groups for line in group.cells}))
     if not fewer and most == "1":
         return [*told, "attackers use 1 account"]
     return [*told, f"attackers use {' or '.join(filter(None, [', '.join(fewer), most]))} accounts"]
+
+
+def users(groups: Iterable[Group]) -> list[str]:
+    """How users asked for benign accuracy, where it may matter, and what one account gets if that is clearly less."""
+    metrics = [row.victim.metrics for group in groups for row in group.rows]
+    sizes = sorted({int(of["user_queries"]) for of in metrics if "user_queries" in of})
+    if not sizes:
+        return []
+    told = [f"users ask {' or '.join(f'{size:,}' for size in sizes)} queries an account"]
+    alone = [of["one_account_accuracy"] for of in metrics if _less_alone(of)]
+    return [*told, f"one account that asks the whole test set gets {percent(min(alone))}"] if alone else told
+
+
+def _less_alone(metrics: Mapping[str, float]) -> bool:
+    alone = metrics.get("one_account_accuracy", 1.0)
+    return alone < metrics.get("benign_accuracy", 0.0) - POINT
 
 
 def samples(cell: Cell) -> str:

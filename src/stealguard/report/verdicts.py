@@ -250,13 +250,20 @@ def notes(groups: Sequence[Group]) -> list[str]:
         (older, f"{counted(older, 'older row')} of the same cell and seed left out: the newest counts."),
     ]  # fmt: skip
     told = [note for applies, note in checks if applies]
-    return told + _given(groups) + _uneven(groups) + _weak(groups) + mixed_pools(rows)
+    return told + silent(rows) + _given(groups) + _uneven(groups) + _weak(groups) + mixed_pools(rows)
 
 
 def unmeasured(rows: Sequence[Row]) -> list[str]:
     """How many rows failed or were skipped, where some did: no mean has anything of them."""
     ended = Counter(outcome(row) for row in rows if row.status != "ok")
     return [f"{number:,} of {counted(len(rows), 'row')} {word}" for word, number in sorted(ended.items())]
+
+
+def silent(rows: Sequence[Row]) -> list[str]:
+    """How many thefts met accounts that answered nothing: less was stolen than from fresh ones, perhaps."""
+    met = sum("silent_accounts" in row.metrics for row in rows)
+    told = f"{counted(met, 'theft')} had accounts that answered nothing, perhaps since they were refused before."
+    return [told] if met else []
 
 
 def _given(groups: Sequence[Group]) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stealguard.errors import counted
+from stealguard.errors import counted, printable
 
 POINT = 0.01
+CLEARLY_LESS = 0.1  # than the accuracy of all classes
 MILDER = 2  # log odds
 ERRORS = 2  # standard errors above chance within which an accuracy is no better than it
 
@@ -17,8 +18,8 @@ class PoorAnswers(UserWarning):
     """Honest users get less than the net could give, or no more than chance."""
 
 
-def sentence(found: Mapping[str, Any]) -> str:
-    """What `honest` found, in one line.
+def sentence(found: Mapping[str, Any], names: Sequence[str] = ()) -> str:
+    """What `honest` found, in one line, in which classes have these names, or their numbers if there are none.
 
     >>> sentence({"served": 0.83, "start": 0.735, "alone": 0.805, "first": None, "outliers": 0.06, "refused": 0.0})
     '83.0 % on validation (start 73.5; the net alone 80.5); 6 % of honest inputs were answered as outliers'
@@ -26,11 +27,27 @@ def sentence(found: Mapping[str, Any]) -> str:
     named = (("start", "start"), ("alone", "the net alone"), ("first", "first answers of an account"))
     beside = [f"{words} {100 * found[name]:.1f}" for name, words in named if found[name] is not None]
     lines = [f"{100 * found['served']:.1f} % on validation" + (f" ({'; '.join(beside)})" if beside else "")]
+    if worst := _worst_class(found, names):
+        lines.append(worst)
     if found["outliers"] is not None:
         lines.append(f"{_share(found['outliers'])} of honest inputs were answered as outliers")
     if found["refused"]:
         lines.append(f"{_share(found['refused'])} were refused")
     return "; ".join(lines)
+
+
+def _worst_class(found: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The class whose inputs are answered rightly least often; "" where that is no more than ten points below all.
+
+    >>> _worst_class({"served": 0.9, "by_class": [[870, 900], [30, 100], [0, 0]]}, ["sound", "worn", "broken"])
+    'worst class `worn`: 30.0 % of 100 inputs'
+    """
+    known = enumerate(found.get("by_class", []))
+    share, number, n = min(((right / n, number, n) for number, (right, n) in known if n), default=(1.0, 0, 0))
+    if share >= found["served"] - CLEARLY_LESS:
+        return ""
+    name = printable(names[number]) if names else number
+    return f"worst class `{name}`: {100 * share:.1f} % of {counted(n, 'input')}"
 
 
 def _share(value: float) -> str:

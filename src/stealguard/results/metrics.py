@@ -30,8 +30,11 @@ METRICS = {
     "renamed_accuracy_20": Metric(0, 1, "clone accuracy after a renaming of its classes by 20 labeled samples"),
     "no_theft_20": Metric(0, 1, "accuracy that 20 labeled samples give without any query"),
     "no_theft_pool": Metric(0, 1, "accuracy that the attacker's own labels of a near-task pool give without any query"),
+    "silent_accounts": Metric(0, math.inf, "accounts of a server that answered nothing from the first request on"),
     # of a victim
     "benign_accuracy": Metric(0, 1, "share of the test set that the victim's answers classify correctly"),
+    "user_queries": Metric(0, math.inf, "test inputs that a user's account asks, where answers may depend on it"),
+    "one_account_accuracy": Metric(0, 1, "`benign_accuracy` if one account asks the whole test set"),
     "top_1_kept": Metric(0, 1, "share of the test set whose most probable class the guard leaves as it is"),
     "distortion": Metric(0, math.inf, "mean L1 distance that the guard puts between answers, at most 2"),
     "calibration_error": Metric(0, 1, "expected calibration error of the answers"),
@@ -54,7 +57,23 @@ METRICS = {
 
 def accuracy(answers: Tensor, y: Tensor) -> float:
     """The share of rows whose most probable class is the label, in [0, 1]; a row that prefers no class is wrong."""
-    return ((answers.argmax(dim=1) == y) & decided(answers)).double().mean().item()
+    return _right(answers, y).double().mean().item()
+
+
+def by_class(answers: Tensor, y: Tensor) -> list[list[int]]:
+    """For each class, how many of its rows have it as their most probable class, and how many rows it has.
+
+    >>> import torch
+    >>> by_class(torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 0, 1, 1]))
+    [[1, 2], [1, 2], [0, 0]]
+    """
+    k = answers.shape[1]
+    counts = (rows.bincount(minlength=k).tolist() for rows in (y[_right(answers, y)], y))
+    return [list(pair) for pair in zip(*counts, strict=True)]
+
+
+def _right(answers: Tensor, y: Tensor) -> Tensor:
+    return (answers.argmax(dim=1) == y) & decided(answers)
 
 
 def chance(y: Tensor) -> float:

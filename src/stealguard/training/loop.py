@@ -156,6 +156,7 @@ def fit(
     """
     require(training.keep == "last" or validation is not None, "keep", "`last` without a validation split", "`best`")
     require(checkpoint is not None or not resume, "resume", "left out where no checkpoint is kept", resume)
+    require(len(x) >= 1, "x", "at least 1 input", "none")
     x, outliers = as_inputs(x), None if outliers is None else as_inputs(outliers)
     run, ranks = _Run(model, training), present()
     if checkpoint is not None or ranks is not ALONE:

@@ -16,7 +16,7 @@ from stealguard.attacks.base import QueryPool
 from stealguard.attacks.data_free.generators import generator, squash
 from stealguard.attacks.transfer import labels_only, refuse_labels
 from stealguard.devices import device_of
-from stealguard.errors import NonFiniteLoss, Refused, require
+from stealguard.errors import NoAnswers, NonFiniteLoss, Refused, require
 from stealguard.seeds import derive, seeded
 from stealguard.training.descent import Adam, Descent
 from stealguard.training.losses import center
@@ -140,6 +140,7 @@ class Alternation:
 
     Attributes:
         device: the clones'.
+        learned: whether anything was answered.
         generator: from noise to inputs.
         answered: the inputs that the clones were trained on, with their answers.
     """
@@ -152,7 +153,7 @@ class Alternation:
         self._asked_on = like.device
         self._total = self._left = min(budget, box.left)
         self.device = device_of(clones[0])
-        self._steps, self._rate = 0, 1.0
+        self._steps, self._rate, self.learned = 0, 1.0, False
         self.answered = Replay(min(replay, self._total))
         self.generator = generator(tuple(like.shape[1:]), training.latent, training.width).to(self.device)
         self._clone_optimizer = training.sgd([p for clone in clones for p in clone.parameters() if p.requires_grad])
@@ -200,6 +201,7 @@ class Alternation:
         first = self._left == self._total
         self._left -= len(x)
         answers = self._box(x.detach().to(self._asked_on)).to(self.device)
+        self.learned = True
         if first and not self._labels:
             refuse_labels(answers)
         return answers
@@ -252,8 +254,15 @@ def alternation(
     """An `Alternation` for inputs like the pool's first, from `seed`; after it the clones are in evaluation mode.
 
     A refusal by the box ends it: a step whose queries were not all answered is not made.
+
+    Raises:
+        NoAnswers: the box answers nothing at all. Where it would answer fewer inputs than a step has, clones stay as
+            they are.
     """
     with seeded(derive(seed, "queries")), suppress(Refused):
-        yield Alternation(box, budget, pool[:1], clones, training, replay, labels)
+        turns = Alternation(box, budget, pool[:1], clones, training, replay, labels)
+        yield turns
+    if not turns.learned and not box.left:
+        raise NoAnswers
     for clone in clones:
         clone.eval()
