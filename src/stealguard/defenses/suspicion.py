@@ -31,7 +31,9 @@ BINS, LOW, HIGH = 40, -8.0, 12.0  # of the histograms of odds
 SCALE = BINS / (HIGH - LOW)
 HALF = 0.5  # a count added to each bin
 SUSPICION = "suspicion"  # the name, in the state, of what is held against an account
-RECOVERY = 0.5  # suspicion that a query takes back at most: about a fourteenth of what an outlier adds
+RECOVERY = 0.7  # suspicion that a query takes back at most: about a tenth of what an outlier adds
+RESERVE, MOST = 5.5, 10.0  # log odds that are held back from a new account, and at most
+RELIEF = 0.2  # reserve that a query takes back at most: about a thirtieth of what an outlier adds
 KEPT = 64  # latest queries that a repeat is looked for among
 ALIKE = 0.05  # share of the task's inputs that count as repeats of one of `KEPT` others
 ROWS = 256  # queries that are compared with others at once
@@ -208,11 +210,16 @@ class Suspicion(Plain):
     at most 0 less for a repeat of one of the account's last queries (max(0, e)):
 
         suspicion <- max(0, suspicion + max(e, -RECOVERY)),    trust <- min(full, max(0, trust - e)),
-        strictness = first - (first - floor) trust / full.
+        reserve <- min(MOST, max(0, reserve + max(e, -RELIEF))),
+        strictness = first - max(0, (first - floor) trust / full - reserve).
 
     A new account's suspicion is half of the limit: an outlier adds less than that, so that one alone reveals nobody,
-    but two at the beginning do. An outlier adds about fourteen times as much as an honest query can take back, so that
-    no more than a fifteenth of an account's queries can be outliers for long.
+    but two at the beginning do. An outlier adds about ten times as much as an honest query can take back, so that no more
+    than an eleventh of an account's queries can be outliers for long.
+
+    Trust is earned and lost within a few queries, so that it judges what an account asks now; the reserve remembers
+    some fifty queries. An account with few outliers gets unusual inputs answered down to `floor`; one that asks an
+    outlier in thirty queries, however well these are hidden, only such as are more of the task than not.
 
     A query that lifts suspicion above the limit reveals an attacker. Then, with `refuse`, the request is refused as a
     whole; the account can have as many answers as there are queries before that one, which are examined like all
@@ -221,12 +228,12 @@ class Suspicion(Plain):
     outliers. Trust counts no more after a refusal, or tests of inputs would cost nothing to an account that goes on
     with what is left. With `decoys`, that query and all later ones are answered with decoys.
 
-    The state is `suspicion`, `trust`, `seen` (the directions of the last queries, (KEPT, D)), and `left`, the answers
+    The state is `suspicion`, `trust`, `reserve`, `seen` (the directions of the last queries, (KEPT, D)), and `left`, the answers
     that the account can still have, or UNLIMITED.
 
     Args:
         gate: its strictness is that of an account without trust.
-        floor: the strictness of an account with full trust, if it is less.
+        floor: the strictness of an account with full trust from which nothing is held back, if it is less.
         full: how much trust is full trust, greater than 0.
         limit: of suspicion, greater than 0.
         suspects: what they get, `refuse` or `decoys`.
@@ -245,9 +252,9 @@ class Suspicion(Plain):
         return self._gate.strictness
 
     def start(self) -> State:
-        suspicion, trust = torch.tensor([self.limit / 2, 0], dtype=torch.float64)
-        seen = torch.zeros(KEPT, self._size)
-        return {SUSPICION: suspicion, "trust": trust, "seen": seen, "left": torch.tensor(UNLIMITED)}
+        suspicion, trust, reserve = torch.tensor([self.limit / 2, 0, RESERVE], dtype=torch.float64)
+        seen, left = torch.zeros(KEPT, self._size), torch.tensor(UNLIMITED)
+        return {SUSPICION: suspicion, "trust": trust, "reserve": reserve, "seen": seen, "left": left}
 
     def digest(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The `signals`, (N, 3 + D): the odds, the net's class and the decoys', and what queries are compared by."""
@@ -274,9 +281,9 @@ class Suspicion(Plain):
         known, seen = self._gate.measured.numbers, state["seen"].numpy(force=True)
         points = np.concatenate((seen, signals[:, 3:]))
         full, strictness = self._full, self.strictness
-        suspicion, trust = float(state[SUSPICION]), min(full, float(state["trust"]))
+        suspicion, trust, reserve = float(state[SUSPICION]), min(full, float(state["trust"])), float(state["reserve"])
         fall = max(0.0, strictness - self._floor) / full if int(state["left"]) == UNLIMITED else 0.0
-        before, passed = (suspicion, trust), list[bool]()
+        before, passed = (suspicion, trust, reserve), list[bool]()
         for o, near in zip(signals[:, 0].tolist(), _likeness(points).tolist(), strict=True):
             place = (o - LOW) * SCALE
             e = known.evidence[int(place) if 0 < place < BINS else BINS - 1 if place >= BINS else 0]
@@ -286,13 +293,17 @@ class Suspicion(Plain):
                 suspicion += e if e > -RECOVERY else -RECOVERY
             if suspicion > self.limit:
                 break
-            passed.append(o > strictness - fall * trust)
+            granted = fall * trust - reserve
+            passed.append(o > (strictness - granted if granted > 0 else strictness))
             suspicion, trust = suspicion if suspicion > 0 else 0.0, min(full, trust - e) if trust > e else 0.0
+            reserve += e if e > -RELIEF else -RELIEF
+            reserve = 0.0 if reserve < 0 else MOST if reserve > MOST else reserve
         n = len(passed)
         last = points[n : n + KEPT].astype(seen.dtype, copy=n > KEPT)  # no long request is kept for its end's sake
         after = {**state, "seen": torch.from_numpy(last)}
-        if (suspicion, trust) != before:
-            after |= {SUSPICION: torch.from_numpy(np.array(suspicion)), "trust": torch.from_numpy(np.array(trust))}
+        if (numbers := (suspicion, trust, reserve)) != before:
+            changed = torch.from_numpy(np.array(numbers)).unbind()
+            after |= dict(zip((SUSPICION, "trust", "reserve"), changed, strict=True))
         return passed, after
 
     def _answers(self, signals: Array, passed: list[bool]) -> Array:
