@@ -18,7 +18,10 @@ from stealguard.defenses.suspicion import (
     HIGH,
     KEPT,
     LOW,
+    MOST,
     RECOVERY,
+    RELIEF,
+    RESERVE,
     UNLIMITED,
     Gate,
     Measured,
@@ -88,34 +91,45 @@ def test_without_decoys_what_does_not_pass_is_answered_uniformly() -> None:
     torch.testing.assert_close(answers, torch.tensor([[0.25] * 4, [0.05, 0.85, 0.05, 0.05]]))
 
 
-def test_suspicion_and_trust_by_hand() -> None:
+def test_what_is_remembered_by_hand() -> None:
     guarding, odds = guard(limit=1000.0), [TASK, OUTLIER, TASK, UNSURE, OUTLIER, *[TASK] * 12]
     outputs, x = queries(*odds)
     _, state = guarding(outputs, x, guarding.start())
-    suspicion, trust = 500.0, 0.0
+    suspicion, trust, reserve = 500.0, 0.0, RESERVE
     for o in odds:
         e = {OUTLIER: 7.0, TASK: -7.0, UNSURE: 0.0}[o]
         suspicion, trust = max(0.0, suspicion + max(e, -RECOVERY)), min(FULL, max(0.0, trust - e))
+        reserve = min(MOST, max(0.0, reserve + max(e, -RELIEF)))
     assert suspicion > 0
+    assert 0 < reserve < MOST
+    assert state["reserve"].item() == pytest.approx(reserve)
     assert state["suspicion"].item() == pytest.approx(suspicion)
     assert state["trust"].item() == trust == FULL
 
 
 def test_more_trust_than_is_full_counts_as_full() -> None:
     guarding, (outputs, x) = guard(), queries(-2.0)
-    kept = guarding.start() | {"trust": torch.tensor(2 * FULL)}
+    kept = guarding.start() | {"trust": torch.tensor(2 * FULL), "reserve": torch.tensor(0.0)}
     assert guarding(outputs, x, kept)[0].argmax(dim=1).tolist() == [2], "the floor is -1"
 
 
-def test_strictness_falls_with_trust_to_its_floor() -> None:
-    """After n queries of the task an input of odds o passes if o > 5 - 6 min(1, 7 n / 30)."""
-    guarding = guard()
-    for n in range(7):
-        strictness = 5 - 6 * min(1, 7 * n / FULL)
-        outputs, x = queries(*[TASK] * n, strictness + 0.01, seed=n)
-        assert guarding(outputs, x, guarding.start())[0].argmax(dim=1).tolist()[-1] == 1
-        outputs, x = queries(*[TASK] * n, strictness - 0.01, seed=n)
-        assert guarding(outputs, x, guarding.start())[0].argmax(dim=1).tolist()[-1] == 2
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 6, 20, 27, 28, 60])
+def test_strictness_falls_with_trust_and_the_reserve_to_its_floor(n: int) -> None:
+    """After n queries of the task: 5 - max(0, 9 min(1, 7 n / 30) - max(0, 5.5 - n / 5))."""
+    guarding = guard(floor=-4.0)
+    strictness = 5 - max(0.0, 9 * min(1, 7 * n / FULL) - max(0.0, RESERVE - n * RELIEF))
+    for odds, named in ((strictness + 0.01, 1), (strictness - 0.01, 2)):
+        outputs, x = queries(*[TASK] * n, odds, seed=n)
+        assert guarding(outputs, x, guarding.start())[0].argmax(dim=1).tolist()[-1] == named
+    assert strictness == pytest.approx(-4) or n < 28
+
+
+@pytest.mark.parametrize(("honest", "answered"), [(60, True), (30, False), (20, False)])
+def test_outliers_that_are_hidden_cost_an_account_its_unusual_inputs(honest: int, answered: bool) -> None:
+    """An outlier adds 7 to the reserve, and a query of the task takes a fifth of a point: 35 of these are needed."""
+    guarding = guard(floor=-4.0)
+    outputs, x = queries(*([OUTLIER] + [TASK] * honest) * 20, -3.0)
+    assert (guarding(outputs, x, guarding.start())[0].argmax(dim=1).tolist()[-1] == 1) == answered
 
 
 def test_a_floor_above_the_strictness_changes_nothing() -> None:
@@ -225,9 +239,9 @@ def test_suspects_may_get_decoys_instead() -> None:
     assert guarding(*queries(TASK), state)[0].argmax(dim=1).tolist() == [2], "for good"
 
 
-@pytest.mark.parametrize(("honest", "caught"), [(1, True), (4, True), (12, True), (15, False)])
+@pytest.mark.parametrize(("honest", "caught"), [(1, True), (4, True), (8, True), (11, False)])
 def test_alternating_outliers_with_inputs_of_the_task_does_not_pay(honest: int, caught: bool) -> None:
-    """An outlier adds 7, a query of the task takes back half a point."""
+    """An outlier adds 7 to suspicion, a query of the task takes back 0.7."""
     guarding = guard()
     odds = ([OUTLIER] + [TASK] * honest) * 100
     answers, _ = guarding(*queries(*odds), guarding.start())

@@ -190,10 +190,10 @@ class RobustInI(Defense):
 
     An attacker who asks for neighbors of what was answered honestly undoes every rule for single answers. So by default
     accounts have a memory (see `suspicion.Suspicion`): a new account needs odds of `strictness`, which falls to `floor`
-    as the account asks inputs of the task, and queries like outliers add to a suspicion. How far nets tell outliers
-    from the task differs from task to task, so that a strictness is chosen by what it costs: 17 % of the task's inputs
-    get decoys, which are wrong, if they are the first that an account asks. An account whose inputs are mostly
-    unlike the training data is refused. A suspect is refused, and not served wrong answers, so that honest users whose
+    as the account asks inputs of the task, and rises again where more than one query in thirty is like an outlier. Such
+    queries add to a suspicion, too. How far nets tell outliers from the task differs from task to task, so that a
+    strictness is chosen by what it costs: 17 % of the task's inputs get decoys, which are wrong, if they are the first
+    that an account asks. An account of which more than one query in eleven is like an outlier is refused. A suspect is refused, and not served wrong answers, so that honest users whose
     inputs are merely unusual are told.
 
     With two classes there are no decoys, whatever the settings say: the only wrong class is the opposite of the net's,

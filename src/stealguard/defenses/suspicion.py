@@ -214,12 +214,12 @@ class Suspicion(Plain):
         strictness = first - max(0, (first - floor) trust / full - reserve).
 
     A new account's suspicion is half of the limit: an outlier adds less than that, so that one alone reveals nobody,
-    but two at the beginning do. An outlier adds about ten times as much as an honest query can take back, so that no more
-    than an eleventh of an account's queries can be outliers for long.
+    but two at the beginning do. An outlier adds about ten times as much as an honest query can take back, so that no
+    more than an eleventh of an account's queries can be outliers for long.
 
-    Trust is earned and lost within a few queries, so that it judges what an account asks now; the reserve remembers
-    some fifty queries. An account with few outliers gets unusual inputs answered down to `floor`; one that asks an
-    outlier in thirty queries, however well these are hidden, only such as are more of the task than not.
+    Trust is earned and lost within a few queries, and judges what an account asks now. The reserve is what is held back
+    of it. It remembers some fifty queries: with few outliers it is 0, and unusual inputs are answered down to `floor`;
+    with more than one in thirty, however well they are hidden, only inputs like the task's are answered.
 
     A query that lifts suspicion above the limit reveals an attacker. Then, with `refuse`, the request is refused as a
     whole; the account can have as many answers as there are queries before that one, which are examined like all
@@ -228,8 +228,8 @@ class Suspicion(Plain):
     outliers. Trust counts no more after a refusal, or tests of inputs would cost nothing to an account that goes on
     with what is left. With `decoys`, that query and all later ones are answered with decoys.
 
-    The state is `suspicion`, `trust`, `reserve`, `seen` (the directions of the last queries, (KEPT, D)), and `left`, the answers
-    that the account can still have, or UNLIMITED.
+    The state is `suspicion`, `trust`, `reserve`, `seen` (the directions of the last queries, (KEPT, D)), and `left`,
+    the answers that the account can still have, or UNLIMITED.
 
     Args:
         gate: its strictness is that of an account without trust.
