@@ -193,8 +193,8 @@ class RobustInI(Defense):
     as the account asks inputs of the task, and rises again where more than one query in thirty is like an outlier. Such
     queries add to a suspicion, too. How far nets tell outliers from the task differs from task to task, so that a
     strictness is chosen by what it costs: 17 % of the task's inputs get decoys, which are wrong, if they are the first
-    that an account asks. An account of which more than one query in eleven is like an outlier is refused. A suspect is refused, and not served wrong answers, so that honest users whose
-    inputs are merely unusual are told.
+    that an account asks. An account of which more than one query in eleven is like an outlier is refused. A suspect is
+    refused, and not served wrong answers, so that honest users whose inputs are merely unusual are told.
 
     With two classes there are no decoys, whatever the settings say: the only wrong class is the opposite of the net's,
     so a clone of the decoys with its two classes exchanged would be a clone of the net. Outliers are then answered
