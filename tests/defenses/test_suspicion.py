@@ -12,17 +12,17 @@ from marked import pretended
 from samples import blobs, mlp, noise
 from stealguard.boxes.accounts import Accounts
 from stealguard.defenses.suspicion import (
+    BEST,
     BINS,
     COLUMNS,
+    CREDIT,
     FIRST,
     HIGH,
     KEPT,
     LOW,
-    MOST,
     RECOVERY,
-    RELIEF,
-    RESERVE,
     UNLIMITED,
+    WORST,
     Gate,
     Measured,
     Suspicion,
@@ -95,39 +95,39 @@ def test_what_is_remembered_by_hand() -> None:
     guarding, odds = guard(limit=1000.0), [TASK, OUTLIER, TASK, UNSURE, OUTLIER, *[TASK] * 12]
     outputs, x = queries(*odds)
     _, state = guarding(outputs, x, guarding.start())
-    suspicion, trust, reserve = 500.0, 0.0, RESERVE
+    suspicion, trust, standing = 500.0, 0.0, 0.0
     for o in odds:
         e = {OUTLIER: 7.0, TASK: -7.0, UNSURE: 0.0}[o]
         suspicion, trust = max(0.0, suspicion + max(e, -RECOVERY)), min(FULL, max(0.0, trust - e))
-        reserve = min(MOST, max(0.0, reserve + max(e, -RELIEF)))
+        standing = min(BEST, max(WORST, standing - max(e, -CREDIT)))
     assert suspicion > 0
-    assert 0 < reserve < MOST
-    assert state["reserve"].item() == pytest.approx(reserve)
+    assert WORST < standing < 0
+    assert state["standing"].item() == pytest.approx(standing)
     assert state["suspicion"].item() == pytest.approx(suspicion)
     assert state["trust"].item() == trust == FULL
 
 
 def test_more_trust_than_is_full_counts_as_full() -> None:
     guarding, (outputs, x) = guard(), queries(-2.0)
-    kept = guarding.start() | {"trust": torch.tensor(2 * FULL), "reserve": torch.tensor(0.0)}
+    kept = guarding.start() | {"trust": torch.tensor(2 * FULL)}
     assert guarding(outputs, x, kept)[0].argmax(dim=1).tolist() == [2], "the floor is -1"
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 4, 6, 20, 27, 28, 60])
-def test_strictness_falls_with_trust_and_the_reserve_to_its_floor(n: int) -> None:
-    """After n queries of the task: 5 - max(0, 9 min(1, 7 n / 30) - max(0, 5.5 - n / 5))."""
-    guarding = guard(floor=-4.0)
-    strictness = 5 - max(0.0, 9 * min(1, 7 * n / FULL) - max(0.0, RESERVE - n * RELIEF))
+def test_strictness_falls_with_trust_and_standing(n: int) -> None:
+    """After n queries of the task: 5 - 4 min(1, 7 n / 30) - min(5.5, n / 5), which is -4.5 in the end."""
+    guarding = guard(floor=1.0)
+    strictness = 5 - 4 * min(1, 7 * n / FULL) - min(BEST, n * CREDIT)
     for odds, named in ((strictness + 0.01, 1), (strictness - 0.01, 2)):
         outputs, x = queries(*[TASK] * n, odds, seed=n)
         assert guarding(outputs, x, guarding.start())[0].argmax(dim=1).tolist()[-1] == named
-    assert strictness == pytest.approx(-4) or n < 28
+    assert strictness == pytest.approx(-4.5) or n < 28
 
 
 @pytest.mark.parametrize(("honest", "answered"), [(60, True), (30, False), (20, False)])
 def test_outliers_that_are_hidden_cost_an_account_its_unusual_inputs(honest: int, answered: bool) -> None:
-    """An outlier adds 7 to the reserve, and a query of the task takes a fifth of a point: 35 of these are needed."""
-    guarding = guard(floor=-4.0)
+    """An outlier costs 7 points of standing, and a query of the task earns a fifth of one: 35 of these are needed."""
+    guarding = guard(floor=1.0)
     outputs, x = queries(*([OUTLIER] + [TASK] * honest) * 20, -3.0)
     assert (guarding(outputs, x, guarding.start())[0].argmax(dim=1).tolist()[-1] == 1) == answered
 

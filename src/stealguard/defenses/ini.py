@@ -205,7 +205,8 @@ class RobustInI(Defense):
             there is no memory (for which 1.25 keeps 98 % of MNIST's answers right). Every unit costs benign accuracy on
             unusual inputs, and more clone accuracy. None for what all but 17 % of the task's held-out inputs have:
             6.2 on MNIST, 8.2 on Fashion-MNIST.
-        floor: the least strictness, for an account that has asked inputs of the task alone, if it is less.
+        floor: the strictness for an account with full trust, if it is less. It is up to 5.5 lower where an account has
+            asked almost nothing but inputs of the task, and up to 4.5 higher where outliers are among its latest ones.
         trust: how much is full trust; a typical input of the task earns about 6.
         memory: whether accounts have one.
         suspicion: how much reveals an attacker; an outlier adds 5 to 9 as a rule.
@@ -226,7 +227,7 @@ class RobustInI(Defense):
     )
 
     strictness: float | None = None
-    floor: float = -8.5
+    floor: float = -3.0
     trust: float = 15.0
     memory: bool = True
     suspicion: float = 20.0

@@ -32,8 +32,8 @@ SCALE = BINS / (HIGH - LOW)
 HALF = 0.5  # a count added to each bin
 SUSPICION = "suspicion"  # the name, in the state, of what is held against an account
 RECOVERY = 0.7  # suspicion that a query takes back at most: about a tenth of what an outlier adds
-RESERVE, MOST = 5.5, 10.0  # log odds that are held back from a new account, and at most
-RELIEF = 0.2  # reserve that a query takes back at most: about a thirtieth of what an outlier adds
+WORST, BEST = -4.5, 5.5  # standing: log odds that an account's record takes off its strictness
+CREDIT = 0.2  # standing that a query earns at most: about a thirtieth of what an outlier costs
 KEPT = 64  # latest queries that a repeat is looked for among
 ALIKE = 0.05  # share of the task's inputs that count as repeats of one of `KEPT` others
 ROWS = 256  # queries that are compared with others at once
@@ -210,16 +210,16 @@ class Suspicion(Plain):
     at most 0 less for a repeat of one of the account's last queries (max(0, e)):
 
         suspicion <- max(0, suspicion + max(e, -RECOVERY)),    trust <- min(full, max(0, trust - e)),
-        reserve <- min(MOST, max(0, reserve + max(e, -RELIEF))),
-        strictness = first - max(0, (first - floor) trust / full - reserve).
+        standing <- min(BEST, max(WORST, standing - max(e, -CREDIT))),
+        strictness = first - max(0, (first - floor) trust / full + standing).
 
     A new account's suspicion is half of the limit: an outlier adds less than that, so that one alone reveals nobody,
     but two at the beginning do. An outlier adds about ten times as much as an honest query can take back, so that no
     more than an eleventh of an account's queries can be outliers for long.
 
-    Trust is earned and lost within a few queries, and judges what an account asks now. The reserve is what is held back
-    of it. It remembers some fifty queries: with few outliers it is 0, and unusual inputs are answered down to `floor`;
-    with more than one in thirty, however well they are hidden, only inputs like the task's are answered.
+    Trust is earned and lost within a few queries, and judges what an account asks now. Standing remembers some fifty
+    queries. With few outliers it is good, and unusual inputs are answered; with more than one in thirty it is bad,
+    however well they are hidden, and only inputs like the task's are answered. A new account's is 0.
 
     A query that lifts suspicion above the limit reveals an attacker. Then, with `refuse`, the request is refused as a
     whole; the account can have as many answers as there are queries before that one, which are examined like all
@@ -228,12 +228,12 @@ class Suspicion(Plain):
     outliers. Trust counts no more after a refusal, or tests of inputs would cost nothing to an account that goes on
     with what is left. With `decoys`, that query and all later ones are answered with decoys.
 
-    The state is `suspicion`, `trust`, `reserve`, `seen` (the directions of the last queries, (KEPT, D)), and `left`,
+    The state is `suspicion`, `trust`, `standing`, `seen` (the directions of the last queries, (KEPT, D)), and `left`,
     the answers that the account can still have, or UNLIMITED.
 
     Args:
         gate: its strictness is that of an account without trust.
-        floor: the strictness of an account with full trust from which nothing is held back, if it is less.
+        floor: the strictness of an account with full trust and a standing of 0, if it is less.
         full: how much trust is full trust, greater than 0.
         limit: of suspicion, greater than 0.
         suspects: what they get, `refuse` or `decoys`.
@@ -252,9 +252,9 @@ class Suspicion(Plain):
         return self._gate.strictness
 
     def start(self) -> State:
-        suspicion, trust, reserve = torch.tensor([self.limit / 2, 0, RESERVE], dtype=torch.float64)
+        suspicion, trust, standing = torch.tensor([self.limit / 2, 0, 0], dtype=torch.float64)
         seen, left = torch.zeros(KEPT, self._size), torch.tensor(UNLIMITED)
-        return {SUSPICION: suspicion, "trust": trust, "reserve": reserve, "seen": seen, "left": left}
+        return {SUSPICION: suspicion, "trust": trust, "standing": standing, "seen": seen, "left": left}
 
     def digest(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The `signals`, (N, 3 + D): the odds, the net's class and the decoys', and what queries are compared by."""
@@ -281,9 +281,9 @@ class Suspicion(Plain):
         known, seen = self._gate.measured.numbers, state["seen"].numpy(force=True)
         points = np.concatenate((seen, signals[:, 3:]))
         full, strictness = self._full, self.strictness
-        suspicion, trust, reserve = float(state[SUSPICION]), min(full, float(state["trust"])), float(state["reserve"])
+        suspicion, trust, standing = float(state[SUSPICION]), min(full, float(state["trust"])), float(state["standing"])
         fall = max(0.0, strictness - self._floor) / full if int(state["left"]) == UNLIMITED else 0.0
-        before, passed = (suspicion, trust, reserve), list[bool]()
+        before, passed = (suspicion, trust, standing), list[bool]()
         for o, near in zip(signals[:, 0].tolist(), _likeness(points).tolist(), strict=True):
             place = (o - LOW) * SCALE
             e = known.evidence[int(place) if 0 < place < BINS else BINS - 1 if place >= BINS else 0]
@@ -293,17 +293,17 @@ class Suspicion(Plain):
                 suspicion += e if e > -RECOVERY else -RECOVERY
             if suspicion > self.limit:
                 break
-            granted = fall * trust - reserve
+            granted = fall * trust + standing if fall else 0.0
             passed.append(o > (strictness - granted if granted > 0 else strictness))
             suspicion, trust = suspicion if suspicion > 0 else 0.0, min(full, trust - e) if trust > e else 0.0
-            reserve += e if e > -RELIEF else -RELIEF
-            reserve = 0.0 if reserve < 0 else MOST if reserve > MOST else reserve
+            standing -= e if e > -CREDIT else -CREDIT
+            standing = BEST if standing > BEST else WORST if standing < WORST else standing
         n = len(passed)
         last = points[n : n + KEPT].astype(seen.dtype, copy=n > KEPT)  # no long request is kept for its end's sake
         after = {**state, "seen": torch.from_numpy(last)}
-        if (numbers := (suspicion, trust, reserve)) != before:
+        if (numbers := (suspicion, trust, standing)) != before:
             changed = torch.from_numpy(np.array(numbers)).unbind()
-            after |= dict(zip((SUSPICION, "trust", "reserve"), changed, strict=True))
+            after |= dict(zip((SUSPICION, "trust", "standing"), changed, strict=True))
         return passed, after
 
     def _answers(self, signals: Array, passed: list[bool]) -> Array:
