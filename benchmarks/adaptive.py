@@ -63,6 +63,7 @@ from stealguard.types import State
 
 VARIED = "strictness", "floor", "trust", "suspicion"  # settings of the defense that `--variants` may change
 WARM = 10  # inputs known to be honest that "told warm" asks first of each account, whose suspicion falls for each
+STRONG = 2.5  # how much inputs are distorted for a clone that learns from copies: visibly
 SURE = 3.0  # log odds of a drawn input that the net takes for one of the task without doubt
 EARNED = 6  # answers that an account gives before it is refused, about: attackers plan with as many
 FEW = StealguardError, ValueError, RuntimeError, IndexError  # what attacks raise on a handful of answers or none
@@ -270,10 +271,13 @@ def theft(
     }  # fmt: skip
 
 
-def cover(target: Target, seed: int, scale: Scale, *, k: int, accounts: int = 1, sure: bool = False) -> dict[str, Any]:
+def cover(
+    target: Target, seed: int, scale: Scale, *, k: int, accounts: int = 1, sure: bool = False, strong: bool = False
+) -> dict[str, Any]:
     """Exploration told which answers are honest, each query behind k drawn inputs of known labels.
 
-    With `sure`, only drawn inputs are asked whose odds are above SURE, as if the attacker knew which these are.
+    With `sure`, only drawn inputs are asked whose odds are above SURE, as if the attacker knew which these are. With
+    `strong`, clones learn from distorted copies, with the stolen answers and without.
     """
     size = scale.budget // (k + 1)
     drawn, names = DRAWN[scale.task](scale.budget - size, seed)
@@ -285,11 +289,11 @@ def cover(target: Target, seed: int, scale: Scale, *, k: int, accounts: int = 1,
         Explore(budget=size, doubt=0.0)(Metered(box, size), queries, stolen, seed=seed, honest=many.honest)
     x, answers = box.x[many.honest(box.x)], box.answers[many.honest(box.x)]
     own = torch.eye(10)[names]
-    found = {"no_theft": learned(drawn, own, seed, scale)["clone_accuracy"], "stolen_rows": len(x)}
+    found = {"no_theft": learned(drawn, own, seed, scale, strong)["clone_accuracy"], "stolen_rows": len(x)}
     if len(x):
         copies = max(1, len(drawn) // (4 * len(x)))  # stolen rows have a fifth of the weight, however few they are
         both = torch.cat([drawn, *[x] * copies]), torch.cat([own, *[answers] * copies])
-        found |= learned(*both, seed, scale)
+        found |= learned(*both, seed, scale, strong)
     return {
         **found,
         "asked": len(box.x) * (k + 1),
@@ -298,11 +302,16 @@ def cover(target: Target, seed: int, scale: Scale, *, k: int, accounts: int = 1,
     }
 
 
-def learned(x: Tensor, y: Tensor, seed: int, scale: Scale) -> dict[str, float]:
+def learned(x: Tensor, y: Tensor, seed: int, scale: Scale, strong: bool = False) -> dict[str, float]:
     """`judged` of a clone that is trained on these: the medians of three trainings, of which one may end at chance."""
+    training = Training(epochs=8, augment="half-affine")
+    if strong:
+        with seeded(derive(seed, "distorted")):
+            x, y = torch.cat([altered(x, STRONG) for _ in range(8)]), y.repeat(8, 1)
+        training = Training(epochs=1, weight_decay=5e-4, schedule="warm-cosine")
     found = []
     for number in range(3):
-        net, training = clone(derive(seed, number), scale), Training(epochs=8, augment="half-affine")
+        net = clone(derive(seed, number), scale)
         fit(net, x, y, training, seed=derive(seed, number), progress=False)
         found.append(judged(net, scale.task))
     return {name: statistics.median(one[name] for one in found) for name in found[0]}
@@ -517,6 +526,7 @@ def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
     made += [("honest", {"how": "as it is", "share": share}) for share in shares]
     made += [("cover", {"k": k}) for k in (20, 40, 10, 80, 1) if drawn]
     made += [("cover", {"k": k, "sure": True}) for k in (20, 40, 10, 60) if drawn]
+    made += [("cover", {"k": k, "sure": True, "strong": True}) for k in (20, 40) if drawn]
     made += [("cover", {"k": 10, "accounts": 100})] if drawn else []
     made += [("theft", {"guard": "none", "attack": name, "labels": "hard"}) for name in _LABELS]
     made += [("theft", {"guard": "none", "attack": name}) for name in _SOFT]
