@@ -355,6 +355,8 @@ def test_a_resumed_training_has_to_be_the_same_one(tmp_path: Path, monkeypatch: 
     for name, other in others.items():
         with pytest.raises(Invalid, match="`resume`"):
             protect(tmp_path / "a", **(given | {name: other}), resume=True)
+    with pytest.raises(Invalid, match=r"`--resume`\) goes on with it, `overwrite` .* checkpoint, .*a.partial"):
+        protect(tmp_path / "a", **given)
     assert protect(tmp_path / "a", **given, resume=True).folder.exists()
 
 

@@ -88,7 +88,7 @@ def protect(
     resume
         Continue where an interrupted run stopped.
     overwrite
-        Replace a release that is already there.
+        Replace a release that is already there, and drop what an interrupted run left.
     device
         A torch device; a GPU if there is one.
     deterministic

@@ -46,7 +46,7 @@ from stealguard.releases.frozen import FrozenNet, frozen, is_frozen, told
 from stealguard.releases.honest import honest
 from stealguard.releases.presets import PRESETS, Preset, preset_of
 from stealguard.releases.release import CHECKPOINT, Release
-from stealguard.releases.workplace import free, working
+from stealguard.releases.workplace import check_unfinished, free, working
 from stealguard.results.honest import PoorAnswers, complaints
 from stealguard.results.metrics import chance
 from stealguard.results.provenance import provenance
@@ -125,7 +125,8 @@ def protect(
         classes: the classes' names, in the order of their labels, or how many there are; from the data if None.
         resize: fit outliers of another shape to the task's (bilinear; gray from color and back).
         resume: go on where an interrupted run of the same settings and data stopped.
-        overwrite: replace a release that is already there, and its exports; other files in its folder stay.
+        overwrite: replace a release that is already there, and its exports; other files in its folder stay. Without
+            `resume`, drop the checkpoint of an interrupted run as well.
         device: a torch device; a GPU if there is one.
         progress: show a bar, and what was done to the data.
 
@@ -147,6 +148,8 @@ def protect(
     """
     ranks = present()
     folder, where, progress = free(out, overwrite), ranks.device(choose(device)), progress and ranks.first
+    if ranks.first and not (resume or overwrite):
+        check_unfinished(folder)
     check_seed(seed)
     given = epochs == 0  # the weights are released as they are
     preset = _preset(defense, training, None if given else epochs)
