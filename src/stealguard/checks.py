@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 from stealguard.errors import require
 
 
-def from_numpy(x: Tensor) -> Tensor:
+def from_numpy(x: Any) -> Tensor:
     """An array of NumPy's floats as a tensor that shares nothing with it; anything else as it is."""
-    floats = isinstance(x, np.ndarray) and x.dtype.char in "efd"
-    return torch.from_numpy(x.astype(x.dtype.newbyteorder("="))) if floats else x
+    if isinstance(x, np.ndarray) and x.dtype.char in "efd":
+        return torch.from_numpy(x.astype(x.dtype.newbyteorder("=")))
+    return x  # type: ignore[no-any-return]
 
 
 def check_inputs(x: Tensor, name: str, shape: tuple[int, ...] | None = None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stealguard.checks import from_numpy
 from stealguard.data.scaling import Scaling
 from stealguard.errors import require
 from stealguard.types import BlackBox
