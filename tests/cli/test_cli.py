@@ -271,6 +271,9 @@ def test_protect_tells_the_folder_and_the_accuracy(protect: Run, tmp_path: Path)
         (["protct"], 'Unknown command "protct". Did you mean "protect"?'),
         (["audit", "x", "--bugdet", "3"], "Unknown option: --bugdet. Did you mean --budget?"),
         (["audit", "x", "--budget", "many"], 'Invalid value for --budget: unable to convert "many" into int.'),
+        (["audit", "x", "--budget", "20,000"], "into int. Write whole numbers like 20000 or 20_000."),
+        (["keys", "add", "ann", "--budget", "20k"], "into int. Write whole numbers like 20000 or 20_000."),
+        (["audit", "nowhere", "--budget", "20_000"], "Release `nowhere` should be a folder"),
         (["protect", "lenet5"], "--data requires an argument"),
         (["audit", "nowhere"], "Release `nowhere` should be a folder. Found none."),
         (
