@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,27 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_text() == "one"
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"], "no temporary file stays"
     assert len(sha256(path)) == 64
+
+
+def test_errors_name_the_file_and_not_its_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.txt"
+    with pytest.raises(OSError, match="No space left") as told, replacing(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as `write` has it, which knows no name
+    assert told.value.filename == str(path)
+    with pytest.raises(RuntimeError) as wrapped, replacing(path):
+        raise RuntimeError("unexpected pos") from OSError(errno.ENOSPC, "")
+    assert getattr(wrapped.value.__cause__, "filename", None) == str(path)
+    with pytest.raises(FileNotFoundError) as other, replacing(path):
+        (tmp_path / "other").read_text()
+    assert other.value.filename == str(tmp_path / "other")
+
+    def refused(**given: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", f"{given['dir']}/{given['prefix']}0a1b")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refused)
+    with pytest.raises(PermissionError) as told, replacing(path):
+        pass
+    assert told.value.filename == str(path)
 
 
 def test_content_is_on_the_disk_before_the_name_is_and_the_name_after(

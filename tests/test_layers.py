@@ -19,7 +19,8 @@ from stealguard.defenses import DEFENSES
 HOME = Path(stealguard.__file__).parent
 
 LAYERS = [  # each package may import from the lines above it, and from itself
-    {"errors", "files", "processes", "seeds"},
+    {"errors", "processes", "seeds"},
+    {"files"},
     {"identity"},
     {"registry"},
     {"checks", "devices", "progress", "settings", "simplex", "types"},

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stealguard.errors import require
 
 
+def from_numpy(x: Any) -> Tensor:
+    """An array of NumPy's floats as a tensor that shares nothing with it; anything else as it is."""
+    if isinstance(x, np.ndarray) and x.dtype.char in "efd":
+        return torch.from_numpy(x.astype(x.dtype.newbyteorder("=")))
+    return x  # type: ignore[no-any-return]
+
+
 def check_inputs(x: Tensor, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
     """Inputs are a dense floating tensor (N, *shape), N at least 1, of values in [0, 1]; returned in float32.
+
+    An array of NumPy's floats counts as one.
 
     Raises:
         Invalid: a rule is broken; names the parameter, the rule and the value found.
@@ -21,7 +32,8 @@ def check_inputs(x: Tensor, name: str, shape: tuple[int, ...] | None = None) -> 
 
 def check_numbers(x: Tensor, name: str, shape: tuple[int, ...] | None = None, *, unit: bool = False) -> Tensor:
     """As `check_inputs` for inputs in units of their own: finite values of any size, in [0, 1] only where `unit`."""
-    require(isinstance(x, Tensor), name, "a tensor", type(x).__name__)
+    x = from_numpy(x)
+    require(isinstance(x, Tensor), name, "a tensor or an array of NumPy's floats", type(x).__name__)
     require(x.layout == torch.strided, name, "a dense tensor", x.layout)
     require(x.is_floating_point(), name, "of a floating dtype", x.dtype)
     if shape is not None:

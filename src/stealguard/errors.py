@@ -158,6 +158,17 @@ def disk_error(error: BaseException | None) -> OSError | None:
     return error
 
 
+def interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C behind an error, if there is one: what handles it may fail in turn, and raise something else.
+
+    >>> interrupt(ValueError()) is None
+    True
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def memory_error(error: BaseException | None) -> MemoryError | None:
     """The lack of memory behind an error, if there is one: torch raises a RuntimeError of its allocator instead.
 

@@ -14,6 +14,8 @@ from functools import cache
 from io import BufferedReader, FileIO
 from pathlib import Path
 
+from stealguard.errors import disk_error
+
 
 def opened(path: Path) -> BufferedReader:
     """A regular file, opened to read. Pipes and devices, which may never end, are refused and not waited for.
@@ -72,17 +74,30 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = f".{path.name}.{_machine()}-"
     _sweep(path.parent, mine)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{mine}{os.getpid()}.")
-    os.close(handle)
-    temporary = Path(name)
+    with _told(path, mine):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{mine}{os.getpid()}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path, prefix: str) -> Iterator[None]:
+    """Let the system's errors name the file at `path`: not its draft, which has that prefix, nor nothing."""
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except Exception as e:
+        failed = e if isinstance(e, OSError) and e.filename is not None else disk_error(e)
+        if failed is not None and (failed.filename is None or Path(str(failed.filename)).name.startswith(prefix)):
+            failed.filename = str(path)
+        raise
 
 
 def runs(process: int) -> bool:

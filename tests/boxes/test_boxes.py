@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +13,8 @@ from marked import pretended
 from samples import mlp
 from stealguard.boxes import Boxed, Labels, Metered, Rewritten, ask, check_answers
 from stealguard.boxes.base import CHUNK, in_chunks, logits
+from stealguard.boxes.scaled import Scaled
+from stealguard.data.scaling import Scaling
 from stealguard.errors import BoxFault, BudgetExhausted, Invalid, Refused
 
 
@@ -26,6 +29,19 @@ def test_a_boxed_module_answers_softmax_in_evaluation_mode() -> None:
     torch.testing.assert_close(answers, net.eval()(x).softmax(dim=1).detach())
     assert not answers.requires_grad
     assert not net.training
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", ">f4"])
+def test_a_box_takes_arrays_of_floats_as_tensors(kind: str) -> None:
+    box = Boxed(mlp(), (16,))
+    x = np.random.default_rng(0).random((5, 16), "f").astype(kind)[::-1]
+    x.flags.writeable = False
+    expected = box(torch.from_numpy(x.astype("f")))
+    torch.testing.assert_close(box(x), expected, rtol=0, atol=0)  # type: ignore[arg-type]
+    scaling = Scaling((0.0,), (1.0,))
+    torch.testing.assert_close(Scaled(box, scaling)(x), expected)  # type: ignore[arg-type]
+    with pytest.raises(Invalid, match=r"of NumPy's floats\. Found ndarray"):
+        box((255 * x).astype("uint8"))  # type: ignore[arg-type]
 
 
 def test_a_module_is_asked_fewer_large_inputs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +80,7 @@ def test_a_clone_can_be_trained_on_the_answers() -> None:
         (torch.full((2, 16), float("nan")), "free of NaN. Found 32 NaN"),
         (torch.linspace(1.5, 2.5, 32).view(2, 16), r"in \[0, 1\]. Found values from 1.5 to 2.5"),
         (torch.full((2, 16), float("inf")), r"in \[0, 1\]. Found values from inf"),
-        ([[0.0] * 16], "a tensor. Found list"),
+        ([[0.0] * 16], "a tensor or an array of NumPy's floats. Found list"),
     ],
 )
 def test_bad_inputs_are_named(x: Tensor, rule: str) -> None:

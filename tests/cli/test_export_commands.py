@@ -53,6 +53,9 @@ def test_card_is_printed_or_written(folder: Path, capsys: Captured, tmp_path: Pa
     main(["card", str(folder)])
     printed = capsys.readouterr().out
     assert "has not been audited" in printed
+    main(["card", str(folder), "--json"])
+    record = {"identity": sg.load(folder).identity, "rows": 0, "card": printed}
+    assert json.loads(capsys.readouterr().out) == record
     out, bom = tmp_path / "README.md", tmp_path / "bom.json"
     main(["card", str(folder), "--out", str(out), "--bom", str(bom)])
     assert out.read_text() == printed

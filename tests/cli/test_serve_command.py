@@ -137,7 +137,7 @@ def test_releases_of_the_same_weights_are_not_served_together_unless_told(
         (["{folder}", "--open", "--backend", "onnx"], "Nothing was exported from release"),
         (["{folder}", "--open", "--port", "99999"], "`port` should be from 0 to 65535"),
         (["{folder}", "--open", "--name", "a/b"], "`name` should be free of spaces"),
-        (["/nowhere", "--open"], "Release `/nowhere` should hold"),
+        (["/nowhere", "--open"], "Release `/nowhere` should be a folder"),
         (["{folder}", "--open", "--ledger", "l.sqlite"], "`ledger` should be left out with `--open`"),
         (["{folder}", "--open", "--keep-hashes"], "`keep-hashes` should be left out with `--open`"),
         (["{folder}", "--open", "--labels", "--top-k", "2"], "`top-k` should be left out with `--labels`"),

@@ -24,10 +24,10 @@ from stealguard.results import STORE, Store, read
 HOME = Path(__file__).parents[2]
 PRINTS_JSON = {
     "protect", "audit", "guard", "compare", "report", "export", "verify", "list", "data list", "data verify",
-    "keys add", "keys list", "keys history",
+    "keys add", "keys list", "keys history", "card",
 }  # fmt: skip
 PRINTS_NO_DATA = {  # a file, a server, or a line for each argument
-    "card", "serve", "demo", "data get", "keys revoke", "--install-completion",
+    "serve", "demo", "data get", "keys revoke", "--install-completion",
 }  # fmt: skip
 
 
@@ -100,6 +100,13 @@ def test_every_command_that_prints_data_prints_json() -> None:
 @pytest.mark.parametrize("kind", ["attacks", "defenses", "nets", "presets", "suites", "sets", "treatments"])
 def test_lists_fit_80_columns(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, shown(capsys, "list", kind).splitlines())) <= 80
+
+
+def test_suites_are_listed_with_their_attacks(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = json.loads(shown(capsys, "list", "suites", "--json"))
+    assert lines["quick"].endswith(" [attacks: knockoff, jbda]")
+    assert lines["adaptive"].endswith(" [attacks: knockoff, what counters the defense]")
+    assert "disguide" in lines["full"]
 
 
 @pytest.mark.no_cover

@@ -38,7 +38,7 @@ def test_a_table_is_a_task_in_raw_units(tmp_path: Path) -> None:
     assert task.scaling is not None
     assert (task.scaling.low[0], task.scaling.high[0]) == (22, 58)
     assert task.notes[0] == "The target is the column `pay`, the last one: 2 classes, high, low."
-    assert task.notes[1] == "Columns: 2 of numbers, and of categories job (2); an input has 4 numbers."
+    assert task.notes[1] == "Columns: 2 of numbers (age, height), and of categories job (2); an input has 4 numbers."
     again = data.task(task)
     assert again.reading == task.reading
     assert torch.equal(again.train.x[:], task.train.x[:])
@@ -69,6 +69,16 @@ def test_a_cell_like_a_formula_is_a_word(tmp_path: Path) -> None:
     rows = ["=1+1,a", '"=HYPERLINK(""http://x"")",b', "@SUM(A1),a"]
     found = tables.read("csv", str(write(tmp_path / "a.csv", rows, "x,y")))
     assert found.columns.columns == (("x", ("=1+1", '=HYPERLINK("http://x")', "@SUM(A1)")),)
+
+
+def test_whole_numbers_that_begin_with_a_zero_are_categories(tmp_path: Path) -> None:
+    rows = ["01234,0,0.5,a", "98765,10,01.5,b", " 01234,0,0.5,a"]
+    found = tables.read("csv", str(write(tmp_path / "a.csv", rows, "zip,count,length,y")))
+    assert found.columns.columns == (("zip", ("01234", "98765")), ("count", ()), ("length", ()))
+    assert "Whole numbers of which some begin with 0 are taken for categories: zip." in found.notes
+    many = [f"{i:05},{i % 2}" for i in range(300)]
+    with pytest.raises(Invalid, match="Found 300 different numbers, some of which begin with 0, in `zip`"):
+        tables.read("csv", str(write(tmp_path / "b.csv", many, "zip,y")))
 
 
 def test_a_pool_is_read_with_the_columns_of_the_task(tmp_path: Path) -> None:

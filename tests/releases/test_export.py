@@ -33,6 +33,7 @@ from stealguard.releases.export import (
     Parity,
     Session,
     _differences,
+    _Torch,
     _write,
     checked,
     export,
@@ -181,6 +182,27 @@ class Counting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         return self.linear(x) + self.step * self.calls * torch.eye(3)[0]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_interrupt_is_no_failed_export(wrapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's exporters handle errors by names of modules that an interrupt may have left half imported."""
+
+    def write(*given: object) -> None:
+        try:
+            try:
+                raise KeyboardInterrupt
+            except torch.half_imported.Error:  # type: ignore[attr-defined]
+                pass
+        except AttributeError as e:
+            if wrapped:
+                raise RuntimeError("Failed to export the model.") from e
+            raise
+
+    monkeypatch.setattr(_Torch, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        export(written(tmp_path / "r"), "torch", rows=20)
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"recipe.json", "weights.safetensors"}
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import stealguard as sg
+from own_methods import Uniform
 from samples import mlp, noise, task
 from stealguard.data.inputs import Stored
 from stealguard.defenses.base import Defended, Plain
@@ -164,6 +165,20 @@ def test_answers_at_chance_or_a_point_below_do_not_pass_without_a_word(found: di
     told = complaints(found)
     assert len(told) == len(said)
     assert all(part in line for part, line in zip(said, told, strict=True))
+
+
+def test_no_advice_on_training_for_what_a_guard_alone_costs(tmp_path: Path) -> None:
+    told = complaints(numbers(served=0.1, alone=0.8), guard_alone=True)
+    assert ["Take a milder setting" in line for line in told] == [True, True]
+    assert not any("Train" in line for line in told)
+    (told_of_net,) = complaints(numbers(served=0.1, alone=0.1), guard_alone=True)
+    assert "Train for more epochs" in told_of_net
+    data = task(300, (16,), 3)
+    net = mlp()
+    sg.fit(net, *data[:2], sg.Training(epochs=20), seed=0, progress=False)
+    with pytest.warns(PoorAnswers) as warned:
+        sg.protect(mlp(), data, defense=Uniform(), epochs=1, start=net, out=tmp_path / "a", progress=False)
+    assert not any("Train" in str(one.message) for one in warned if issubclass(one.category, PoorAnswers))
 
 
 def test_the_line_names_only_what_has_a_meaning() -> None:

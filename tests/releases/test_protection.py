@@ -176,7 +176,7 @@ def labels_off(y: torch.Tensor) -> torch.Tensor:
         ({"defense": "innie"}, r"`defense` should be one of none, ini.*"),
         ({"defense": sg.InI}, "`defense` should be a preset's name, .* or a defense with its settings. Found <class"),
         ({"training": {"lr": 0.1}}, "`training` should be a `Training`. Found {'lr': 0.1}"),
-        ({"epochs": -1}, "`epochs` should be a whole number of at least 1. Found -1"),
+        ({"epochs": -1}, "`epochs` should be .* at least 1, or 0 to release trained weights as they are. Found -1"),
         ({"epochs": 0}, "`epochs` should be at least 1 where neither `weights` nor `start` is given. Found 0"),
         ({"seed": 1.5}, "`seed` should be a whole number of 64 bits. Found 1.5"),
         ({"seed": 2**64}, "`seed` should be a whole number of 64 bits. Found 18446744073709551616"),
@@ -355,6 +355,8 @@ def test_a_resumed_training_has_to_be_the_same_one(tmp_path: Path, monkeypatch: 
     for name, other in others.items():
         with pytest.raises(Invalid, match="`resume`"):
             protect(tmp_path / "a", **(given | {name: other}), resume=True)
+    with pytest.raises(Invalid, match=r"`--resume`\) goes on with it, `overwrite` .* checkpoint, .*a.partial"):
+        protect(tmp_path / "a", **given)
     assert protect(tmp_path / "a", **given, resume=True).folder.exists()
 
 

@@ -75,8 +75,11 @@ def test_a_spoiled_folder_is_refused(folder: Path, name: str, spoil, message: st
 
 
 def test_no_folder_at_all(tmp_path: Path) -> None:
-    with pytest.raises(ReleaseError, match=r"should hold `recipe.json`. Found none \(No such file"):
+    with pytest.raises(ReleaseError, match=r"nowhere` should be a folder\. Found none\."):
         sg.load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ReleaseError, match=r"should hold `recipe.json`. Found none \(No such file"):
+        sg.load(tmp_path / "empty")
 
 
 def test_another_format_is_named(folder: Path) -> None:

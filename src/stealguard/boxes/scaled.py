@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stealguard.checks import from_numpy
 from stealguard.data.scaling import Scaling
 from stealguard.errors import require
 from stealguard.types import BlackBox
@@ -21,7 +22,8 @@ class Scaled:
         self._box, self._scaling = box, scaling
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        require(isinstance(x, Tensor), "x", "a tensor", type(x).__name__)
+        x = from_numpy(x)
+        require(isinstance(x, Tensor), "x", "a tensor or an array of NumPy's floats", type(x).__name__)
         require(x.is_floating_point(), "x", "of a floating dtype", x.dtype)
         require(bool(torch.isfinite(x).all()), "x", "finite", "a NaN or an infinity")
         return self._box(self._scaling.to01(x))

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CoercionError, CycloptsError, Parameter
 
 from stealguard import __version__
 from stealguard.cli.audit import audit
@@ -95,5 +95,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(error: Exception) -> None:
-    print(f"error: {one_line(error)}", file=sys.stderr)
+    whole = isinstance(error, CoercionError) and error.target_type is int
+    print(f"error: {one_line(error)}{' Write whole numbers like 20000 or 20_000.' * whole}", file=sys.stderr)
     sys.exit(2)

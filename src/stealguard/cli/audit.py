@@ -146,11 +146,14 @@ def audit(
     """
     from stealguard.attacks import ATTACKS
     from stealguard.auditing import audit as run
+    from stealguard.auditing.suites import SUITES
     from stealguard.devices import choose, repeatable
-    from stealguard.errors import require
+    from stealguard.errors import pick, require
     from stealguard.settings import create
 
     use_threads(threads)
+    if suite is not None:
+        pick(SUITES, suite, "suite")
     remote = _Remote(key_env, key_file, rows, parallel, output)
     target: Any = remote.victim(victim, owned=i_own_this) if victim.startswith(URL) else victim
     unused = target is not victim or remote == _Remote()

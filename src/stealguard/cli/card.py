@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+from stealguard.cli.options import Json
+
 
 def card(
     release: Path,
@@ -14,6 +16,7 @@ def card(
     out: Path | None = None,
     bom: Path | None = None,
     overwrite: bool = False,
+    json_: Json = False,
 ) -> None:
     """Write a model card: what a release is, what its audit says, and what has not been audited.
 
@@ -30,6 +33,8 @@ def card(
         The bill of materials to write: CycloneDX 1.6 in JSON.
     overwrite
         Replace files that are already there.
+    json_
+        Print an object with the card, the release's identity and the number of its audit's rows as JSON.
     """
     from stealguard.errors import require
     from stealguard.files import write_text
@@ -45,14 +50,16 @@ def card(
         require(free, name, "a file that does not exist yet (or pass `--overwrite`)", f"`{path}`")
     known = store is not None or (release / STORE).exists()
     rows = read(release / STORE if store is None else store) if known else []
+    identity = identity_of(read_recipe(release))
+    its_own = sum(row.victim.key == identity for row in rows)
     if store is not None:
-        identity = identity_of(read_recipe(release))
-        its_own = any(row.victim.key == identity for row in rows)
-        require(its_own, "store", f"one with rows of `{release}`, by its identity", f"none in `{store}`")
+        require(its_own > 0, "store", f"one with rows of `{release}`, by its identity", f"none in `{store}`")
     text = made(release, rows)
-    if out is None:
+    if json_:
+        print(json.dumps({"identity": identity, "rows": its_own, "card": text}))
+    elif out is None:
         print(text, end="")
-    else:
+    if out is not None:
         write_text(out, text)
         print(f"wrote {out}", file=sys.stderr)
     if bom is not None:

@@ -49,7 +49,7 @@ def guard(
     from stealguard.defenses import DEFENSES
     from stealguard.releases.protection import guarded
     from stealguard.releases.release import load
-    from stealguard.results.honest import PoorAnswers, complaints, sentence
+    from stealguard.results.honest import PoorAnswers, sentence
     from stealguard.settings import changed
 
     given, kind = settings(set_, "set"), DEFENSES.find(defense, "defense")
@@ -65,5 +65,5 @@ def guard(
         print(f"{made.folder}: {sentence(found, made.output.names)}" if found else f"{made.folder}")
     if found is None:
         print("what honest users get was not measured: name the task's data with --data", file=sys.stderr)
-    for complaint in complaints(found) if found else ():
+    for complaint in made.complaints:
         print(f"warning: {complaint}", file=sys.stderr)

@@ -85,9 +85,19 @@ def _presets() -> dict[str, str]:
 
 
 def _suites() -> dict[str, str]:
-    from stealguard.auditing.suites import SUITES
+    """Each suite with its attacks, of which some follow from the victim's defense."""
+    from stealguard.attacks import ATTACKS
+    from stealguard.auditing.suites import SUITES, Block
+    from stealguard.settings import describe
 
-    return {name: about(suite) for name, suite in SUITES.items()}
+    knowing = Block((), ())  # in the place of what counters a defense
+    lines = {}
+    for name, suite in SUITES.items():
+        blocks = suite([""], lambda budget: [knowing])
+        names = dict.fromkeys(describe(ATTACKS, attack)[0] for block in blocks for attack in block.attacks)
+        counter = ["what counters the defense"] * (knowing in blocks)
+        lines[name] = f"{about(suite)} [attacks: {', '.join([*names, *counter])}]"
+    return lines
 
 
 def _sets() -> dict[str, str]:

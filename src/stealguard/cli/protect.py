@@ -88,7 +88,7 @@ def protect(
     resume
         Continue where an interrupted run stopped.
     overwrite
-        Replace a release that is already there.
+        Replace a release that is already there, and drop what an interrupted run left.
     device
         A torch device; a GPU if there is one.
     deterministic
@@ -104,13 +104,13 @@ def protect(
     from stealguard.releases.presets import preset_of
     from stealguard.releases.protection import protect as run
     from stealguard.releases.recipes import was_trained
-    from stealguard.results.honest import PoorAnswers, complaints, sentence
+    from stealguard.results.honest import PoorAnswers, sentence
     from stealguard.settings import changed
     from stealguard.training.ranks import joined
 
     preset, trained = preset_of(defense, "defense"), settings(train, "train")
     require(epochs is None or "epochs" not in trained, "epochs", "given once: by itself or with `--train`", epochs)
-    if trained.get("epochs") == 0:
+    if "epochs" in trained:
         epochs = trained.pop("epochs")
     require(
         not trained or epochs != 0, "train", "left out where nothing is trained (`epochs` is 0)", " ".join(train or [])
@@ -136,5 +136,5 @@ def protect(
     else:
         told = "" if was_trained(release.recipe) else "; nothing was trained"
         print(f"{out}: {sentence(found, release.output.names)}{told}; {release.recipe['seconds']:.0f} s")
-    for complaint in complaints(found, trained=was_trained(release.recipe)):
+    for complaint in release.complaints:
         print(f"warning: {complaint}", file=sys.stderr)

@@ -76,6 +76,8 @@ def task(
 def check_reading(data: Any, reading: Reading | None) -> None:
     """Raise `Invalid` unless the data are of the kind that is read so: pictures, or a table."""
     kind, found = (_kind(data), f"`{data}`") if isinstance(data, str) else ("", described(data))
+    if isinstance(data, str) and reading is not None and kind not in (*PICTURES, *tables.KINDS, "npz"):
+        _check_name(data)
     if isinstance(reading, Fit):
         rule = "left out where the data are no folder or shards of pictures"
         require(kind in PICTURES, "size", rule, f"{reading.size} for {found}")
@@ -259,10 +261,15 @@ def _arrays(data: str, root: Path | None) -> Content:
     """The arrays of an archive or of a set with a name."""
     if data.startswith("npz:"):
         return _opened(data, archives.read)
+    _check_name(data)
+    return store.read(get(data, root=root))
+
+
+def _check_name(data: str) -> None:
+    """Raise `Invalid` unless `data` is the name of a set."""
     if data not in SETS and (any(sign in data for sign in "/\\.") or os.path.exists(data)):  # noqa: PTH110 - any string
         raise NotAName(data)
     pick(SETS, data, "data")
-    return store.read(get(data, root=root))
 
 
 def _opened(data: str, read: Callable[[Path], T]) -> T:

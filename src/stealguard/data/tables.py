@@ -21,6 +21,7 @@ MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}  # in any case
 INFINITE = {"inf", "+inf", "-inf", "infinity", "-infinity"}
 CATEGORIES = 256  # of a column at most
 CLASSES = 1000
+CODE = re.compile(r"\d+")
 WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
 KINDS = ("csv", "parquet")
 
@@ -41,8 +42,9 @@ def read(kind: str, word: str, known: Columns | None = None, *, labels: bool = T
     """The table in a file.
 
     A column whose cells are all numbers is one of numbers; any other has categories, in the order of the alphabet, and
-    becomes one number of 0 or 1 for each. The classes are the different cells of the target column: in the order of
-    their values if they are whole numbers, else of the alphabet.
+    becomes one number of 0 or 1 for each. So does a column of whole numbers of which some begin with a zero, as codes
+    do. The classes are the different cells of the target column: in the order of their values if they are whole
+    numbers, else of the alphabet.
 
     Args:
         kind: `csv` or `parquet`.
@@ -72,6 +74,9 @@ def read(kind: str, word: str, known: Columns | None = None, *, labels: bool = T
     unused = [name for name in names if name not in {chosen, *(name for name, _ in columns.columns)}]
     if unused:
         notes.append(f"Columns that are not used: {listed(unused)}.")
+    codes = [name for name, words in columns.columns if words and _are_codes(table[name])]
+    if codes:
+        notes.append(f"Whole numbers of which some begin with 0 are taken for categories: {listed(codes)}.")
     if chosen not in table:
         return Encoded(x, None, (), columns, tuple(notes))
     y = np.array(_words(chosen, table[chosen]))
@@ -129,12 +134,25 @@ def _one_hot(name: str, cells: Sequence[Any], categories: Sequence[str]) -> Arra
 
 def _categories(name: str, cells: Sequence[Any]) -> tuple[str, ...]:
     """The categories of a column in order; none where all of its cells are numbers."""
-    if _floats(cells) is not None:
+    codes = _are_codes(cells)
+    if _floats(cells) is not None and not codes:
         return ()
     words = set(_words(name, cells))
     rule = f"columns of numbers, or of at most {CATEGORIES} categories (leave this one out of the file)"
-    require(len(words) <= CATEGORIES, "data", rule, f"{len(words):,} different words in `{name}`")
+    found = f"{len(words):,} different {'numbers, some of which begin with 0,' if codes else 'words'} in `{name}`"
+    require(len(words) <= CATEGORIES, "data", rule, found)
     return tuple(sorted(words))
+
+
+def _are_codes(cells: Sequence[Any]) -> bool:
+    """Whether cells are whole numbers whose digits count, of which some begin with a zero: postal codes, for example.
+
+    >>> _are_codes(["01234", "56789"]), _are_codes(["0", "10"])
+    (True, False)
+    """
+    words = [cell.strip() for cell in cells if isinstance(cell, str)]
+    whole = len(words) == len(cells) and all(map(CODE.fullmatch, words))
+    return whole and any(len(word) > 1 and word.startswith("0") for word in words)
 
 
 def _floats(cells: Sequence[Any]) -> Array | None:
@@ -187,9 +205,10 @@ def _ordered(words: Iterable[str]) -> tuple[str, ...]:
 
 def _about(columns: Columns) -> str:
     several = [f"{name} ({len(words)})" for name, words in columns.columns if words]
-    numbers = len(columns.columns) - len(several)
+    numbers = [name for name, words in columns.columns if not words]
+    named = f" ({listed(numbers)})" if numbers else ""
     told = f", and of categories {listed(several)}" if several else ""
-    return f"Columns: {numbers} of numbers{told}; an input has {counted(columns.width, 'number')}."
+    return f"Columns: {len(numbers)} of numbers{named}{told}; an input has {counted(columns.width, 'number')}."
 
 
 # Files ------------------------------------------------------------------------------------------------------

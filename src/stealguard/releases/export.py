@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from stealguard.boxes.base import CHUNK, at_least_float32, outputs_of
 from stealguard.data.scaling import Scaling
 from stealguard.devices import device_of
-from stealguard.errors import ReleaseError, StealguardError, counted, pick, require
+from stealguard.errors import ReleaseError, StealguardError, counted, interrupt, pick, require
 from stealguard.files import opened, read_text, replacing, sha256, write_text
 from stealguard.identity import fingerprint
 from stealguard.releases.recipes import check_exports
@@ -428,6 +429,7 @@ def _written(tool: _Tool, module: _Heads | _Box, like: Tensor, notes: dict[str, 
         _NotKept: it cannot be written as a graph.
     """
     module.reference(like)  # what a guard computes once and keeps must not be computed while it is traced
+    import_module("torch._dynamo")  # torch's exporters do so while they trace, and take an interrupt then for a failure
     try:
         with _quiet():
             tool.write(module, like, module.names, notes, path)
@@ -435,6 +437,8 @@ def _written(tool: _Tool, module: _Heads | _Box, like: Tensor, notes: dict[str, 
         run(torch.cat([like, like[:1]]))  # as many rows as it was not traced with
         return run
     except Exception as e:  # tracing runs anybody's code, and raises anything
+        if (stopped := interrupt(e)) is not None:
+            raise stopped from None
         raise _NotKept(f"it cannot be written as a graph ({_cause(e)})") from e
 
 

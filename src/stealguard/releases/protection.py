@@ -40,14 +40,13 @@ from stealguard.nets import (
     structure,
 )
 from stealguard.nets.building import NETS, statistics
-from stealguard.releases import recipes
 from stealguard.releases import release as releases
 from stealguard.releases.frozen import FrozenNet, frozen, is_frozen, told
 from stealguard.releases.honest import honest
 from stealguard.releases.presets import PRESETS, Preset, preset_of
 from stealguard.releases.release import CHECKPOINT, Release
-from stealguard.releases.workplace import free, working
-from stealguard.results.honest import PoorAnswers, complaints
+from stealguard.releases.workplace import check_unfinished, free, working
+from stealguard.results.honest import PoorAnswers
 from stealguard.results.metrics import chance
 from stealguard.results.provenance import provenance
 from stealguard.seeds import derive
@@ -125,7 +124,8 @@ def protect(
         classes: the classes' names, in the order of their labels, or how many there are; from the data if None.
         resize: fit outliers of another shape to the task's (bilinear; gray from color and back).
         resume: go on where an interrupted run of the same settings and data stopped.
-        overwrite: replace a release that is already there, and its exports; other files in its folder stay.
+        overwrite: replace a release that is already there, and its exports; other files in its folder stay. Without
+            `resume`, drop the checkpoint of an interrupted run as well.
         device: a torch device; a GPU if there is one.
         progress: show a bar, and what was done to the data.
 
@@ -147,6 +147,8 @@ def protect(
     """
     ranks = present()
     folder, where, progress = free(out, overwrite), ranks.device(choose(device)), progress and ranks.first
+    if ranks.first and not (resume or overwrite):
+        check_unfinished(folder)
     check_seed(seed)
     given = epochs == 0  # the weights are released as they are
     preset = _preset(defense, training, None if given else epochs)
@@ -259,7 +261,7 @@ def protect(
         else:
             kept = Release(folder, {}, model, preset.defense)
     kept = _as_told(kept, ranks)
-    for complaint in complaints(kept.recipe["honest"], trained=not given) if ranks.first else ():
+    for complaint in kept.complaints if ranks.first else ():
         warnings.warn(complaint, PoorAnswers, stacklevel=3)  # past the decorator
     return replace(kept, folder=Path(out))
 
@@ -327,8 +329,7 @@ def guarded(
                 releases.write_into(partial, release.model, recipe)
                 kept = replace(kept, recipe=releases.read_recipe(partial))
         releases.publish(partial, folder)
-    trained = recipes.was_trained(kept.recipe)
-    for complaint in complaints(kept.recipe["honest"], trained=trained) if data is not None else ():
+    for complaint in kept.complaints:
         warnings.warn(complaint, PoorAnswers, stacklevel=2)
     return replace(kept, folder=Path(out))
 
@@ -370,6 +371,8 @@ def _preset(defense: str | Defense, training: Training | None, epochs: int | Non
     rule = "a preset's name, that of a defense, `module:Class` or a defense with its settings"
     require(isinstance(defense, str | Defense), "defense", rule, repr(defense))
     require(isinstance(training, Training | None), "training", "a `Training`", repr(training))
+    whole = epochs is None or (isinstance(epochs, int) and epochs >= 1)
+    require(whole, "epochs", "a whole number of at least 1, or 0 to release trained weights as they are", epochs)
     if isinstance(defense, str):
         known = preset_of(defense)
     else:

@@ -31,7 +31,7 @@ from stealguard.identity import fingerprint, identity_of, tensor_hash
 from stealguard.nets import NETS, Normalized, adapted, build, check_name, is_users, restore, state_of, structure
 from stealguard.releases import recipes
 from stealguard.results import VictimFacts, html
-from stealguard.results.honest import sentence
+from stealguard.results.honest import complaints, sentence
 from stealguard.settings import changed, create
 from stealguard.types import BlackBox, Probabilities
 
@@ -139,6 +139,12 @@ class Release:
             "identity": self.identity,
         }
         return html.table(("release", self.name), told.items())
+
+    @property
+    def complaints(self) -> list[str]:
+        """What must not pass without a word about what honest users get, if that was measured."""
+        found, trained = self.recipe.get("honest"), recipes.was_trained(self.recipe)
+        return complaints(found, trained=trained, guard_alone=self.model.trains_net_alone) if found else []
 
     def facts(self) -> VictimFacts:
         """What a report may say of it."""
@@ -332,6 +338,8 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         found = fingerprint({k: v for k, v in recipe.items() if k != "sha256"})
         format_, expected = recipe["format"], recipe["sha256"]
     except OSError as e:
+        if not os.path.lexists(folder):
+            raise ReleaseError(f"Release `{folder}` should be a folder. Found none.") from e
         raise ReleaseError(f"Release `{folder}` should hold `{RECIPE}`. Found none ({e.strerror}).") from e
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as e:
         raise ReleaseError(f"`{path}` should be a recipe in JSON. Found a truncated or foreign file.") from e

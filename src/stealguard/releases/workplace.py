@@ -36,6 +36,21 @@ def free(out: str | Path, overwrite: bool) -> Path:
     return folder
 
 
+def check_unfinished(folder: Path) -> None:
+    """Refuse to drop the checkpoint of a run that was to write the release at `folder`.
+
+    Raises:
+        Invalid: there is one.
+        StealguardError: another process is at it.
+    """
+    checkpoint = _beside(folder) / CHECKPOINT
+    if not checkpoint.exists():
+        return
+    with working(folder):
+        rule = "a folder without an unfinished run: `resume` (`--resume`) goes on with it, `overwrite` (`--overwrite`) "
+        require(not checkpoint.exists(), "out", rule + "begins anew", f"its checkpoint, `{checkpoint}`")
+
+
 def tidy(release: Path) -> None:
     """Remove what a process left in a release that was whole when it was killed."""
     for litter in (CHECKPOINT, LOCK):

@@ -55,24 +55,26 @@ def _share(value: float) -> str:
     return f"{100 * value:.0f} %" if value == 0 or value >= POINT else "less than 1 %"
 
 
-def complaints(found: Mapping[str, Any], *, trained: bool = True) -> list[str]:
+def complaints(found: Mapping[str, Any], *, trained: bool = True, guard_alone: bool = False) -> list[str]:
     """What must not pass without a word, one line each: answers at chance, or a point below what they could be.
 
     Args:
         found: what `honest` measured.
         trained: whether training could have made it better.
+        guard_alone: whether the defense is a guard alone, which no training changes.
     """
     served, chance, n = found["served"], found["chance"], found["inputs"]
     inputs = counted(round(n), "validation input")
     told, clearly = [], chance + ERRORS * math.sqrt(chance * (1 - chance) / n)
+    alone = (found["alone"] if guard_alone else None) or 0.0  # what training has reached, where it ends at the net
     if served <= clearly:
         told.append(
             f"The answers are right on {100 * served:.1f} % of {inputs}, which is no better than chance "
             f"({100 * chance:.1f} %, the share of the most frequent class) or cannot be told from it. "
-            f"{LONGER if trained else MISREAD}"
+            f"{MISREAD if not trained else MILD if alone > clearly else LONGER}"
         )
-    guarded = GUARDED if trained else HARSH
-    advice = {"start": RETRAIN, "alone": guarded.format(milder=_milder(found.get("strictness")))}
+    guarded = (GUARDED if trained and not guard_alone else HARSH).format(milder=_milder(found.get("strictness")))
+    advice = {"start": guarded if alone >= (found["start"] or 1) - POINT else RETRAIN, "alone": guarded}
     for name, words in (("start", "those of the weights that training began with"), ("alone", "the net's own")):
         if found[name] is not None and served < found[name] - POINT:
             told.append(
@@ -83,6 +85,7 @@ def complaints(found: Mapping[str, Any], *, trained: bool = True) -> list[str]:
 
 
 LONGER = "Train for more epochs, or with another learning rate and batch (`--train lr=... batch=...`)."
+MILD = "Take a milder setting of the defense."
 MISREAD = (
     "Nothing was trained, so the net does not get the inputs or the classes that it knows: compare `--mean`, `--std`, "
     "`--size` and `--fit` with how it was trained, and the order of its outputs with that of the classes."
