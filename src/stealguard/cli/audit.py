@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from stealguard.cli.options import Json, Many, Numbers, Settings, numbers, settings, use_threads
-from stealguard.cli.printing import exit_if_failed, print_rows
+from stealguard.cli.printing import exit_if_failed, one_line_warning, print_rows
 
 if TYPE_CHECKING:
     from stealguard.auditing.remote import Remote
@@ -148,6 +149,7 @@ def audit(
     from stealguard.auditing import audit as run
     from stealguard.devices import choose, repeatable
     from stealguard.errors import require
+    from stealguard.results.honest import PoorAnswers
     from stealguard.settings import create
 
     use_threads(threads)
@@ -172,7 +174,9 @@ def audit(
         "own": own, "seeds": seeds or [0], "clone": clone, "data": task, "net": net, "defense": defense,
         "resize": resize, "store": store, "device": choose(device),
     }  # fmt: skip
-    with repeatable(deterministic):
+    with repeatable(deterministic), warnings.catch_warnings():
+        warnings.simplefilter("default", PoorAnswers)  # once, where a search audits several times
+        warnings.showwarning = one_line_warning
         if accounts_to_reach is None:
             found = run(target, accounts=accounts, workers=workers, **given)
         else:

@@ -63,14 +63,9 @@ def complaints(found: Mapping[str, Any], *, trained: bool = True) -> list[str]:
         trained: whether training could have made it better.
     """
     served, chance, n = found["served"], found["chance"], found["inputs"]
-    inputs = counted(round(n), "validation input")
-    told, clearly = [], chance + ERRORS * math.sqrt(chance * (1 - chance) / n)
-    if served <= clearly:
-        told.append(
-            f"The answers are right on {100 * served:.1f} % of {inputs}, which is no better than chance "
-            f"({100 * chance:.1f} %, the share of the most frequent class) or cannot be told from it. "
-            f"{LONGER if trained else MISREAD}"
-        )
+    inputs, told = counted(round(n), "validation input"), []
+    if guesses(served, chance, n):
+        told.append(f"{_at_chance(served, chance, inputs)} {LONGER if trained else MISREAD}")
     guarded = GUARDED if trained else HARSH
     advice = {"start": RETRAIN, "alone": guarded.format(milder=_milder(found.get("strictness")))}
     for name, words in (("start", "those of the weights that training began with"), ("alone", "the net's own")):
@@ -82,6 +77,33 @@ def complaints(found: Mapping[str, Any], *, trained: bool = True) -> list[str]:
     return told
 
 
+def guesses(accuracy: float, chance: float, inputs: float = math.inf) -> bool:
+    """Whether answers that are right so often, of so many inputs, are no better than chance or cannot be told from it.
+
+    >>> guesses(0.25, 0.2, inputs=12), guesses(0.25, 0.2, inputs=1200)
+    (True, False)
+    """
+    return accuracy <= chance + ERRORS * math.sqrt(chance * (1 - chance) / inputs)
+
+
+def audited_at_chance(accuracy: float, chance: float, inputs: int) -> str:
+    """What must be told of an audited model whose answers are no better than chance on the test inputs; else ""."""
+    if not guesses(accuracy, chance, inputs):
+        return ""
+    return f"{_at_chance(accuracy, chance, counted(inputs, 'test input'))} {STRANGE}"
+
+
+def _at_chance(accuracy: float, chance: float, inputs: str) -> str:
+    return (
+        f"The answers are right on {100 * accuracy:.1f} % of {inputs}, which is no better than chance "
+        f"({100 * chance:.1f} %, the share of the most frequent class) or cannot be told from it."
+    )
+
+
+STRANGE = (
+    "Compare the order of the model's classes with that of the data, and the units of its inputs (`--mean`, `--std`) "
+    "with how it was trained: until they agree, this audit says nothing about how stealable the model is."
+)
 LONGER = "Train for more epochs, or with another learning rate and batch (`--train lr=... batch=...`)."
 MISREAD = (
     "Nothing was trained, so the net does not get the inputs or the classes that it knows: compare `--mean`, `--std`, "
