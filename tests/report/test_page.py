@@ -130,6 +130,15 @@ def test_the_figure_of_a_card_is_that_of_the_worst_clone_with_its_classes_rename
     assert figures == ["92.5 %", "85.0 % <small>renamed</small>"]
 
 
+def test_the_page_of_a_model_at_chance_judges_nothing(tmp_path: Path) -> None:
+    rows = [make_row(defense="", benign_accuracy=0.1, clone_accuracy=0.5, test_inputs=10_000)]
+    report.write_html(rows, tmp_path / "page.html")
+    page = plain((tmp_path / "page.html").read_text())
+    assert '<span class="badge plain">unknown</span>' in page
+    assert "right on 10.0 % of 10,000 test inputs, which is no better than chance" in page
+    assert "benign accuracy: measured on 10,000 test inputs" in page.lower()
+
+
 def test_the_page_says_what_is_below_chance(tmp_path: Path) -> None:
     rows = [undefended_row(classes=2), make_row(classes=2, clone_accuracy=0.34, agreement=0.35)]
     report.write_html(rows, tmp_path / "page.html")

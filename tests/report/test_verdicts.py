@@ -119,7 +119,7 @@ def test_two_classes_below_chance_are_told_with_what_swapping_gives() -> None:
         "Below chance, which is 50.0 %: knockoff, letters, soft 34.0 %, 66.0 % after renaming. "
         "There answers may be inverted, and renaming classes tells."
     )
-    assert "34.0† (66.0 renamed)" in render(rows)
+    assert "34.0† (66.0 renamed)" in " ".join(render(rows).split())
 
 
 def test_a_clone_below_chance_is_not_protected_before_renaming_is_measured() -> None:
@@ -196,6 +196,27 @@ def test_a_benign_accuracy_of_nothing_is_no_error() -> None:
     rows = [undefended_row(benign_accuracy=0.0, clone_accuracy=0.0), make_row(benign_accuracy=0.0, clone_accuracy=0.0)]
     assert "a clone reaches 0.0" in judged(rows)[2]
     assert "of your accuracy" not in judged(rows)[2]
+
+
+def test_a_clone_that_is_better_than_the_model_is_not_told_as_equal_to_it() -> None:
+    said = plain(judged([undefended_row(), make_row(benign_accuracy=0.6, clone_accuracy=0.8)])[2])
+    assert "which is no less than your model's own accuracy (60.0 %)" in said
+
+
+@pytest.mark.parametrize("defense", ["", "ini"])
+def test_nothing_is_said_to_hold_or_not_of_a_model_that_is_no_better_than_chance(defense: str) -> None:
+    """Three of twelve inputs are right, and one in five is by chance: a hundred times as many would tell more."""
+    of = {"defense": defense, "classes": 5, "benign_accuracy": 0.25, "clone_accuracy": 0.5}
+    rows = [undefended_row(classes=5), make_row(**of, test_inputs=12)]
+    words, word, said = judged(rows)
+    assert (words, word) == (["unknown"], "unknown")
+    assert "right on 25.0 % of 12 test inputs, which is no better than chance (20.0 %" in said
+    assert "the order of the model's classes" in said
+    assert "accuracy (25.0" not in said
+    assert "itself is no better than chance: nothing follows" in " ".join(notes(summary(rows)))
+    assert "measured on 12 test inputs" in " ".join(render(rows).split())
+    assert "itself is no better than chance: nothing follows" in " ".join(render(rows).split())
+    assert judged([undefended_row(classes=5), make_row(**of, test_inputs=1200)])[0] == ["not protected"]
 
 
 def test_accounts_are_told() -> None:

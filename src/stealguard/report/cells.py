@@ -7,6 +7,7 @@ line against one group, as a mean over its victims and their clones; a *group* i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from stealguard.report.statistics import Spread
 from stealguard.results import UNDEFENDED, Row
+from stealguard.results.honest import audited_at_chance
 
 UNKNOWN = "unknown"  # the defense of a model that stealguard did not train
 WELL_BELOW = 0.8  # of chance: an accuracy lower than that is no accident of guessing
@@ -127,6 +129,18 @@ class Group:
     def unknown(self) -> bool:
         """Whether nothing is known of how the victim was made."""
         return self.defense == UNKNOWN
+
+    @cached_property
+    def test_inputs(self) -> float:
+        """How many the accuracies are measured on, the fewest of its rows; infinite where none tells."""
+        return min((row.victim.metrics.get("test_inputs", math.inf) for row in self.rows), default=math.inf)
+
+    @property
+    def at_chance(self) -> str:
+        """What must be told where the victim itself is no better than chance; else ""."""
+        if self.benign is None or self.chance is None:
+            return ""
+        return audited_at_chance(self.benign.mean, self.chance, self.test_inputs)
 
     @cached_property
     def worst(self) -> Cell | None:

@@ -87,6 +87,8 @@ def _ranking(where: str, groups: Sequence[Group]) -> Ranking:
             f"{lowest.label} is lowest, but was not tested with {counted(ways, 'attack')} that others were tested with"
         )
         return Ranking(None, f"{where}: no best: {why}.")
+    if lowest.at_chance:
+        return Ranking(None, f"{where}: no best: {lowest.label} is lowest, but is itself no better than chance.")
     if lowest.worst and lowest.worst.below_chance and not lowest.worst.renamed:
         why = f"{lowest.label} is lowest, but its clones are below chance, and no renaming was measured"
         return Ranking(None, f"{where}: no best: {why}.")

@@ -193,14 +193,22 @@ def circumstances(groups: Sequence[Group]) -> list[str]:
 
 
 def users(groups: Iterable[Group]) -> list[str]:
-    """How users asked for benign accuracy, where it may matter, and what one account gets if that is clearly less."""
+    """On how many inputs benign accuracy was measured, where rows tell it, and how users asked, where it may matter.
+
+    Also what one account gets, if that is clearly less.
+    """
     metrics = [row.victim.metrics for group in groups for row in group.rows]
-    sizes = sorted({int(of["user_queries"]) for of in metrics if "user_queries" in of})
-    if not sizes:
-        return []
-    told = [f"users ask {' or '.join(f'{size:,}' for size in sizes)} queries an account"]
+    told = [f"measured on {tested} test inputs"] if (tested := _each(metrics, "test_inputs")) else []
+    if not (sizes := _each(metrics, "user_queries")):
+        return told
+    told.append(f"users ask {sizes} queries an account")
     alone = [of["one_account_accuracy"] for of in metrics if _less_alone(of)]
     return [*told, f"one account that asks the whole test set gets {percent(min(alone))}"] if alone else told
+
+
+def _each(metrics: Iterable[Mapping[str, float]], name: str) -> str:
+    """The different values of a metric that is a number of things: `60 or 10,000`."""
+    return " or ".join(f"{value:,}" for value in sorted({int(of[name]) for of in metrics if name in of}))
 
 
 def _less_alone(metrics: Mapping[str, float]) -> bool:

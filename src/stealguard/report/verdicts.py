@@ -23,7 +23,7 @@ RULE = (
     "what the same attacks reach on the undefended model, the upper ends of the intervals included. It counts as "
     "undecided where only the mean is that low, where an attack failed, where chance is not known, and where a clone "
     "is below chance and no renaming was measured. Nothing is known of a pool from which the same attacks gain next "
-    "to nothing on the undefended model either."
+    "to nothing on the undefended model either, nor of any pool where the model itself is no better than chance."
 )
 PROTECTED, REDUCED, UNDECIDED, OPEN, UNKNOWN = "protected", "reduced", "undecided", "not protected", "unknown"
 
@@ -63,7 +63,7 @@ def _verdict(what: tuple[int, str], cells: list[Cell], group: Group, baseline: G
     floor = max((floor for floor in (group.chance, no_theft) if floor is not None), default=None)
     weak = undefended is not None and baseline is not None and _near(undefended.mean, floor, baseline)
     near = usable is not None and _near(usable.mean, floor, group)
-    word = UNKNOWN if weak and near else _word(cells, usable, undefended, floor, group)
+    word = UNKNOWN if group.at_chance or (weak and near) else _word(cells, usable, undefended, floor, group)
     in_family = any(cell.in_family for cell in cells)
     defended = stolen_of(worst_of(cells))
     renamed = usable if usable != defended else None
@@ -136,20 +136,27 @@ def headline(group: Group, baseline: Group | None) -> str:
     marks = [] if worst.chance is None else [f"chance: {percent(worst.chance)}"]
     marks += [f"undefended: {percent(before.mean) if before else 'unknown'}"] * (baseline is not None)
     known = f" ({'; '.join(marks)})" if marks else ""
-    share = ""
-    if group.benign and group.benign.mean > 0:
-        share = f", which is {percent(min(1.0, worst.reached / group.benign.mean))} of your accuracy"
     budget = counted(worst.line.budget, "query", "queries")
     asked = f"With a budget of {budget} on {counted(worst.line.accounts, 'account')}"
     how = " once its classes are renamed" if worst.needs_renaming else ""
     failed = sum(map(_failed, group.cells.values()))
     sentences = [
-        f"{asked}, a clone reaches {percent(worst.reached)} on your test set{how}{known}{share}.",
+        group.at_chance,
+        f"{asked}, a clone reaches {percent(worst.reached)} on your test set{how}{known}{_share(group, worst)}.",
         _renamed(group, worst),
         _cost(group, baseline),
         f"{counted(failed, 'attack')} of {len(group.cells)} failed: an attacker may reach more." if failed else "",
     ]
     return " ".join(filter(None, sentences))
+
+
+def _share(group: Group, worst: Cell) -> str:
+    """The worst clone beside the model itself, where that is better than chance."""
+    if group.benign is None or group.benign.mean == 0 or group.at_chance:
+        return ""
+    if worst.reached >= group.benign.mean:
+        return f", which is no less than your model's own accuracy ({percent(group.benign.mean)})"
+    return f", which is {percent(worst.reached / group.benign.mean)} of your accuracy"
 
 
 def _renamed(group: Group, worst: Cell) -> str:
@@ -250,13 +257,20 @@ def notes(groups: Sequence[Group]) -> list[str]:
         (older, f"{counted(older, 'older row')} of the same cell and seed left out: the newest counts."),
     ]  # fmt: skip
     told = [note for applies, note in checks if applies]
-    return told + silent(rows) + _given(groups) + _uneven(groups) + _weak(groups) + mixed_pools(rows)
+    return (
+        told + at_chance(groups) + silent(rows) + _given(groups) + _uneven(groups) + _weak(groups) + mixed_pools(rows)
+    )
 
 
 def unmeasured(rows: Sequence[Row]) -> list[str]:
     """How many rows failed or were skipped, where some did: no mean has anything of them."""
     ended = Counter(outcome(row) for row in rows if row.status != "ok")
     return [f"{number:,} of {counted(len(rows), 'row')} {word}" for word, number in sorted(ended.items())]
+
+
+def at_chance(groups: Iterable[Group]) -> list[str]:
+    """Victims that do not know their task, so that no clone accuracy says how stealable they are."""
+    return [f"{group.name} itself is no better than chance: nothing follows." for group in groups if group.at_chance]
 
 
 def silent(rows: Sequence[Row]) -> list[str]:

@@ -86,11 +86,20 @@ def guesses(accuracy: float, chance: float, inputs: float = math.inf) -> bool:
     return accuracy <= chance + ERRORS * math.sqrt(chance * (1 - chance) / inputs)
 
 
-def audited_at_chance(accuracy: float, chance: float, inputs: int) -> str:
+def audited_at_chance(accuracy: float, chance: float, inputs: float = math.inf) -> str:
     """What must be told of an audited model whose answers are no better than chance on the test inputs; else ""."""
     if not guesses(accuracy, chance, inputs):
         return ""
-    return f"{_at_chance(accuracy, chance, counted(inputs, 'test input'))} {STRANGE}"
+    return f"{_at_chance(accuracy, chance, tested(inputs))} {STRANGE}"
+
+
+def tested(inputs: float) -> str:
+    """The test inputs with their number, if it is known (finite).
+
+    >>> tested(10_000), tested(math.inf)
+    ('10,000 test inputs', 'the test inputs')
+    """
+    return counted(int(inputs), "test input") if math.isfinite(inputs) else "the test inputs"
 
 
 def _at_chance(accuracy: float, chance: float, inputs: str) -> str:
