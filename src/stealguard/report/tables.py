@@ -15,7 +15,7 @@ from stealguard.report.grouping import summary
 from stealguard.report.lines import lines_of, own_lines
 from stealguard.report.naming import BELOW_CHANCE, cell_text, circumstances, number, plain, signed, titles, worst_text
 from stealguard.report.records import as_csv, as_json
-from stealguard.report.verdicts import at_chance, mixed_pools, silent, unmeasured
+from stealguard.report.verdicts import at_chance, learned_nothing, mixed_pools, silent, unmeasured
 from stealguard.results import Row
 
 if TYPE_CHECKING:
@@ -96,7 +96,10 @@ def sheet(rows: Iterable[Row]) -> Sheet:
     rows = [row for group in groups for row in group.rows]
     marks += [
         *unmeasured(rows),
-        *(note.rstrip(".") for note in (*at_chance(groups), *silent(rows), *mixed_pools(rows))),
+        *(
+            note.rstrip(".")
+            for note in (*at_chance(groups), *learned_nothing(groups), *silent(rows), *mixed_pools(rows))
+        ),
     ]
     if best:
         marks.append("bold: best, every paired 95 % interval excludes 0")

@@ -258,7 +258,13 @@ def notes(groups: Sequence[Group]) -> list[str]:
     ]  # fmt: skip
     told = [note for applies, note in checks if applies]
     return (
-        told + at_chance(groups) + silent(rows) + _given(groups) + _uneven(groups) + _weak(groups) + mixed_pools(rows)
+        told
+        + at_chance(groups)
+        + silent(rows)
+        + _given(groups)
+        + _uneven(groups)
+        + learned_nothing(groups)
+        + mixed_pools(rows)
     )
 
 
@@ -303,11 +309,15 @@ def _uneven(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def _weak(groups: Sequence[Group]) -> list[str]:
-    """Undefended victims that no attack gains anything from: a low clone accuracy beside them shows nothing."""
-    worst = [(group, group.worst.usable) for group in groups if group.undefended and group.worst]
+def learned_nothing(groups: Sequence[Group]) -> list[str]:
+    """Victims from which no attack gains anything, and beside which nothing shows that these attacks can."""
+    alone = {group.name for group in groups if not group.at_chance} - baselines(groups).keys()
+    worst = [(group, group.worst.usable) for group in groups if group.name in alone and group.worst]
     weak = [group.name for group, usable in worst if usable and _near(usable.mean, group.chance, group)]
-    return [f"The attacks gain next to nothing from {name} either: they show little about a defense." for name in weak]
+    return [f"Clones of {name} learned next to nothing, so the attacks may be too weak. {WEAK}" for name in weak]
+
+
+WEAK = "Few queries give clones few steps of training: try `--set training.epochs=100`."
 
 
 def mixed_pools(rows: Iterable[Row]) -> list[str]:
