@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from stealguard.report.statistics import Spread
+from stealguard.report.statistics import Spread, mean
 from stealguard.results import UNDEFENDED, Row
 from stealguard.results.honest import audited_at_chance
 
 UNKNOWN = "unknown"  # the defense of a model that stealguard did not train
+FEW = 0.9  # of a budget: fewer answers than that are told beside it
 WELL_BELOW = 0.8  # of chance: an accuracy lower than that is no accident of guessing
 
 
@@ -94,6 +95,12 @@ class Cell:
     @property
     def faults(self) -> list[Row]:
         return [row for row in self.rows if row.status != "ok"]
+
+    @property
+    def answers(self) -> float | None:
+        """How many answers attackers had, a mean, where these are clearly fewer than the budget; else None."""
+        had = mean(row.queries for row in self.done)
+        return had if had is not None and had < FEW * self.line.budget else None
 
     @property
     def victims(self) -> int:

@@ -153,6 +153,7 @@ def plain(spread: Spread | None, scale: float, digits: int) -> str:
     return f"{scale * spread.mean:.{digits}f}{half}"
 
 
+ANSWERS = "answers: had by the attacker where fewer than the budget, as an account is refused or no more was asked"
 BELOW_CHANCE = "answers may be inverted, and renaming classes tells"
 
 
@@ -170,12 +171,17 @@ def worst_text(cell: Cell | None) -> str:
 
 
 def beside(cell: Cell) -> list[str]:
-    """What a clone accuracy is compared with: that after renaming where it is higher, and the no-theft line."""
+    """What a clone accuracy is to be read with: that after renaming where it is higher, the no-theft line, few answers.
+
+    The answers had are told where they are clearly fewer than the budget.
+    """
     told = []
     if cell.renamed and cell.clone and cell.renamed.mean > cell.clone.mean:
         told.append(f"{number(cell.renamed)} renamed")
     if cell.no_theft is not None:
         told.append(f"no theft {100 * cell.no_theft:.1f}")
+    if cell.answers is not None:
+        told.append(counted(round(cell.answers), "answer"))
     return told
 
 

@@ -13,7 +13,17 @@ from stealguard.report.comparing import Ranking, against, baselines, rankings
 from stealguard.report.facts import facts
 from stealguard.report.grouping import summary
 from stealguard.report.lines import lines_of, own_lines
-from stealguard.report.naming import BELOW_CHANCE, cell_text, circumstances, number, plain, signed, titles, worst_text
+from stealguard.report.naming import (
+    ANSWERS,
+    BELOW_CHANCE,
+    cell_text,
+    circumstances,
+    number,
+    plain,
+    signed,
+    titles,
+    worst_text,
+)
 from stealguard.report.records import as_csv, as_json
 from stealguard.report.verdicts import at_chance, learned_nothing, mixed_pools, silent, unmeasured
 from stealguard.results import Row
@@ -87,6 +97,8 @@ def sheet(rows: Iterable[Row]) -> Sheet:
         marks.append(f"† below chance: {BELOW_CHANCE}")
     if any(group.worst and group.worst.needs_renaming for group in groups):
         marks.append("renamed: with the best names for the clone's classes; in the line `worst`, by 20 labeled samples")
+    if across and any(cell.answers is not None for group in groups for cell in group.cells.values()):
+        marks.append(ANSWERS)
     if over := _over(groups):
         marks.append(f"± half a 95 % t-interval over {over}")
     if not across:
