@@ -144,7 +144,7 @@ def test_the_page_says_what_is_below_chance(tmp_path: Path) -> None:
     report.write_html(rows, tmp_path / "page.html")
     text = plain(Page((tmp_path / "page.html").read_text()).text)
     assert "below chance · agrees 35.0 · 66.0 renamed" in text
-    assert "34.0 %, 66.0 % after renaming" in text
+    assert "34.0 %, 66.0 % after the best renaming" in text
     assert "Protected: letters" not in text
 
 

@@ -34,7 +34,10 @@ def test_the_worst_clone_is_the_one_that_renaming_restores_most() -> None:
     text = report.render([undefended_row(), make_row(clone_accuracy=0.12), hidden])
     (worst,) = (line.split() for line in text.splitlines() if line.split()[:1] == ["worst"])
     assert worst[2:] == ["85.0", "renamed"]
-    assert "in the line `worst`, by 20 labeled samples" in " ".join(text.split())
+    text = report.render([hidden, make_row()])
+    assert "(85.0 renamed)" in text
+    assert "90.0" not in text, "one meaning of the word in one table"
+    assert "renamed: after 20 labeled samples" in " ".join(text.split())
 
 
 def test_the_table_shows_intervals_and_what_did_not_run() -> None:

@@ -126,7 +126,7 @@ def test_two_classes_below_chance_are_told_with_what_swapping_gives() -> None:
     assert judged(rows)[:2] == (["not protected"], "does not hold")
     ini = summary(rows)[1]
     assert plain(below_chance(ini)) == (
-        "Below chance, which is 50.0 %: knockoff, letters, soft 34.0 %, 66.0 % after renaming. "
+        "Below chance, which is 50.0 %: knockoff, letters, soft 34.0 %, 66.0 % after the best renaming. "
         "There answers may be inverted, and renaming classes tells."
     )
     assert "34.0† (66.0 renamed)" in render(rows)

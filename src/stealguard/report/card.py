@@ -24,7 +24,7 @@ from stealguard.releases.release import REPORT, measured_settings, read_recipe, 
 from stealguard.report.cells import Cell, Group
 from stealguard.report.comparing import baselines
 from stealguard.report.grouping import summary
-from stealguard.report.naming import number, percent, titles, users, worst_text
+from stealguard.report.naming import RENAMED, number, percent, titles, users, worst_text
 from stealguard.report.verdicts import UNDECIDED, UNKNOWN, below_chance, explain, headline, notes, overall, verdicts
 from stealguard.results import Row
 
@@ -163,7 +163,9 @@ def _audited(own: Group, baseline: Group | None) -> list[str]:
     asked = f" ({'; '.join(users([own]))})" if users([own]) else ""
     benign = f"Benign accuracy: {number(own.benign)} %{asked}. Chance: {_percent(own.chance)}."
     done = sorted((cell for cell in own.cells.values() if cell.clone), key=lambda cell: -cell.reached)
-    return [*told, benign, f"The {min(WORST, len(done))} worst of {counted(len(done), 'line')}:", _table(done[:WORST])]
+    head = f"The {min(WORST, len(done))} worst of {counted(len(done), 'line')}:"
+    renamed = [f"{escaped(RENAMED)}."] if any(cell.needs_renaming for cell in done[:WORST]) else []
+    return [*told, benign, head, _table(done[:WORST]), *renamed]
 
 
 def _table(cells: Sequence[Cell]) -> str:
@@ -182,8 +184,8 @@ def _table(cells: Sequence[Cell]) -> str:
     rows = [
         [
             title[cell.line], cell.line.pool + (" (in-family)" if cell.in_family else ""), cell.line.labels,
-            f"{cell.line.budget:,}", f"{cell.line.accounts:,}", number(cell.clone), number(cell.renamed),
-            _bare(cell.no_theft), _bare(cell.agreement),
+            f"{cell.line.budget:,}", f"{cell.line.accounts:,}", number(cell.clone),
+            number(cell.stolen if cell.needs_renaming else None), _bare(cell.no_theft), _bare(cell.agreement),
         ]
         for cell in cells
     ]  # fmt: skip

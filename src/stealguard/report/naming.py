@@ -154,6 +154,9 @@ def plain(spread: Spread | None, scale: float, digits: int) -> str:
 
 
 ANSWERS = "answers: had by the attacker where fewer than the budget, as an account is refused or no more was asked"
+RENAMED = (
+    "renamed: after 20 labeled samples renamed the clone's classes, or by the best names where that was not measured"
+)
 BELOW_CHANCE = "answers may be inverted, and renaming classes tells"
 
 
@@ -171,13 +174,13 @@ def worst_text(cell: Cell | None) -> str:
 
 
 def beside(cell: Cell) -> list[str]:
-    """What a clone accuracy is to be read with: that after renaming where it is higher, the no-theft line, few answers.
+    """What a clone accuracy is to be read with: that after renaming where that counts, the no-theft line, few answers.
 
     The answers had are told where they are clearly fewer than the budget.
     """
     told = []
-    if cell.renamed and cell.clone and cell.renamed.mean > cell.clone.mean:
-        told.append(f"{number(cell.renamed)} renamed")
+    if cell.needs_renaming:
+        told.append(f"{number(cell.stolen)} renamed")
     if cell.no_theft is not None:
         told.append(f"no theft {100 * cell.no_theft:.1f}")
     if cell.answers is not None:

@@ -16,6 +16,7 @@ from stealguard.report.lines import lines_of, own_lines
 from stealguard.report.naming import (
     ANSWERS,
     BELOW_CHANCE,
+    RENAMED,
     cell_text,
     circumstances,
     number,
@@ -95,8 +96,8 @@ def sheet(rows: Iterable[Row]) -> Sheet:
     marks = ["clone accuracy in %", *circumstances(groups)]
     if any(cell.below_chance for group in groups for cell in group.cells.values()):
         marks.append(f"† below chance: {BELOW_CHANCE}")
-    if any(group.worst and group.worst.needs_renaming for group in groups):
-        marks.append("renamed: with the best names for the clone's classes; in the line `worst`, by 20 labeled samples")
+    if any(cell.needs_renaming for group in groups for cell in group.cells.values()):
+        marks.append(RENAMED)
     if across and any(cell.answers is not None for group in groups for cell in group.cells.values()):
         marks.append(ANSWERS)
     if over := _over(groups):
