@@ -121,6 +121,15 @@ def overall(found: Sequence[Verdict]) -> str:
     return UNDECIDED if UNDECIDED in words else UNKNOWN
 
 
+def claim(word: str) -> str:
+    """The word of `overall` as a report says it: what holds does so against these attacks, and nothing more is known.
+
+    >>> claim("holds"), claim("does not hold")
+    ('holds against the attacks that were made', 'does not hold')
+    """
+    return f"{word} against the attacks that were made" if word in ("holds", "holds in part") else word
+
+
 STRANGER = (
     "stealguard did not train this model. Its training data, its defense and its outliers are not known, so this "
     "report cannot say what a defense changes, which pools are in-family, or what the defense costs."
