@@ -179,7 +179,7 @@ def audit(
     planned[0].fresh()  # a clone that cannot be built is found before anything is asked
     if progress:
         _tell(victim, task, planned)
-    path = Path(store or _home(victim) / STORE)
+    path = Path(store or (victim.folder if isinstance(victim, Release) else home(victim.name)) / STORE)
     kept = Store(path)
     work = _Audit(victim, task, path.with_name(f"{path.name}.answers"), where, progress=progress)
     keys = [work.key(theft) for theft in planned]
@@ -280,12 +280,13 @@ def _device(victim: Victim) -> torch.device:
     return torch.device("cpu") if module is None else device_of(module)
 
 
-def _home(victim: Victim) -> Path:
-    """Where the rows are kept unless the caller says where."""
-    if isinstance(victim, Release):
-        return victim.folder
-    name = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in victim.name)
-    return Path("runs") / f"audit-{name}"
+def home(name: str) -> Path:
+    """Where rows about a victim of that name, which has no folder of its own, are kept unless the caller says where.
+
+    >>> home("models:mine").as_posix()
+    'runs/audit-models-mine'
+    """
+    return Path("runs") / f"audit-{''.join(sign if sign.isalnum() or sign in '-_.' else '-' for sign in name)}"
 
 
 def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from dataclasses import dataclass
@@ -119,7 +120,8 @@ def audit(
     resize
         Fit pools of another shape to the victim's inputs.
     store
-        The SQLite file for the rows; audit.sqlite in the release folder unless told otherwise.
+        The SQLite file for the rows, which `stealguard report` reads; audit.sqlite in the release folder unless told
+        otherwise, and for any other model runs/audit-NAME/audit.sqlite.
     device
         A torch device; a GPU if there is one.
     deterministic
@@ -186,7 +188,19 @@ def audit(
             require(accounts is None, "accounts", "left out where their number is searched for", accounts)
             found = _searched(target, accounts_to_reach, given)
     print_rows(found, as_json=json_)
+    print(_next(store, victim, found[0].victim.name), file=sys.stderr)
     exit_if_failed(found)
+
+
+def _next(store: Path | None, victim: str, name: str) -> str:
+    """Where the rows are, and the command that makes a page of them."""
+    from stealguard.auditing.run import home
+    from stealguard.results import STORE
+
+    release = Path(victim).is_dir()
+    kept = store or (Path(victim) if release else home(name)) / STORE
+    source = victim if release and store is None else kept
+    return f"rows: {kept}; next: stealguard report {shlex.quote(str(source))} --out report.html"
 
 
 @dataclass(frozen=True)
