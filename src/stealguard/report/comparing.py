@@ -95,8 +95,9 @@ def _ranking(where: str, groups: Sequence[Group]) -> Ranking:
     found = {group.label: paired(lowest.worst, group.worst) for group in others}
     unknown = [name for name, difference in found.items() if difference is None or difference.half is None]
     if unknown:
-        why = f"{lowest.label} is lowest, but shares fewer than two seeds with {_list(unknown)}"
-        return Ranking(None, f"{where}: no best: {why}.")
+        why = f"{lowest.label} is lowest, but it and {_list(unknown)} have fewer than two seeds in common"
+        advice = "so that this may be an accident: audit them with the same seeds, two or more (`--seeds 0 1 2`)"
+        return Ranking(None, f"{where}: no best: {why}, {advice}.")
     if tied := [name for name, d in found.items() if d and (d.mean >= 0 or not d.excludes_zero)]:
         return Ranking(None, f"{where}: no best: intervals overlap ({lowest.label} is lowest, beside {_list(tied)}).")
     clone, benign = number(stolen_of(lowest.worst)), number(lowest.benign)
