@@ -77,6 +77,18 @@ def test_the_figures_of_concepts_are_drawn_from_committed_rows() -> None:
         assert draw() == (figures.FIGURES / f"{name}.svg").read_text(), name
 
 
+def test_the_text_beside_the_figure_of_adaptive_attackers_has_its_numbers() -> None:
+    reached = {
+        name: f"{100 * spread.mean:.1f} %" for name, spread, _ in module("docs/site/figures.py").without_memory()
+    }
+    untold = [name for name in reached if not name.startswith("told")]
+    text = " ".join((HOME / "docs/concepts/adaptive.md").read_text().split())
+    assert f"gets {reached['knockoff, soft']} with soft answers and {reached['knockoff, hard']} with labels" in text
+    assert untold[-1] == "own-form, soft"
+    assert f"(`own-form`) gets {reached[untold[-1]]}, and one who is told" in text
+    assert f"(`told explore`) {reached['told explore, hard']}." in text
+
+
 def examples_of(path: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (HOME / path).read_text(), flags=re.DOTALL)
 

@@ -175,10 +175,13 @@ def accounts() -> str:
 
 def adaptive() -> str:
     """Without memory: the attacker who knows nothing, and those who know the code."""
+    return dots("Clone accuracy by attack, without memory", without_memory(), [("chance", 0.1)])
+
+
+def without_memory() -> list[tuple[str, Spread, None]]:
+    """The clone accuracy of each attack and label mode where answers do not depend on the account, rising."""
     means = _means((f"{row['attack']}, {row['labels']}", row["clone_accuracy"]) for row in _adaptive("none"))
-    return dots(
-        "Clone accuracy by attack, without memory", sorted(means, key=lambda row: row[1].mean), [("chance", 0.1)]
-    )
+    return sorted(means, key=lambda row: row[1].mean)
 
 
 def _adaptive(guard: str) -> list[dict[str, Any]]:

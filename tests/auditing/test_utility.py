@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 import stealguard as sg
-from samples import blobs
+from samples import blobs, nearest, noise, rolled
 from stealguard.auditing.utility import milliseconds, utility
 from stealguard.boxes.users import everything, served
 from stealguard.data.inputs import Stored
 from stealguard.errors import Invalid, Refused
+from stealguard.results.honest import PoorAnswers
 from stealguard.results.metrics import accuracy
 from stealguard.types import BlackBox
+
+Answering = Callable[[Tensor], Tensor]
 
 
 def test_without_a_guard_the_answers_are_the_models_own(ini_release: sg.Release) -> None:
@@ -33,6 +39,19 @@ def test_a_guard_that_permutes_answers_is_measured(ini_release: sg.Release) -> N
     facts = utility(ini_release, own.roll(1, dims=1), Stored(x), y)
     assert facts["top_1_kept"] == 0
     assert facts["distortion"] == pytest.approx((own.roll(1, dims=1) - own).abs().sum(dim=1).mean().item(), rel=1e-5)
+
+
+def test_an_audit_warns_of_a_victim_that_is_no_better_than_chance(tmp_path: Path) -> None:
+    def audit(victim: Answering) -> None:
+        given = {"data": (*blobs(90, (16,), 3), *blobs(60, (16,), 3, seed=1)), "store": tmp_path / "rows.sqlite"}
+        sg.audit(victim, sg.attacks.Knockoff(budget=20), [noise(20, (16,))], "soft", **given, progress=False)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PoorAnswers)
+        audit(nearest)
+    for _ in range(2):  # the second one takes all from the store
+        with pytest.warns(PoorAnswers, match=r"right on 0.0 % of 60 test inputs, .* the order of the model's classes"):
+            audit(rolled)
 
 
 def test_times_are_per_input(monkeypatch: pytest.MonkeyPatch) -> None:

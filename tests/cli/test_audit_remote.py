@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def audit(
     def run(*arguments: object, url: str = f"{endpoint[0]}/v2/models/m") -> tuple[int, str, str]:
         given = [
             "audit", url, "--data", "npz:task.npz", "--pools", "npz:pool.npz", "--budget", 100, "--labels", "hard",
-            "--set", "training.epochs=2", "training.batch=32", "--store", "rows.sqlite", *arguments,
+            "--set", "training.epochs=2", "training.batch=32", *arguments,
         ]  # fmt: skip
         try:
             main([str(argument) for argument in given])
@@ -53,8 +54,19 @@ def test_a_url_is_audited_and_reported(audit: Run, model: Model, capsys: pytest.
     (row,) = map(json.loads, out.splitlines())
     assert (row["status"], row["queries"], row["victim"]["net"]) == ("ok", 100, "over HTTP")
     assert "queries: 60 test inputs, and at most 100 of 1 theft" in err
-    main(["report", "rows.sqlite", "--out", "page.html"])
+    main(["report", "runs/audit-m/audit.sqlite", "--out", "page.html"])
     assert "over HTTP" in Path("page.html").read_text(encoding="utf-8")
+
+
+def test_where_rows_are_and_what_reports_them_is_told(audit: Run) -> None:
+    for stored in ([], ["--store", "my rows.sqlite"]):
+        code, _, err = audit("--i-own-this", *stored)
+        assert code == 0, err
+        *_, said = (line for line in err.splitlines() if line.startswith("rows: "))
+        assert Path(said.removeprefix("rows: ").split("; next: ")[0]).exists()
+        main(shlex.split(said.split("; next: stealguard ")[1]))
+        assert Path("report.html").exists()
+        Path("report.html").unlink()
 
 
 def test_nothing_is_audited_that_is_not_owned(audit: Run, model: Model) -> None:

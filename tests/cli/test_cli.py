@@ -150,6 +150,19 @@ def test_audit_tells_what_failed(stealguard: Run, protect: Run, sets: Path, tmp_
     assert "1 of 1 thefts failed; the same command tries them again" in done.stderr
 
 
+def test_audit_warns_of_a_victim_that_is_no_better_than_chance(stealguard: Run, tmp_path: Path) -> None:
+    parts = zip(("train_x", "train_y", "test_x", "test_y"), task(200, (16,), 3), strict=True)
+    np.savez(tmp_path / "task.npz", **{name: part.numpy() for name, part in parts})
+    np.savez(tmp_path / "pool.npz", x=noise(40, (16,)).numpy())
+    audited = [
+        "--data", f"npz:{tmp_path}/task.npz", "--pools", f"npz:{tmp_path}/pool.npz", "--budget", 30, "--labels", "soft",
+        "--store", tmp_path / "rows.sqlite",
+    ]  # fmt: skip
+    assert "chance" not in stealguard("audit", "samples:nearest", *audited).stderr
+    said = stealguard("audit", "samples:rolled", *audited).stderr
+    assert "warning: The answers are right on 0.0 % of 50 test inputs, which is no better than chance" in said
+
+
 @pytest.mark.slow
 def test_audit_with_accounts(stealguard: Run, sets: Path, tmp_path: Path) -> None:
     done = stealguard(

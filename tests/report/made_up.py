@@ -32,6 +32,7 @@ UNMEASURED = {"benign_accuracy": None}
 OF_VICTIM = {"release": "name", "release_hash": "key", "victim_seed": "seed"}  # what the tests say, and the field
 OF_VICTIM |= {f.name: f.name for f in fields(VictimFacts) if f.name not in ("name", "key", "seed", "metrics")}
 MEASURED = dict.fromkeys(VICTIM_METRICS, "victim") | dict.fromkeys(THEFT_METRICS, "theft")
+MEASURED["test_inputs"] = "victim"
 
 
 def make_row(**changes: Any) -> Row:

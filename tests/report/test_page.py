@@ -130,12 +130,32 @@ def test_the_figure_of_a_card_is_that_of_the_worst_clone_with_its_classes_rename
     assert figures == ["92.5 %", "85.0 % <small>renamed</small>"]
 
 
+def test_the_page_of_a_model_at_chance_judges_nothing(tmp_path: Path) -> None:
+    rows = [make_row(defense="", benign_accuracy=0.1, clone_accuracy=0.5, test_inputs=10_000)]
+    report.write_html(rows, tmp_path / "page.html")
+    page = plain((tmp_path / "page.html").read_text())
+    assert '<span class="badge plain">unknown</span>' in page
+    assert "right on 10.0 % of 10,000 test inputs, which is no better than chance" in page
+    assert "benign accuracy: measured on 10,000 test inputs" in page.lower()
+
+
+def test_the_page_claims_nothing_beyond_the_attacks_that_were_made(tmp_path: Path) -> None:
+    """One attacker who does not know the defense, with one account, shows little."""
+    report.write_html([undefended_row(), make_row(defense="ini-robust", clone_accuracy=0.1)], tmp_path / "page.html")
+    text = plain(Page((tmp_path / "page.html").read_text()).text)
+    assert "holds against the attacks that were made" in text
+    said = text[text.index("Only the attacks that were made are judged. Not audited:") :]
+    assert "Attackers who know the defense: " in said
+    for gap in ("the attack explore", "divides the queries over many accounts", "Budgets above 20,000 queries."):
+        assert gap in said
+
+
 def test_the_page_says_what_is_below_chance(tmp_path: Path) -> None:
     rows = [undefended_row(classes=2), make_row(classes=2, clone_accuracy=0.34, agreement=0.35)]
     report.write_html(rows, tmp_path / "page.html")
     text = plain(Page((tmp_path / "page.html").read_text()).text)
     assert "below chance · agrees 35.0 · 66.0 renamed" in text
-    assert "34.0 %, 66.0 % after renaming" in text
+    assert "34.0 %, 66.0 % after the best renaming" in text
     assert "Protected: letters" not in text
 
 

@@ -82,7 +82,8 @@ def test_a_best_needs_every_interval() -> None:
 def test_one_seed_carries_no_best() -> None:
     found = ranked(*stolen("a", [0.1]), *stolen("b", [0.9]))
     assert found.best is None
-    assert "shares fewer than two seeds with b" in found.sentence
+    assert "it and b have fewer than two seeds in common" in found.sentence
+    assert "audit them with the same seeds, two or more (`--seeds 0 1 2`)" in found.sentence
 
 
 def test_a_defense_that_was_not_tested_with_every_attack_is_not_best() -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,10 @@ def test_the_worst_clone_is_the_one_that_renaming_restores_most() -> None:
     text = report.render([undefended_row(), make_row(clone_accuracy=0.12), hidden])
     (worst,) = (line.split() for line in text.splitlines() if line.split()[:1] == ["worst"])
     assert worst[2:] == ["85.0", "renamed"]
-    assert "in the line `worst`, by 20 labeled samples" in " ".join(text.split())
+    text = report.render([hidden, make_row()])
+    assert "(85.0 renamed)" in text
+    assert "90.0" not in text, "one meaning of the word in one table"
+    assert "renamed: after 20 labeled samples" in " ".join(text.split())
 
 
 def test_the_table_shows_intervals_and_what_did_not_run() -> None:
@@ -51,6 +55,17 @@ def test_what_a_number_leaves_out_or_mixes_is_told_beside_it(format: str) -> Non
     assert "1 of 3 rows failed" in text
     assert "The pool letters does not hold the same inputs in all rows" in text
     assert "failed" not in report.render([make_row()], format)
+
+
+def test_answers_that_are_far_fewer_than_the_budget_are_told(tmp_path: Path) -> None:
+    """A guard that refuses lets budgets of 2,000 and 10,000 give the same line."""
+    refused = [make_row(budget=budget, queries=4, clone_accuracy=0.2) for budget in (2000, 10_000)]
+    text = " ".join(report.render([*refused, make_row(budget=20_000, queries=19_900)]).split())
+    assert text.count("20.0 (4 answers)") == 2
+    assert "92.5 (" not in text
+    assert "answers: had by the attacker where fewer than the budget" in text
+    report.write_html(refused, tmp_path / "page.html")
+    assert "· 4 answers ·" in (tmp_path / "page.html").read_text()
 
 
 def test_a_name_cannot_write_markup_or_steer_the_terminal() -> None:

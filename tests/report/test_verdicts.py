@@ -108,7 +108,17 @@ def test_rows_of_earlier_versions_do_not_lower_chance() -> None:
 
 def test_attacks_that_gain_nothing_undefended_are_noted() -> None:
     undefended, ini = summary(with_classes(8, 0.13, 0.14))
-    assert "The attacks gain next to nothing from plain either" in " ".join(notes([undefended, ini]))
+    assert "Clones of plain learned next to nothing" in " ".join(notes([undefended, ini]))
+
+
+@pytest.mark.parametrize("defense", ["", "none", "ini"])
+def test_clones_that_learned_nothing_are_told_with_what_to_try(defense: str) -> None:
+    """Nine in ten inputs are of one class; no undefended model shows that these attacks can do anything."""
+    told = {"benign_accuracy": 0.97, "metrics": {"chance": 0.9}, "defense": defense, "classes": 2}
+    assert "try `--set training.epochs=100`" in " ".join(render([make_row(**told, clone_accuracy=0.9)]).split())
+    assert "training.epochs" not in render([make_row(**told, clone_accuracy=0.94)])
+    beside = [undefended_row(**told | {"defense": "none"}, clone_accuracy=0.95), make_row(**told, clone_accuracy=0.9)]
+    assert ("training.epochs" in render(beside)) == (defense != "ini")
 
 
 def test_two_classes_below_chance_are_told_with_what_swapping_gives() -> None:
@@ -116,7 +126,7 @@ def test_two_classes_below_chance_are_told_with_what_swapping_gives() -> None:
     assert judged(rows)[:2] == (["not protected"], "does not hold")
     ini = summary(rows)[1]
     assert plain(below_chance(ini)) == (
-        "Below chance, which is 50.0 %: knockoff, letters, soft 34.0 %, 66.0 % after renaming. "
+        "Below chance, which is 50.0 %: knockoff, letters, soft 34.0 %, 66.0 % after the best renaming. "
         "There answers may be inverted, and renaming classes tells."
     )
     assert "34.0† (66.0 renamed)" in render(rows)
@@ -196,6 +206,27 @@ def test_a_benign_accuracy_of_nothing_is_no_error() -> None:
     rows = [undefended_row(benign_accuracy=0.0, clone_accuracy=0.0), make_row(benign_accuracy=0.0, clone_accuracy=0.0)]
     assert "a clone reaches 0.0" in judged(rows)[2]
     assert "of your accuracy" not in judged(rows)[2]
+
+
+def test_a_clone_that_is_better_than_the_model_is_not_told_as_equal_to_it() -> None:
+    said = plain(judged([undefended_row(), make_row(benign_accuracy=0.6, clone_accuracy=0.8)])[2])
+    assert "which is no less than your model's own accuracy (60.0 %)" in said
+
+
+@pytest.mark.parametrize("defense", ["", "ini"])
+def test_nothing_is_said_to_hold_or_not_of_a_model_that_is_no_better_than_chance(defense: str) -> None:
+    """Three of twelve inputs are right, and one in five is by chance: a hundred times as many would tell more."""
+    of = {"defense": defense, "classes": 5, "benign_accuracy": 0.25, "clone_accuracy": 0.5}
+    rows = [undefended_row(classes=5), make_row(**of, test_inputs=12)]
+    words, word, said = judged(rows)
+    assert (words, word) == (["unknown"], "unknown")
+    assert "right on 25.0 % of 12 test inputs, which is no better than chance (20.0 %" in said
+    assert "the order of the model's classes" in said
+    assert "accuracy (25.0" not in said
+    assert "itself is no better than chance: nothing follows" in " ".join(notes(summary(rows)))
+    assert "measured on 12 test inputs" in " ".join(render(rows).split())
+    assert "itself is no better than chance: nothing follows" in " ".join(render(rows).split())
+    assert judged([undefended_row(classes=5), make_row(**of, test_inputs=1200)])[0] == ["not protected"]
 
 
 def test_accounts_are_told() -> None:

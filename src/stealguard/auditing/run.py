@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -48,6 +49,7 @@ from stealguard.identity import code_of, fingerprint, tensor_hash
 from stealguard.progress import Tick, bar
 from stealguard.releases import Release
 from stealguard.results import STORE, Row, Rows, Store, VictimFacts
+from stealguard.results.honest import PoorAnswers, audited_at_chance
 from stealguard.results.metrics import accuracy, agreement, chance
 from stealguard.results.renaming import best_renaming, renamed_accuracy
 from stealguard.seeds import derive, seeded
@@ -134,6 +136,9 @@ def audit(
     Raises:
         Invalid: a parameter breaks its rule; nothing is asked or written then.
 
+    Warns:
+        PoorAnswers: the victim is right on no more test inputs than guessing is.
+
     Example:
         >>> data = torch.rand(90, 4), torch.arange(90) % 3
         >>> victim = sg.Given(nn.Sequential(nn.Linear(4, 3)), shape=(4,), classes=3)
@@ -174,13 +179,15 @@ def audit(
     planned[0].fresh()  # a clone that cannot be built is found before anything is asked
     if progress:
         _tell(victim, task, planned)
-    path = Path(store or _home(victim) / STORE)
+    path = Path(store or (victim.folder if isinstance(victim, Release) else home(victim.name)) / STORE)
     kept = Store(path)
     work = _Audit(victim, task, path.with_name(f"{path.name}.answers"), where, progress=progress)
     keys = [work.key(theft) for theft in planned]
     plan = dict(zip(keys, planned, strict=True))
     helped = helping()
     before = {key: kept.get(key) for key in plan} if helped is None else helped
+    if helped is None and (poor := _poor(work, task, [row for row in map(kept.get, plan) if row])):
+        warnings.warn(poor, PoorAnswers, stacklevel=2)
     with (
         beside(min(workers, sum(not _done(kept, key) for key in plan)) - 1, audit, given, before),
         bar(f"audit {victim.name}", len(plan), show=progress) as tick,
@@ -217,6 +224,12 @@ def _carry_out(
                     kept.put(work.row(key, theft))
                 if mine and _done(kept, key):  # else the next try need not pay for the same answers
                     work.forget(key)
+
+
+def _poor(work: _Audit, task: sets.Task, known: Sequence[Row]) -> str:
+    """What must be told of a victim that is no better than chance; "" of others. Known rows save asking it again."""
+    facts = known[0].victim if known else work.facts
+    return audited_at_chance(facts.metrics["benign_accuracy"], chance(task.test.y), len(task.test.y))
 
 
 def _done(kept: Store, key: str) -> bool:
@@ -267,12 +280,13 @@ def _device(victim: Victim) -> torch.device:
     return torch.device("cpu") if module is None else device_of(module)
 
 
-def _home(victim: Victim) -> Path:
-    """Where the rows are kept unless the caller says where."""
-    if isinstance(victim, Release):
-        return victim.folder
-    name = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in victim.name)
-    return Path("runs") / f"audit-{name}"
+def home(name: str) -> Path:
+    """Where rows about a victim of that name, which has no folder of its own, are kept unless the caller says where.
+
+    >>> home("models:mine").as_posix()
+    'runs/audit-models-mine'
+    """
+    return Path("runs") / f"audit-{''.join(sign if sign.isalnum() or sign in '-_.' else '-' for sign in name)}"
 
 
 def _tell(victim: Victim, task: sets.Task, planned: Sequence[Theft]) -> None:
@@ -445,7 +459,7 @@ class _Audit:
         return self._victim.facts().key or self._victim.identity or f"answers-{tensor_hash(self._answers)}"
 
     @cached_property
-    def _facts(self) -> VictimFacts:
+    def facts(self) -> VictimFacts:
         test = self._task.test
         facts = self._victim.facts()
         found = utility(self._victim, self._answers, test.x, test.y, self._task.scaling)
@@ -489,7 +503,7 @@ class _Audit:
 
     def row(self, key: str, theft: Theft) -> Row:
         """Steal once and measure; an attack that cannot be finished gives a row that says why."""
-        facts, started = self._facts, time.perf_counter()  # users' answers first: an attack may spend the whole budget
+        facts, started = self.facts, time.perf_counter()  # users' answers first: an attack may spend the whole budget
         status, reason, metrics = "ok", "", dict[str, float]()
         accounts: list[_Account] = []
         with self._box(key, theft, accounts) as box:

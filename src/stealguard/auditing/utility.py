@@ -38,6 +38,7 @@ def utility(victim: Victim, answers: Tensor, x: Inputs, y: Tensor, scaling: Scal
         scaling: the units in which the victim takes inputs, if these are not [0, 1].
     """
     found = {"benign_accuracy": accuracy(answers, y), "calibration_error": calibration_error(answers, y)}
+    found["test_inputs"] = len(y)
     if isinstance(victim, Remote):
         return found
     accounts, fresh = count(), renewed(victim)

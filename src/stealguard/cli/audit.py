@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from stealguard.cli.options import Json, Many, Numbers, Settings, numbers, settings, use_threads
-from stealguard.cli.printing import exit_if_failed, print_rows
+from stealguard.cli.printing import exit_if_failed, one_line_warning, print_rows
 
 if TYPE_CHECKING:
     from stealguard.auditing.remote import Remote
@@ -118,7 +120,8 @@ def audit(
     resize
         Fit pools of another shape to the victim's inputs.
     store
-        The SQLite file for the rows; audit.sqlite in the release folder unless told otherwise.
+        The SQLite file for the rows, which `stealguard report` reads; audit.sqlite in the release folder unless told
+        otherwise, and for any other model runs/audit-NAME/audit.sqlite.
     device
         A torch device; a GPU if there is one.
     deterministic
@@ -149,6 +152,7 @@ def audit(
     from stealguard.auditing.suites import SUITES
     from stealguard.devices import choose, repeatable
     from stealguard.errors import pick, require
+    from stealguard.results.honest import PoorAnswers
     from stealguard.settings import create
 
     use_threads(threads)
@@ -175,7 +179,9 @@ def audit(
         "own": own, "seeds": seeds or [0], "clone": clone, "data": task, "net": net, "defense": defense,
         "resize": resize, "store": store, "device": choose(device),
     }  # fmt: skip
-    with repeatable(deterministic):
+    with repeatable(deterministic), warnings.catch_warnings():
+        warnings.simplefilter("default", PoorAnswers)  # once, where a search audits several times
+        warnings.showwarning = one_line_warning
         if accounts_to_reach is None:
             found = run(target, accounts=accounts, workers=workers, **given)
         else:
@@ -185,7 +191,19 @@ def audit(
             require(accounts is None, "accounts", "left out where their number is searched for", accounts)
             found = _searched(target, accounts_to_reach, given)
     print_rows(found, as_json=json_)
+    print(_next(store, victim, found[0].victim.name), file=sys.stderr)
     exit_if_failed(found)
+
+
+def _next(store: Path | None, victim: str, name: str) -> str:
+    """Where the rows are, and the command that makes a page of them."""
+    from stealguard.auditing.run import home
+    from stealguard.results import STORE
+
+    release = Path(victim).is_dir()
+    kept = store or (Path(victim) if release else home(name)) / STORE
+    source = victim if release and store is None else kept
+    return f"rows: {kept}; next: stealguard report {shlex.quote(str(source))} --out report.html"
 
 
 @dataclass(frozen=True)

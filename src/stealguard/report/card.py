@@ -7,7 +7,7 @@ network is built.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,20 @@ from stealguard.releases.recipes import was_trained
 from stealguard.releases.release import REPORT, measured_settings, read_recipe, setting_of
 from stealguard.report.cells import Cell, Group
 from stealguard.report.comparing import baselines
+from stealguard.report.gaps import counters, gaps
 from stealguard.report.grouping import summary
-from stealguard.report.naming import number, percent, titles, users, worst_text
-from stealguard.report.verdicts import UNDECIDED, UNKNOWN, below_chance, explain, headline, notes, overall, verdicts
+from stealguard.report.naming import RENAMED, number, percent, titles, users, worst_text
+from stealguard.report.verdicts import (
+    UNDECIDED,
+    UNKNOWN,
+    below_chance,
+    claim,
+    explain,
+    headline,
+    notes,
+    overall,
+    verdicts,
+)
 from stealguard.results import Row
 
 WORST = 10  # lines that are listed
@@ -157,13 +168,15 @@ def _confidence(subject: Subject) -> list[str]:
 def _audited(own: Group, baseline: Group | None) -> list[str]:
     found = verdicts(own, baseline)
     word = overall(found)
-    whole = f"Whether the defense holds is {word}." if word in (UNDECIDED, UNKNOWN) else f"The defense {word}."
+    whole = f"Whether the defense holds is {word}." if word in (UNDECIDED, UNKNOWN) else f"The defense {claim(word)}."
     judged = [f"{whole} {escaped(explain(found))}"] if found else []
     told = [escaped(headline(own, baseline)), *judged, *([escaped(below)] if (below := below_chance(own)) else [])]
     asked = f" ({'; '.join(users([own]))})" if users([own]) else ""
     benign = f"Benign accuracy: {number(own.benign)} %{asked}. Chance: {_percent(own.chance)}."
     done = sorted((cell for cell in own.cells.values() if cell.clone), key=lambda cell: -cell.reached)
-    return [*told, benign, f"The {min(WORST, len(done))} worst of {counted(len(done), 'line')}:", _table(done[:WORST])]
+    head = f"The {min(WORST, len(done))} worst of {counted(len(done), 'line')}:"
+    renamed = [f"{escaped(RENAMED)}."] if any(cell.needs_renaming for cell in done[:WORST]) else []
+    return [*told, benign, head, _table(done[:WORST]), *renamed]
 
 
 def _table(cells: Sequence[Cell]) -> str:
@@ -182,8 +195,8 @@ def _table(cells: Sequence[Cell]) -> str:
     rows = [
         [
             title[cell.line], cell.line.pool + (" (in-family)" if cell.in_family else ""), cell.line.labels,
-            f"{cell.line.budget:,}", f"{cell.line.accounts:,}", number(cell.clone), number(cell.renamed),
-            _bare(cell.no_theft), _bare(cell.agreement),
+            f"{cell.line.budget:,}", f"{cell.line.accounts:,}", number(cell.clone),
+            number(cell.stolen if cell.needs_renaming else None), _bare(cell.no_theft), _bare(cell.agreement),
         ]
         for cell in cells
     ]  # fmt: skip
@@ -192,56 +205,24 @@ def _table(cells: Sequence[Cell]) -> str:
 
 def _adaptive(subject: Subject, own: Group | None) -> str:
     """For each thing that an attacker does who knows the defense, the worst line that does it."""
-    name = subject.recipe["defense"]["name"]
-    if name not in DEFENSES:
+    found = counters(own, subject.recipe["defense"]["name"])
+    if found is None:
         return "The defense is the owner's own: which attacks are made against it is not known."
-    counters = DEFENSES[name].countered_by
-    if not counters:
+    if not found:
         return "None are known: there is no defense to know." if own and own.undefended else "None are listed."
     rows = []
-    for counter in counters:
-        does, meaning = _does(counter)
-        cells = [cell for cell in own.cells.values() if cell.clone and does(cell)] if own else []
+    for meaning, cells in found:
         worst = max(cells, key=lambda cell: cell.reached, default=None)
         rows.append([meaning, "not audited" if worst is None else worst_text(worst), f"{len(cells):,}"])
     return _as_table(["what the attacker does", "highest clone accuracy, %", "lines"], rows)
-
-
-def _does(counter: str) -> tuple[Callable[[Cell], bool], str]:
-    """Whether a line does what `Defense.countered_by` names, and that in words."""
-    kind, _, what = counter.partition(":")
-    if counter == "labels":
-        return lambda cell: cell.line.labels == "hard", "trains on the most probable class alone"
-    if counter == "accounts":
-        return lambda cell: cell.line.accounts > 1, "divides the queries over many accounts"
-    if kind == "treatment":
-        return lambda cell: what in cell.line.treatment.split("+"), f"treats the answers: {what}"
-    return lambda cell: cell.line.attack == counter, f"the attack {counter}"
 
 
 def _gaps(subject: Subject, own: Group | None) -> list[str]:
     """What no row says, in a sentence each."""
     if own is None:
         return ["Anything: there are no audit rows of this release."]
-    cells = [cell for cell in own.cells.values() if cell.clone]
-    lines = [cell.line for cell in cells]
-    budgets, accounts = [line.budget for line in lines], [line.accounts for line in lines]
-    checks = [
-        (not lines, "Any attack: none finished."),
-        (bool(lines), f"Budgets above {counted(max(budgets, default=0), 'query', 'queries')}."),
-        (bool(lines), f"Attackers with more than {counted(max(accounts, default=0), 'account')}."),
-        ("soft" not in {line.labels for line in lines}, "Attackers who read whole answers."),
-        ("hard" not in {line.labels for line in lines}, "Attackers who read the most probable class alone."),
-        (not any(line.own for line in lines), "Attackers who own labeled task data."),
-        (all(cell.in_family for cell in cells), "Queries from outside of the defender's own outlier families."),
-        (all(cell.clone and cell.clone.n == 1 for cell in cells), "More than one clone of each line."),
-        (len(own.victims) == 1, "The same recipe trained from another seed."),
-        (any(cell.faults for cell in own.cells.values()), "What failed or was skipped: the audit's rows tell."),
-    ]  # fmt: skip
     others = len({row.victim.key for row in subject.rows} - {victim.key for victim in own.victims})
-    return [text for applies, text in checks if applies] + [
-        f"({counted(others, 'other victim')} in the same rows.)"
-    ] * bool(others)
+    return gaps(own) + [f"({counted(others, 'other victim')} in the same rows.)"] * bool(others)
 
 
 def _made(subject: Subject) -> str:

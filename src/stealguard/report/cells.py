@@ -7,15 +7,18 @@ line against one group, as a mean over its victims and their clones; a *group* i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from stealguard.report.statistics import Spread
+from stealguard.report.statistics import Spread, mean
 from stealguard.results import UNDEFENDED, Row
+from stealguard.results.honest import audited_at_chance
 
 UNKNOWN = "unknown"  # the defense of a model that stealguard did not train
+FEW = 0.9  # of a budget: fewer answers than that are told beside it
 WELL_BELOW = 0.8  # of chance: an accuracy lower than that is no accident of guessing
 
 
@@ -94,6 +97,12 @@ class Cell:
         return [row for row in self.rows if row.status != "ok"]
 
     @property
+    def answers(self) -> float | None:
+        """How many answers attackers had, a mean, where these are clearly fewer than the budget; else None."""
+        had = mean(row.queries for row in self.done)
+        return had if had is not None and had < FEW * self.line.budget else None
+
+    @property
     def victims(self) -> int:
         """How many victims were attacked."""
         return len({row.victim.seed for row in self.done})
@@ -127,6 +136,18 @@ class Group:
     def unknown(self) -> bool:
         """Whether nothing is known of how the victim was made."""
         return self.defense == UNKNOWN
+
+    @cached_property
+    def test_inputs(self) -> float:
+        """How many the accuracies are measured on, the fewest of its rows; infinite where none tells."""
+        return min((row.victim.metrics.get("test_inputs", math.inf) for row in self.rows), default=math.inf)
+
+    @property
+    def at_chance(self) -> str:
+        """What must be told where the victim itself is no better than chance; else ""."""
+        if self.benign is None or self.chance is None:
+            return ""
+        return audited_at_chance(self.benign.mean, self.chance, self.test_inputs)
 
     @cached_property
     def worst(self) -> Cell | None:

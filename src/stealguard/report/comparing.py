@@ -87,14 +87,17 @@ def _ranking(where: str, groups: Sequence[Group]) -> Ranking:
             f"{lowest.label} is lowest, but was not tested with {counted(ways, 'attack')} that others were tested with"
         )
         return Ranking(None, f"{where}: no best: {why}.")
+    if lowest.at_chance:
+        return Ranking(None, f"{where}: no best: {lowest.label} is lowest, but is itself no better than chance.")
     if lowest.worst and lowest.worst.below_chance and not lowest.worst.renamed:
         why = f"{lowest.label} is lowest, but its clones are below chance, and no renaming was measured"
         return Ranking(None, f"{where}: no best: {why}.")
     found = {group.label: paired(lowest.worst, group.worst) for group in others}
     unknown = [name for name, difference in found.items() if difference is None or difference.half is None]
     if unknown:
-        why = f"{lowest.label} is lowest, but shares fewer than two seeds with {_list(unknown)}"
-        return Ranking(None, f"{where}: no best: {why}.")
+        why = f"{lowest.label} is lowest, but it and {_list(unknown)} have fewer than two seeds in common"
+        advice = "so that this may be an accident: audit them with the same seeds, two or more (`--seeds 0 1 2`)"
+        return Ranking(None, f"{where}: no best: {why}, {advice}.")
     if tied := [name for name, d in found.items() if d and (d.mean >= 0 or not d.excludes_zero)]:
         return Ranking(None, f"{where}: no best: intervals overlap ({lowest.label} is lowest, beside {_list(tied)}).")
     clone, benign = number(stolen_of(lowest.worst)), number(lowest.benign)

@@ -153,6 +153,10 @@ def plain(spread: Spread | None, scale: float, digits: int) -> str:
     return f"{scale * spread.mean:.{digits}f}{half}"
 
 
+ANSWERS = "answers: had by the attacker where fewer than the budget, as an account is refused or no more was asked"
+RENAMED = (
+    "renamed: after 20 labeled samples renamed the clone's classes, or by the best names where that was not measured"
+)
 BELOW_CHANCE = "answers may be inverted, and renaming classes tells"
 
 
@@ -170,12 +174,17 @@ def worst_text(cell: Cell | None) -> str:
 
 
 def beside(cell: Cell) -> list[str]:
-    """What a clone accuracy is compared with: that after renaming where it is higher, and the no-theft line."""
+    """What a clone accuracy is to be read with: that after renaming where that counts, the no-theft line, few answers.
+
+    The answers had are told where they are clearly fewer than the budget.
+    """
     told = []
-    if cell.renamed and cell.clone and cell.renamed.mean > cell.clone.mean:
-        told.append(f"{number(cell.renamed)} renamed")
+    if cell.needs_renaming:
+        told.append(f"{number(cell.stolen)} renamed")
     if cell.no_theft is not None:
         told.append(f"no theft {100 * cell.no_theft:.1f}")
+    if cell.answers is not None:
+        told.append(counted(round(cell.answers), "answer"))
     return told
 
 
@@ -193,14 +202,22 @@ def circumstances(groups: Sequence[Group]) -> list[str]:
 
 
 def users(groups: Iterable[Group]) -> list[str]:
-    """How users asked for benign accuracy, where it may matter, and what one account gets if that is clearly less."""
+    """On how many inputs benign accuracy was measured, where rows tell it, and how users asked, where it may matter.
+
+    Also what one account gets, if that is clearly less.
+    """
     metrics = [row.victim.metrics for group in groups for row in group.rows]
-    sizes = sorted({int(of["user_queries"]) for of in metrics if "user_queries" in of})
-    if not sizes:
-        return []
-    told = [f"users ask {' or '.join(f'{size:,}' for size in sizes)} queries an account"]
+    told = [f"measured on {tested} test inputs"] if (tested := _each(metrics, "test_inputs")) else []
+    if not (sizes := _each(metrics, "user_queries")):
+        return told
+    told.append(f"users ask {sizes} queries an account")
     alone = [of["one_account_accuracy"] for of in metrics if _less_alone(of)]
     return [*told, f"one account that asks the whole test set gets {percent(min(alone))}"] if alone else told
+
+
+def _each(metrics: Iterable[Mapping[str, float]], name: str) -> str:
+    """The different values of a metric that is a number of things: `60 or 10,000`."""
+    return " or ".join(f"{value:,}" for value in sorted({int(of[name]) for of in metrics if name in of}))
 
 
 def _less_alone(metrics: Mapping[str, float]) -> bool:

@@ -19,6 +19,7 @@ from stealguard.report.cells import Cell, Group, Line, Problem, stolen_of
 from stealguard.report.comparing import RANKING, against, baselines, rankings
 from stealguard.report.drawing import FEW, Shown, shown
 from stealguard.report.facts import Facts, facts
+from stealguard.report.gaps import not_audited
 from stealguard.report.grouping import summary
 from stealguard.report.honest import honest_users
 from stealguard.report.lines import lines_of, own_lines
@@ -31,6 +32,7 @@ from stealguard.report.verdicts import (
     UNDECIDED,
     Verdict,
     below_chance,
+    claim,
     explain,
     headline,
     notes,
@@ -130,6 +132,7 @@ class Card(NamedTuple):
     tone: str
     headline: str
     explanation: str
+    gaps: str  # what was not audited; "" where nothing is judged
     warning: str  # of clones below chance
     best: bool
     difference: Difference | None  # of the worst cell to its line on the baseline
@@ -142,8 +145,8 @@ def _card(one: Shown, baseline: Group | None, known: Facts, best: set[str]) -> C
     if group.unknown and word == "does not hold":  # no defense is known that could hold
         word = OPEN
     tone, change = TONES.get(word, "plain"), against(group, group.worst, baseline)
-    said = headline(group, baseline), explain(found), below_chance(group)
-    return Card(one, group, baseline, known, found, word, tone, *said, group.name in best, change)
+    said = headline(group, baseline), explain(found), not_audited(group) if found else "", below_chance(group)
+    return Card(one, group, baseline, known, found, claim(word), tone, *said, group.name in best, change)
 
 
 class Picture(NamedTuple):

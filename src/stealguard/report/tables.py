@@ -13,9 +13,20 @@ from stealguard.report.comparing import Ranking, against, baselines, rankings
 from stealguard.report.facts import facts
 from stealguard.report.grouping import summary
 from stealguard.report.lines import lines_of, own_lines
-from stealguard.report.naming import BELOW_CHANCE, cell_text, circumstances, number, plain, signed, titles, worst_text
+from stealguard.report.naming import (
+    ANSWERS,
+    BELOW_CHANCE,
+    RENAMED,
+    cell_text,
+    circumstances,
+    number,
+    plain,
+    signed,
+    titles,
+    worst_text,
+)
 from stealguard.report.records import as_csv, as_json
-from stealguard.report.verdicts import mixed_pools, silent, unmeasured
+from stealguard.report.verdicts import at_chance, learned_nothing, mixed_pools, silent, unmeasured
 from stealguard.results import Row
 
 if TYPE_CHECKING:
@@ -85,8 +96,10 @@ def sheet(rows: Iterable[Row]) -> Sheet:
     marks = ["clone accuracy in %", *circumstances(groups)]
     if any(cell.below_chance for group in groups for cell in group.cells.values()):
         marks.append(f"† below chance: {BELOW_CHANCE}")
-    if any(group.worst and group.worst.needs_renaming for group in groups):
-        marks.append("renamed: with the best names for the clone's classes; in the line `worst`, by 20 labeled samples")
+    if any(cell.needs_renaming for group in groups for cell in group.cells.values()):
+        marks.append(RENAMED)
+    if across and any(cell.answers is not None for group in groups for cell in group.cells.values()):
+        marks.append(ANSWERS)
     if over := _over(groups):
         marks.append(f"± half a 95 % t-interval over {over}")
     if not across:
@@ -94,7 +107,13 @@ def sheet(rows: Iterable[Row]) -> Sheet:
     if own and across:
         marks.append("* in-family: held out of the defender's outliers, flatters")
     rows = [row for group in groups for row in group.rows]
-    marks += [*unmeasured(rows), *(note.rstrip(".") for note in (*silent(rows), *mixed_pools(rows)))]
+    marks += [
+        *unmeasured(rows),
+        *(
+            note.rstrip(".")
+            for note in (*at_chance(groups), *learned_nothing(groups), *silent(rows), *mixed_pools(rows))
+        ),
+    ]
     if best:
         marks.append("bold: best, every paired 95 % interval excludes 0")
     return Sheet(head, sections, left, best, across, marks, ranking)

@@ -17,13 +17,13 @@ from stealguard.results.row import CLEARLY
 NEAR = 0.1  # of the way from the floor to the benign accuracy
 RULE = (
     "A pool counts as protected where even the worst clone accuracy is near its floor: the upper end of every "
-    "interval, also after renaming the clone's classes where that was measured, lies at most a tenth of the way from "
-    "the floor to the benign accuracy. The floor is chance or, for an attacker who owns samples, the no-theft line: "
-    "what those samples give without any query. A pool counts as reduced where the clone accuracy is below half of "
-    "what the same attacks reach on the undefended model, the upper ends of the intervals included. It counts as "
-    "undecided where only the mean is that low, where an attack failed, where chance is not known, and where a clone "
-    "is below chance and no renaming was measured. Nothing is known of a pool from which the same attacks gain next "
-    "to nothing on the undefended model either."
+    "interval, also after the best renaming of the clone's classes where that was measured, lies at most a tenth of "
+    "the way from the floor to the benign accuracy. The floor is chance or, for an attacker who owns samples, the no- "
+    "theft line: what those samples give without any query. A pool counts as reduced where the clone accuracy is below "
+    "half of what the same attacks reach on the undefended model, the upper ends of the intervals included. It counts "
+    "as undecided where only the mean is that low, where an attack failed, where chance is not known, and where a "
+    "clone is below chance and no renaming was measured. Nothing is known of a pool from which the same attacks gain "
+    "next to nothing on the undefended model either, nor of any pool where the model itself is no better than chance."
 )
 PROTECTED, REDUCED, UNDECIDED, OPEN, UNKNOWN = "protected", "reduced", "undecided", "not protected", "unknown"
 
@@ -63,7 +63,7 @@ def _verdict(what: tuple[int, str], cells: list[Cell], group: Group, baseline: G
     floor = max((floor for floor in (group.chance, no_theft) if floor is not None), default=None)
     weak = undefended is not None and baseline is not None and _near(undefended.mean, floor, baseline)
     near = usable is not None and _near(usable.mean, floor, group)
-    word = UNKNOWN if weak and near else _word(cells, usable, undefended, floor, group)
+    word = UNKNOWN if group.at_chance or (weak and near) else _word(cells, usable, undefended, floor, group)
     in_family = any(cell.in_family for cell in cells)
     defended = stolen_of(worst_of(cells))
     renamed = usable if usable != defended else None
@@ -121,6 +121,15 @@ def overall(found: Sequence[Verdict]) -> str:
     return UNDECIDED if UNDECIDED in words else UNKNOWN
 
 
+def claim(word: str) -> str:
+    """The word of `overall` as a report says it: what holds does so against these attacks, and nothing more is known.
+
+    >>> claim("holds"), claim("does not hold")
+    ('holds against the attacks that were made', 'does not hold')
+    """
+    return f"{word} against the attacks that were made" if word in ("holds", "holds in part") else word
+
+
 STRANGER = (
     "stealguard did not train this model. Its training data, its defense and its outliers are not known, so this "
     "report cannot say what a defense changes, which pools are in-family, or what the defense costs."
@@ -136,20 +145,27 @@ def headline(group: Group, baseline: Group | None) -> str:
     marks = [] if worst.chance is None else [f"chance: {percent(worst.chance)}"]
     marks += [f"undefended: {percent(before.mean) if before else 'unknown'}"] * (baseline is not None)
     known = f" ({'; '.join(marks)})" if marks else ""
-    share = ""
-    if group.benign and group.benign.mean > 0:
-        share = f", which is {percent(min(1.0, worst.reached / group.benign.mean))} of your accuracy"
     budget = counted(worst.line.budget, "query", "queries")
     asked = f"With a budget of {budget} on {counted(worst.line.accounts, 'account')}"
     how = " once its classes are renamed" if worst.needs_renaming else ""
     failed = sum(map(_failed, group.cells.values()))
     sentences = [
-        f"{asked}, a clone reaches {percent(worst.reached)} on your test set{how}{known}{share}.",
+        group.at_chance,
+        f"{asked}, a clone reaches {percent(worst.reached)} on your test set{how}{known}{_share(group, worst)}.",
         _renamed(group, worst),
         _cost(group, baseline),
         f"{counted(failed, 'attack')} of {len(group.cells)} failed: an attacker may reach more." if failed else "",
     ]
     return " ".join(filter(None, sentences))
+
+
+def _share(group: Group, worst: Cell) -> str:
+    """The worst clone beside the model itself, where that is better than chance."""
+    if group.benign is None or group.benign.mean == 0 or group.at_chance:
+        return ""
+    if worst.reached >= group.benign.mean:
+        return f", which is no less than your model's own accuracy ({percent(group.benign.mean)})"
+    return f", which is {percent(worst.reached / group.benign.mean)} of your accuracy"
 
 
 def _renamed(group: Group, worst: Cell) -> str:
@@ -206,7 +222,7 @@ def below_chance(group: Group) -> str:
 
 def _told(cells: Iterable[Cell]) -> Iterator[str]:
     for cell in cells:
-        after = f", {percent(cell.renamed.mean)} after renaming" if cell.renamed else ""
+        after = f", {percent(cell.renamed.mean)} after the best renaming" if cell.renamed else ""
         where = ", ".join(filter(None, [cell.line.attack, cell.line.pool, cell.line.labels, cell.line.treatment]))
         yield f"{where} {percent(cell.clone.mean if cell.clone else 0.0)}{after}"
 
@@ -250,13 +266,26 @@ def notes(groups: Sequence[Group]) -> list[str]:
         (older, f"{counted(older, 'older row')} of the same cell and seed left out: the newest counts."),
     ]  # fmt: skip
     told = [note for applies, note in checks if applies]
-    return told + silent(rows) + _given(groups) + _uneven(groups) + _weak(groups) + mixed_pools(rows)
+    return (
+        told
+        + at_chance(groups)
+        + silent(rows)
+        + _given(groups)
+        + _uneven(groups)
+        + learned_nothing(groups)
+        + mixed_pools(rows)
+    )
 
 
 def unmeasured(rows: Sequence[Row]) -> list[str]:
     """How many rows failed or were skipped, where some did: no mean has anything of them."""
     ended = Counter(outcome(row) for row in rows if row.status != "ok")
     return [f"{number:,} of {counted(len(rows), 'row')} {word}" for word, number in sorted(ended.items())]
+
+
+def at_chance(groups: Iterable[Group]) -> list[str]:
+    """Victims that do not know their task, so that no clone accuracy says how stealable they are."""
+    return [f"{group.name} itself is no better than chance: nothing follows." for group in groups if group.at_chance]
 
 
 def silent(rows: Sequence[Row]) -> list[str]:
@@ -289,11 +318,15 @@ def _uneven(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def _weak(groups: Sequence[Group]) -> list[str]:
-    """Undefended victims that no attack gains anything from: a low clone accuracy beside them shows nothing."""
-    worst = [(group, group.worst.usable) for group in groups if group.undefended and group.worst]
+def learned_nothing(groups: Sequence[Group]) -> list[str]:
+    """Victims from which no attack gains anything, and beside which nothing shows that these attacks can."""
+    alone = {group.name for group in groups if not group.at_chance} - baselines(groups).keys()
+    worst = [(group, group.worst.usable) for group in groups if group.name in alone and group.worst]
     weak = [group.name for group, usable in worst if usable and _near(usable.mean, group.chance, group)]
-    return [f"The attacks gain next to nothing from {name} either: they show little about a defense." for name in weak]
+    return [f"Clones of {name} learned next to nothing, so the attacks may be too weak. {WEAK}" for name in weak]
+
+
+WEAK = "Few queries give clones few steps of training: try `--set training.epochs=100`."
 
 
 def mixed_pools(rows: Iterable[Row]) -> list[str]:

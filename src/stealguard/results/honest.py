@@ -64,15 +64,11 @@ def complaints(found: Mapping[str, Any], *, trained: bool = True, guard_alone: b
         guard_alone: whether the defense is a guard alone, which no training changes.
     """
     served, chance, n = found["served"], found["chance"], found["inputs"]
-    inputs = counted(round(n), "validation input")
-    told, clearly = [], chance + ERRORS * math.sqrt(chance * (1 - chance) / n)
+    inputs, told = counted(round(n), "validation input"), []
     alone = (found["alone"] if guard_alone else None) or 0.0  # what training has reached, where it ends at the net
-    if served <= clearly:
-        told.append(
-            f"The answers are right on {100 * served:.1f} % of {inputs}, which is no better than chance "
-            f"({100 * chance:.1f} %, the share of the most frequent class) or cannot be told from it. "
-            f"{MISREAD if not trained else MILD if alone > clearly else LONGER}"
-        )
+    if guesses(served, chance, n):
+        advised = MISREAD if not trained else LONGER if guesses(alone, chance, n) else MILD
+        told.append(f"{_at_chance(served, chance, inputs)} {advised}")
     guarded = (GUARDED if trained and not guard_alone else HARSH).format(milder=_milder(found.get("strictness")))
     advice = {"start": guarded if alone >= (found["start"] or 1) - POINT else RETRAIN, "alone": guarded}
     for name, words in (("start", "those of the weights that training began with"), ("alone", "the net's own")):
@@ -84,6 +80,42 @@ def complaints(found: Mapping[str, Any], *, trained: bool = True, guard_alone: b
     return told
 
 
+def guesses(accuracy: float, chance: float, inputs: float = math.inf) -> bool:
+    """Whether answers that are right so often, of so many inputs, are no better than chance or cannot be told from it.
+
+    >>> guesses(0.25, 0.2, inputs=12), guesses(0.25, 0.2, inputs=1200)
+    (True, False)
+    """
+    return accuracy <= chance + ERRORS * math.sqrt(chance * (1 - chance) / inputs)
+
+
+def audited_at_chance(accuracy: float, chance: float, inputs: float = math.inf) -> str:
+    """What must be told of an audited model whose answers are no better than chance on the test inputs; else ""."""
+    if not guesses(accuracy, chance, inputs):
+        return ""
+    return f"{_at_chance(accuracy, chance, tested(inputs))} {STRANGE}"
+
+
+def tested(inputs: float) -> str:
+    """The test inputs with their number, if it is known (finite).
+
+    >>> tested(10_000), tested(math.inf)
+    ('10,000 test inputs', 'the test inputs')
+    """
+    return counted(int(inputs), "test input") if math.isfinite(inputs) else "the test inputs"
+
+
+def _at_chance(accuracy: float, chance: float, inputs: str) -> str:
+    return (
+        f"The answers are right on {100 * accuracy:.1f} % of {inputs}, which is no better than chance "
+        f"({100 * chance:.1f} %, the share of the most frequent class) or cannot be told from it."
+    )
+
+
+STRANGE = (
+    "Compare the order of the model's classes with that of the data, and the units of its inputs (`--mean`, `--std`) "
+    "with how it was trained: until they agree, this audit says nothing about how stealable the model is."
+)
 LONGER = "Train for more epochs, or with another learning rate and batch (`--train lr=... batch=...`)."
 MILD = "Take a milder setting of the defense."
 MISREAD = (

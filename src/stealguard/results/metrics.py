@@ -33,6 +33,7 @@ METRICS = {
     "silent_accounts": Metric(0, math.inf, "accounts of a server that answered nothing from the first request on"),
     # of a victim
     "benign_accuracy": Metric(0, 1, "share of the test set that the victim's answers classify correctly"),
+    "test_inputs": Metric(0, math.inf, "inputs of the test set, which `benign_accuracy` and clones are measured on"),
     "user_queries": Metric(0, math.inf, "test inputs that a user's account asks, where answers may depend on it"),
     "one_account_accuracy": Metric(0, 1, "`benign_accuracy` if one account asks the whole test set"),
     "top_1_kept": Metric(0, 1, "share of the test set whose most probable class the guard leaves as it is"),
