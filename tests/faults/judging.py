@@ -8,7 +8,7 @@ from typing import Any
 
 # What a command says besides the line that tells an error.
 NOTE = re.compile(
-    r"(data|pools): |(protect|audit|compare|accounts|rendering) .*: |wrote |failed: |\d+ of \d+ thefts failed|"
+    r"(data|pools|warning): |(protect|audit|compare|accounts|rendering) .*: |wrote |failed: |\d+ of \d+ thefts failed|"
     r".*UserWarning: .* is damaged|  history = fit\("
 )
 # Names of files that are being written, and of the place where a set is made.

@@ -123,6 +123,7 @@ def test_every_option_of_every_command_is_spoiled() -> None:
         ({"status": 0, "added": [".page.html.0123abcd-7.abcdefgh"]}, "leaves .page.html.0123abcd-7.abcdefgh"),
         ({"status": 0, "added": ["out/recipe.json"]}, ""),
         ({"status": 2, "errors": "data: a note\nerror: a\n"}, ""),
+        ({"status": 2, "errors": "warning: The answers are right on 10.0 %.\nerror: a\n"}, ""),
     ],
 )
 def test_what_is_wrong_about_an_end_is_seen(end: dict[str, Any], said: str) -> None:
