@@ -111,6 +111,12 @@ def test_attacks_that_gain_nothing_undefended_are_noted() -> None:
     assert "Clones of plain learned next to nothing" in " ".join(notes([undefended, ini]))
 
 
+@pytest.mark.parametrize(("queries", "noted"), [(20_000, True), (4, False)])
+def test_few_answers_are_why_a_clone_learned_nothing(queries: int, noted: bool) -> None:
+    (alone,) = summary([make_row(clone_accuracy=0.1, queries=queries)])
+    assert ("learned next to nothing" in " ".join(notes([alone]))) == noted
+
+
 @pytest.mark.parametrize("defense", ["", "none", "ini"])
 def test_clones_that_learned_nothing_are_told_with_what_to_try(defense: str) -> None:
     """Nine in ten inputs are of one class; no undefended model shows that these attacks can do anything."""

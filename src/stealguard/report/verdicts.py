@@ -319,8 +319,12 @@ def _uneven(groups: Sequence[Group]) -> list[str]:
 
 
 def learned_nothing(groups: Sequence[Group]) -> list[str]:
-    """Victims from which no attack gains anything, and beside which nothing shows that these attacks can."""
-    alone = {group.name for group in groups if not group.at_chance} - baselines(groups).keys()
+    """Victims from which no attack gains anything, and beside which nothing shows that these attacks can.
+
+    Where an attack got few answers, these are why.
+    """
+    asked = [group for group in groups if all(cell.answers is None for cell in group.cells.values())]
+    alone = {group.name for group in asked if not group.at_chance} - baselines(groups).keys()
     worst = [(group, group.worst.usable) for group in groups if group.name in alone and group.worst]
     weak = [group.name for group, usable in worst if usable and _near(usable.mean, group.chance, group)]
     return [f"Clones of {name} learned next to nothing, so the attacks may be too weak. {WEAK}" for name in weak]
