@@ -225,8 +225,8 @@ class Suspicion(Plain):
     whole; the account can have as many answers as there are queries before that one, which are examined like all
     others, and no more. A request for more than these is refused unseen, and a second query that reveals an attacker
     leaves no answers: an account that could be refused again and again would tell, for nothing, which inputs are
-    outliers. Trust counts no more after a refusal, or tests of inputs would cost nothing to an account that goes on
-    with what is left. With `decoys`, that query and all later ones are answered with decoys.
+    outliers. Neither trust nor standing counts after a refusal, or tests of inputs would cost nothing to an account
+    that goes on with what is left. With `decoys`, that query and all later ones are answered with decoys.
 
     The state is `suspicion`, `trust`, `standing`, `seen` (the directions of the last queries, (KEPT, D)), and `left`,
     the answers that the account can still have, or UNLIMITED.

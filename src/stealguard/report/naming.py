@@ -14,10 +14,9 @@ from stealguard.identity import fingerprint
 from stealguard.report.cells import Cell, Group, Line, Problem, stolen_of
 from stealguard.report.statistics import Spread
 from stealguard.results import Row
+from stealguard.results.honest import POINT
 
 T = TypeVar("T")
-
-POINT = 0.01  # of accuracy, by which a number is clearly less
 
 
 def named(groups: Sequence[Group]) -> list[Group]:

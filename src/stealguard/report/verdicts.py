@@ -18,12 +18,13 @@ NEAR = 0.1  # of the way from the floor to the benign accuracy
 RULE = (
     "A pool counts as protected where even the worst clone accuracy is near its floor: the upper end of every "
     "interval, also after the best renaming of the clone's classes where that was measured, lies at most a tenth of "
-    "the way from the floor to the benign accuracy. The floor is chance or, for an attacker who owns samples, the no- "
-    "theft line: what those samples give without any query. A pool counts as reduced where the clone accuracy is below "
-    "half of what the same attacks reach on the undefended model, the upper ends of the intervals included. It counts "
-    "as undecided where only the mean is that low, where an attack failed, where chance is not known, and where a "
-    "clone is below chance and no renaming was measured. Nothing is known of a pool from which the same attacks gain "
-    "next to nothing on the undefended model either, nor of any pool where the model itself is no better than chance."
+    "the way from the floor to the benign accuracy. The floor is chance or, for an attacker who owns samples, the "
+    "no-theft line: what those samples give without any query. A pool counts as reduced where the clone accuracy is "
+    "below half of what the same attacks reach on the undefended model, the upper ends of the intervals included. It "
+    "counts as undecided where only the mean is that low, where an attack failed, where chance is not known, and "
+    "where a clone is below chance and no renaming was measured. Nothing is known of a pool from which the same "
+    "attacks gain next to nothing on the undefended model either, nor of any pool where the model itself is no better "
+    "than chance."
 )
 PROTECTED, REDUCED, UNDECIDED, OPEN, UNKNOWN = "protected", "reduced", "undecided", "not protected", "unknown"
 
