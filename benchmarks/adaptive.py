@@ -64,6 +64,7 @@ from stealguard.types import State
 VARIED = "strictness", "floor", "trust", "suspicion"  # settings of the defense that `--variants` may change
 WARM = 10  # inputs known to be honest that "told warm" asks first of each account, whose suspicion falls for each
 STRONG = 2.5  # how much inputs are distorted for a clone that learns from copies: visibly
+BENT = 1.0  # and for a drawn input that is asked bent: about as much as handwriting differs
 SURE = 3.0  # log odds of a drawn input that the net takes for one of the task without doubt
 EARNED = 6  # answers that an account gives before it is refused, about: attackers plan with as many
 FEW = StealguardError, ValueError, RuntimeError, IndexError  # what attacks raise on a handful of answers or none
@@ -272,17 +273,28 @@ def theft(
 
 
 def cover(
-    target: Target, seed: int, scale: Scale, *, k: int, accounts: int = 1, sure: bool = False, strong: bool = False
+    target: Target,
+    seed: int,
+    scale: Scale,
+    *,
+    k: int,
+    accounts: int = 1,
+    sure: bool = False,
+    bent: bool = False,
+    strong: bool = False,
 ) -> dict[str, Any]:
     """Exploration told which answers are honest, each query behind k drawn inputs of known labels.
 
-    With `sure`, only drawn inputs are asked whose odds are above SURE, as if the attacker knew which these are. With
+    With `bent`, drawn inputs are turned, scaled, moved and bent before they are asked, which makes them more like the
+    task's. With `sure`, only those are asked whose odds are above SURE, as if the attacker knew which these are. With
     `strong`, clones learn from distorted copies, with the stolen answers and without.
     """
     size = scale.budget // (k + 1)
     drawn, names = DRAWN[scale.task](scale.budget - size, seed)
     many = ManyAccounts(target, accounts, -(-scale.budget // accounts))
-    covers = drawn[odds(outputs_of(target.heads, drawn)) > SURE] if sure else drawn
+    with seeded(derive(seed, "bent")):
+        covers = altered(drawn, BENT) if bent else drawn
+    covers = covers[odds(outputs_of(target.heads, covers)) > SURE] if sure else covers
     box, stolen = Recorded(Covered(many, covers, k), target.shape), clone(seed, scale)
     with suppress(*FEW):
         queries = pool(scale.pools[0], scale.task)
@@ -525,8 +537,9 @@ def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
     made += [("honest", {"how": how}) for how in ("slightly moved", "moved", "noise .1")]
     made += [("honest", {"how": "as it is", "share": share}) for share in shares]
     made += [("cover", {"k": k}) for k in (20, 40, 10, 80, 1) if drawn]
-    made += [("cover", {"k": k, "sure": True}) for k in (20, 40) if drawn]
-    made += [("cover", {"k": 20, "sure": True, "strong": True}), ("cover", {"k": 10, "accounts": 100})] if drawn else []
+    made += [("cover", {"k": k, "sure": True}) for k in (20, 40, 80) if drawn]
+    made += [("cover", {"k": k, "sure": True, "bent": True, "strong": True}) for k in (20, 40, 80) if drawn]
+    made += [("cover", {"k": 10, "accounts": 100})] if drawn else []
     made += [("theft", {"guard": "none", "attack": name, "labels": "hard"}) for name in _LABELS]
     made += [("theft", {"guard": "none", "attack": name}) for name in _SOFT]
     made += [("told apart", {"guard": "none", "pool_name": name}) for name in scale.pools]

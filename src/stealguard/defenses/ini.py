@@ -206,7 +206,8 @@ class RobustInI(Defense):
             unusual inputs, and more clone accuracy. None for what all but 17 % of the task's held-out inputs have:
             6.2 on MNIST, 8.2 on Fashion-MNIST.
         floor: the strictness for an account with full trust, if it is less. It is up to 5.5 lower where an account has
-            asked almost nothing but inputs of the task, and up to 4.5 higher where outliers are among its latest ones.
+            asked almost nothing but inputs of the task. It is higher, up to half the way back, where outliers are
+            among its latest inputs, or where these are together unlike the task's.
         trust: how much is full trust; a typical input of the task earns about 6.
         memory: whether accounts have one.
         suspicion: how much reveals an attacker; an outlier adds 5 to 9 as a rule.
@@ -255,11 +256,12 @@ class RobustInI(Defense):
 
     @property
     def cost(self) -> Cost:
-        state = f"4 numbers and outputs for {KEPT} queries an account" if self.memory else ""
+        state = f"6 numbers, a mean for each class and outputs for {KEPT} queries an account" if self.memory else ""
         return Cost(state=state, trained="a linear classifier")
 
     def build(self, net: nn.Module, like: Tensor) -> Defended:
-        classes, measured = _classes(net, like), Measured()
+        classes = _classes(net, like)
+        measured = Measured(classes)
         gate = Gate(measured, self.strictness, self.decoys and classes > 2)
         remembering = Suspicion(gate, self.floor, self.trust, self.suspicion, self.suspects, classes)
         decoys = Decoys(like, classes, derive(seed_from(net), "decoys"))

@@ -20,9 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stealguard.boxes.base import logits, outputs_of
 from stealguard.defenses.base import Plain
+from stealguard.defenses.drift import GROUPS, Drift, centers, followed
 from stealguard.seeds import derive
 from stealguard.training.augment import half_affine
 from stealguard.types import Batch, Scope, State
@@ -30,13 +32,17 @@ from stealguard.types import Batch, Scope, State
 BINS, LOW, HIGH = 40, -8.0, 12.0  # of the histograms of odds
 SCALE = BINS / (HIGH - LOW)
 HALF = 0.5  # a count added to each bin
-SUSPICION = "suspicion"  # the name, in the state, of what is held against an account
+BELOW = -(LOW + np.arange(BINS - 1, 0, -1) / SCALE)  # where bins end, from the last one down, negated
+ACCOUNT = "account"  # the name, in the state, of suspicion, trust, standing, inliers, and whether they have drifted
 RECOVERY = 0.7  # suspicion that a query takes back at most: about a tenth of what an outlier adds
-WORST, BEST = -4.5, 5.5  # standing: log odds that an account's record takes off its strictness
+BEST = 5.5  # standing: log odds that an account's record takes off its strictness at most
+WORST = 0.5  # share of what full trust takes off, that a record puts on again at most
 CREDIT = 0.2  # standing that a query earns at most: about a thirtieth of what an outlier costs
+FAR = 0.15  # suspicion that a query takes back at most where the account's inputs have drifted
 KEPT = 64  # latest queries that a repeat is looked for among
 ALIKE = 0.05  # share of the task's inputs that count as repeats of one of `KEPT` others
 ROWS = 256  # queries that are compared with others at once
+TINY = 1e-24  # squared length of outputs, below which they have no direction
 COLUMNS = 16  # of each head's outputs at most, that repeats are recognized by
 FIRST = 0.17  # share of the task's inputs that a new account gets decoys for, where its strictness is not given
 UNLIMITED = -1  # in place of the number of answers that are left
@@ -49,12 +55,15 @@ SUSPECTS: tuple[Suspects, ...] = get_args(Suspects)
 
 
 class Numbers(NamedTuple):
-    """What `Measured` holds, as plain numbers."""
+    """What `Measured` holds, for NumPy; the evidence from the last bin down."""
 
-    evidence: list[float]
+    evidence: Array
     confidence: float
     alike: float
     first: float
+    means: Array
+    whitening: Array
+    weights: Array
 
 
 class Measured(nn.Module):
@@ -65,19 +74,27 @@ class Measured(nn.Module):
         confidence: the share of the task's inputs that the net classifies correctly, ().
         alike: the likeness, in [-1, 1], above which a query is a repeat, ().
         first: the log odds that all but the share FIRST of the task's inputs have, ().
+        means, whitening, weights: the centers of the first COLUMNS logits, (K, D), (D, D) and (K,).
     """
 
     evidence: Tensor
     confidence: Tensor
     alike: Tensor
     first: Tensor
+    means: Tensor
+    whitening: Tensor
+    weights: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
+        size = min(COLUMNS, classes)
         self.register_buffer("evidence", torch.zeros(BINS))
         self.register_buffer("confidence", torch.tensor(0.9))
         self.register_buffer("alike", torch.tensor(1.0))
         self.register_buffer("first", torch.tensor(6.0))
+        self.register_buffer("means", torch.zeros(classes, size))
+        self.register_buffer("whitening", torch.zeros(size, size))
+        self.register_buffer("weights", torch.zeros(classes))
         self._numbers: tuple[object, Numbers] | None = None
 
     @property
@@ -85,7 +102,11 @@ class Measured(nn.Module):
         """All of them as numbers, which are read anew when a buffer has changed."""
         version = [(id(buffer), buffer._version) for buffer in self._buffers.values() if buffer is not None]
         if self._numbers is None or self._numbers[0] != version:
-            known = Numbers(self.evidence.tolist(), self.confidence.item(), self.alike.item(), self.first.item())
+            known = Numbers(
+                self.evidence.flip(0).double().numpy(force=True),
+                self.confidence.item(), self.alike.item(), self.first.item(),
+                *(buffer.numpy(force=True) for buffer in (self.means, self.whitening, self.weights)),
+            )  # fmt: skip
             self._numbers = version, known
         return self._numbers[1]
 
@@ -101,6 +122,9 @@ class Measured(nn.Module):
         self.first.copy_(odds(outputs).quantile(FIRST))
         if len(x) > KEPT:
             self.alike.copy_(likeness(directions(outputs)).quantile(1 - ALIKE))
+        v = outputs["logits"]
+        for name, found in centers(v[:, :COLUMNS], F.one_hot(v.argmax(dim=1), v.shape[1]))._asdict().items():
+            self.get_buffer(name).copy_(found)
 
 
 def _histogram(odds: Tensor) -> Tensor:
@@ -116,8 +140,18 @@ def _bins(odds: Tensor) -> Tensor:
 
 def directions(outputs: Mapping[str, Tensor]) -> Tensor:
     """What queries are compared by: the directions of both heads' outputs together, (N, D), D at most 2 COLUMNS."""
-    points = torch.cat([outputs[name][:, :COLUMNS] for name in ("logits", "decoys")], dim=1)
-    return points / torch.linalg.vector_norm(points, dim=1, keepdim=True).clamp_min(1e-12)
+    return torch.from_numpy(_directed(_compared(outputs).numpy(force=True)))
+
+
+def _compared(outputs: Mapping[str, Tensor]) -> Tensor:
+    """The outputs of both heads, (N, D)."""
+    return torch.cat([outputs[name][:, :COLUMNS] for name in ("logits", "decoys")], dim=1)
+
+
+def _directed(points: Array) -> Array:
+    """The points, (N, D), at length 1."""
+    squared = np.einsum("nd,nd->n", points, points)
+    return points / np.sqrt(np.fmax(squared, TINY))[:, None]  # type: ignore[no-any-return]
 
 
 def likeness(points: Tensor) -> Tensor:
@@ -210,7 +244,7 @@ class Suspicion(Plain):
     at most 0 less for a repeat of one of the account's last queries (max(0, e)):
 
         suspicion <- max(0, suspicion + max(e, -RECOVERY)),    trust <- min(full, max(0, trust - e)),
-        standing <- min(BEST, max(WORST, standing - max(e, -CREDIT))),
+        standing <- min(BEST, max(-WORST (first - floor), standing - max(e, -CREDIT))),
         strictness = first - max(0, (first - floor) trust / full + standing).
 
     A new account's suspicion is half of the limit: an outlier adds less than that, so that one alone reveals nobody,
@@ -221,6 +255,10 @@ class Suspicion(Plain):
     queries. With few outliers it is good, and unusual inputs are answered; with more than one in thirty it is bad,
     however well they are hidden, and only inputs like the task's are answered. A new account's is 0.
 
+    Inputs that are no outliers, and yet together unlike the task's, make good neither: where they have drifted,
+    RECOVERY is FAR, and -CREDIT is CREDIT. Inputs that a program draws drift, among which an attacker hides outliers.
+    So do inputs of the task that all differ from it in one way, such as being smaller: these users' answers suffer.
+
     A query that lifts suspicion above the limit reveals an attacker. Then, with `refuse`, the request is refused as a
     whole; the account can have as many answers as there are queries before that one, which are examined like all
     others, and no more. A request for more than these is refused unseen, and a second query that reveals an attacker
@@ -228,8 +266,9 @@ class Suspicion(Plain):
     outliers. Neither trust nor standing counts after a refusal, or tests of inputs would cost nothing to an account
     that goes on with what is left. With `decoys`, that query and all later ones are answered with decoys.
 
-    The state is `suspicion`, `trust`, `standing`, `seen` (the directions of the last queries, (KEPT, D)), and `left`,
-    the answers that the account can still have, or UNLIMITED.
+    The state is `account`, the numbers above, with how many inliers drift is of and whether it was found; `drift`, the
+    sums that it is found by; `seen`, the directions of the last queries, (KEPT, D); and `left`, the answers that the
+    account can still have, or UNLIMITED.
 
     Args:
         gate: its strictness is that of an account without trust.
@@ -252,18 +291,20 @@ class Suspicion(Plain):
         return self._gate.strictness
 
     def start(self) -> State:
-        suspicion, trust, standing = torch.tensor([self.limit / 2, 0, 0], dtype=torch.float64)
-        seen, left = torch.zeros(KEPT, self._size), torch.tensor(UNLIMITED)
-        return {SUSPICION: suspicion, "trust": trust, "standing": standing, "seen": seen, "left": left}
+        account = torch.tensor([self.limit / 2, 0, 0, 0, 0], dtype=torch.float64)
+        sums = torch.zeros(min(GROUPS, self._classes), self._size // 2 + 1, dtype=torch.float64)
+        seen = torch.zeros(KEPT, self._size)
+        return {ACCOUNT: account, "drift": sums, "seen": seen, "left": torch.tensor(UNLIMITED)}
 
     def digest(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The `signals`, (N, 3 + D): the odds, the net's class and the decoys', and what queries are compared by."""
+        """The `signals`, (N, 3 + D): the odds, the net's class and the decoys', and outputs of both."""
         if SIGNALS in outputs:
             return outputs
         v = outputs["logits"]
-        named = torch.cat([v, outputs["decoys"]], dim=1).reshape(-1, 2, v.shape[1]).argmax(dim=2)
-        found = v.logsumexp(dim=1, keepdim=True)
-        return {SIGNALS: torch.cat([found, named.to(v.dtype), directions(outputs)], dim=1)}
+        both = torch.cat([v, outputs["decoys"]], dim=1)
+        named = both.reshape(-1, 2, v.shape[1]).argmax(dim=2)
+        points = both if v.shape[1] <= COLUMNS else _compared(outputs)
+        return {SIGNALS: torch.cat([v.logsumexp(dim=1, keepdim=True), named.to(v.dtype), points], dim=1)}
 
     def passed(self, outputs: Mapping[str, Tensor], state: State, /) -> Tensor:
         return self.review(outputs, state).passed
@@ -278,33 +319,47 @@ class Suspicion(Plain):
         return Review(torch.tensor(passed, dtype=torch.bool, device=signals.device), after)
 
     def _review(self, signals: Array, state: State) -> tuple[list[bool], State]:
-        known, seen = self._gate.measured.numbers, state["seen"].numpy(force=True)
-        points = np.concatenate((seen, signals[:, 3:]))
-        full, strictness = self._full, self.strictness
-        suspicion, trust, standing = float(state[SUSPICION]), min(full, float(state["trust"])), float(state["standing"])
-        fall = max(0.0, strictness - self._floor) / full if int(state["left"]) == UNLIMITED else 0.0
-        before, passed = (suspicion, trust, standing), list[bool]()
-        for o, near in zip(signals[:, 0].tolist(), _likeness(points).tolist(), strict=True):
-            place = (o - LOW) * SCALE
-            e = known.evidence[int(place) if 0 < place < BINS else BINS - 1 if place >= BINS else 0]
-            if near > known.alike and e < 0:
-                e = 0.0
+        known = self._gate.measured.numbers
+        account, sums, seen = (state[key].numpy(force=True) for key in (ACCOUNT, "drift", "seen"))
+        suspicion, trust, standing, count, judged = account.tolist()
+        points = np.concatenate((seen, _directed(signals[:, 3:])))
+        evidence = known.evidence.take(BELOW.searchsorted(-signals[:, 0]))
+        repeats = _likeness(points) > known.alike
+        if repeats.any():
+            evidence[repeats] = np.fmax(evidence[repeats], 0)
+        before, (rows, groups) = Drift(sums, int(count), judged > 0), self._apart(signals, known, evidence < 0)
+        after, drifted = followed(before, rows, groups, known.whitening)
+        strictness, full, trust = self.strictness, self._full, min(self._full, trust)
+        most = max(0.0, strictness - self._floor)
+        worst, fall = -WORST * most, most / full if int(state["left"]) == UNLIMITED else 0.0
+        passed = list[bool]()
+        for o, e, moved in zip(signals[:, 0].tolist(), evidence.tolist(), drifted, strict=True):
+            relief, least = (FAR, CREDIT) if moved else (RECOVERY, -CREDIT)
             if suspicion <= self.limit:
-                suspicion += e if e > -RECOVERY else -RECOVERY
+                suspicion += e if e > -relief else -relief
             if suspicion > self.limit:
                 break
             granted = fall * trust + standing if fall else 0.0
             passed.append(o > (strictness - granted if granted > 0 else strictness))
             suspicion, trust = suspicion if suspicion > 0 else 0.0, min(full, trust - e) if trust > e else 0.0
-            standing -= e if e > -CREDIT else -CREDIT
-            standing = BEST if standing > BEST else WORST if standing < WORST else standing
+            standing -= e if e > least else least
+            standing = BEST if standing > BEST else worst if standing < worst else standing
         n = len(passed)
+        if n < len(signals):
+            after, _ = followed(before, rows[:n], groups[:n], known.whitening)
         last = points[n : n + KEPT].astype(seen.dtype, copy=n > KEPT)  # no long request is kept for its end's sake
-        after = {**state, "seen": torch.from_numpy(last)}
-        if (numbers := (suspicion, trust, standing)) != before:
-            changed = torch.from_numpy(np.array(numbers)).unbind()
-            after |= dict(zip((SUSPICION, "trust", "standing"), changed, strict=True))
-        return passed, after
+        account = np.array([suspicion, trust, standing, after.inliers, after.drifted])
+        found = {ACCOUNT: account, "drift": after.sums, "seen": last}
+        return passed, {**state, **{key: torch.from_numpy(value) for key, value in found.items()}}
+
+    def _apart(self, signals: Array, known: Numbers, inliers: NDArray[np.bool_]) -> tuple[Array, NDArray[np.intp]]:
+        """What drift is followed by: differences from the means of classes, and 1, (n, D + 1), and groups, (n,)."""
+        named, size = signals[:, 1].astype(np.intp), self._size // 2
+        rows = np.ones((len(signals), size + 1))
+        rows[:, :-1] = signals[:, 3 : 3 + size] - known.means.take(named, axis=0)
+        rows[:, :-1] *= known.weights.take(named)[:, None]
+        rows *= inliers[:, None]
+        return rows, named % GROUPS
 
     def _answers(self, signals: Array, passed: list[bool]) -> Array:
         """The answers, (N, K), if the net answers these queries, and none that comes later."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from stealguard.boxes import Accounts
 from stealguard.boxes.accounts import Judged, States
 from stealguard.checks import check_range
-from stealguard.defenses.suspicion import SUSPICION, Suspicion
+from stealguard.defenses.suspicion import ACCOUNT, Suspicion
 from stealguard.releases import Release
 from stealguard.releases.recipes import validated
 from stealguard.serving.batching import Batcher
@@ -170,4 +170,4 @@ def _told(judged: Judged | Exception, restriction: Restriction) -> Answered | Ex
         return judged
     answers, state = judged
     rows = restriction(answers).numpy().astype(np.float32, copy=False)
-    return Answered(rows, float(state[SUSPICION]) if SUSPICION in state else None)
+    return Answered(rows, float(state[ACCOUNT][0]) if ACCOUNT in state else None)
