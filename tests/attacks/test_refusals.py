@@ -51,7 +51,7 @@ class Server:
     """
 
     def __init__(self, shape: tuple[int, ...] = IMAGE) -> None:
-        known = Measured()
+        known = Measured(K)
         middle = LOW + (torch.arange(BINS) + 0.5) * (HIGH - LOW) / BINS
         known.evidence.copy_(torch.where(middle < 0, 7.0, -7.0))
         heads: dict[str, nn.Module] = {"logits": Bright(), "decoys": clone_for(shape)}

@@ -57,7 +57,7 @@ def inputs(n: int) -> tuple[Stored, Tensor]:
 
 
 def gate(strictness: float) -> Gate:
-    return Gate(Measured(), strictness, decoys=True)
+    return Gate(Measured(3), strictness, decoys=True)
 
 
 def test_an_undefended_net_has_one_number() -> None:

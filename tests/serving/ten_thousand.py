@@ -41,7 +41,7 @@ async def main(path: str) -> None:
     """One request of each account, then the memory that this took at most."""
     torch.set_num_threads(1)
     ledger = SqliteLedger(path)
-    guard = Suspicion(Gate(Measured(), -50.0, decoys=True), -50.0, 15.0, 1e9, "refuse", CLASSES)
+    guard = Suspicion(Gate(Measured(CLASSES), -50.0, decoys=True), -50.0, 15.0, 1e9, "refuse", CLASSES)
     accounts = Accounts({}, guard, (1,), ledger.states("release"))
     ids, most = add_keys(ledger), 0.0
     start = resident()
