@@ -37,6 +37,7 @@ from benchmarks.digits import printed, splines
 from benchmarks.garments import garments
 from benchmarks.measure import interleaved
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import stealguard as sg
 from stealguard import data
@@ -446,16 +447,25 @@ def features(net: nn.Module, x: Tensor) -> Tensor:
 
 def moved(x: Tensor, how: str, seed: int) -> Tensor:
     with seeded(derive(seed, how)):
-        if how == "as it is":
-            return x
-        if how == "slightly moved":
-            return affine(x, angle=0.05, scale=0.03, shift=0.02).clamp(0, 1)
-        if how == "noise .1":
-            return (x + 0.1 * torch.randn(x.shape)).clamp(0, 1)
-        if how == "half moved":
-            order = torch.randperm(len(x))
-            return half_affine(x[order])[order.argsort()].clamp(0, 1)
-        return affine(x).clamp(0, 1)
+        match how.split():
+            case "as", "it", "is":
+                return x
+            case "slightly", "moved":
+                return affine(x, angle=0.05, scale=0.03, shift=0.02).clamp(0, 1)
+            case "noise", deviation:
+                return (x + float(deviation) * torch.randn(x.shape)).clamp(0, 1)
+            case "half", "moved":
+                order = torch.randperm(len(x))
+                return half_affine(x[order])[order.argsort()].clamp(0, 1)
+            case ["faint"]:
+                return 0.6 * x
+            case ["blurred"]:
+                return F.avg_pool2d(x, 3, stride=1, padding=1)
+            case ["smaller"]:
+                edge = x.shape[-1] // 9
+                return F.pad(F.interpolate(x, size=x.shape[-1] - 2 * edge, mode="bilinear", antialias=True), [edge] * 4)
+            case _:
+                return affine(x).clamp(0, 1)
 
 
 def honest(target: Target, seed: int, scale: Scale, *, how: str, share: float = 0.0) -> dict[str, Any]:
@@ -534,7 +544,7 @@ def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
         for name in scale.pools
     ]
     made += [("first five", {"how": how}) for how in ("as it is", "half moved", "moved")]
-    made += [("honest", {"how": how}) for how in ("slightly moved", "moved", "noise .1")]
+    made += [("honest", {"how": how}) for how in ("slightly moved", "moved", "noise .1", *_SHIFTED)]
     made += [("honest", {"how": "as it is", "share": share}) for share in shares]
     made += [("cover", {"k": k}) for k in (20, 40, 10, 80, 1) if drawn]
     made += [("cover", {"k": k, "sure": True}) for k in (20, 40, 80) if drawn]
@@ -563,6 +573,7 @@ def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
     return [Work(victim, name, tuple(settings.items())) for name, settings in made for victim in range(victims)]
 
 
+_SHIFTED = "smaller", "blurred", "faint", "noise .2"  # all inputs differ from the task's in one way
 _LABELS = ["told explore", "knockoff", "sieve", "explore consistency", "own-form", "told filter"]
 _MANY = ["explore residual", "explore consistency", "knockoff smooth"]
 _SOFT = ["knockoff", "knockoff smooth", "explore residual", "filter residual", "explore minimum", "unmask", "own-form"]
