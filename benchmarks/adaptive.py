@@ -500,6 +500,21 @@ def honest(target: Target, seed: int, scale: Scale, *, how: str, share: float = 
     return found
 
 
+def drift(target: Target, seed: int, scale: Scale, *, what: str) -> dict[str, Any]:
+    """How far the means of many inputs' logits are from the task's, by classes, in squared standard deviations."""
+    drawn, _ = DRAWN[scale.task](scale.each, seed)
+    with seeded(derive(seed, "bent")):
+        x = {"drawn": drawn, "bent": altered(drawn, BENT)}.get(what)
+    outputs = outputs_of(target.heads, moved(tested(scale.task)[0], what, seed) if x is None else x)
+    known, inliers = target.gate.measured, odds(outputs) > (0 if x is None else SURE)
+    v = outputs["logits"][inliers]
+    named = F.one_hot(v.argmax(dim=1), v.shape[1]).to(v.dtype)
+    apart = (v - known.means[v.argmax(dim=1)]) * known.weights[v.argmax(dim=1), None]
+    sums, counts = named.T @ apart @ known.whitening, named.sum(dim=0)
+    squared = sums.square().sum(dim=1) / counts.clamp_min(1)
+    return {"squared_drift": (squared.sum() / counts.sum()).item(), "inliers": inliers.double().mean().item()}
+
+
 def first_five(target: Target, seed: int, scale: Scale, *, how: str) -> dict[str, Any]:
     """Many accounts of forty queries: test inputs that are answered rightly at the beginning and later."""
     found = honest(target, seed, replace(scale, accounts=10 * scale.accounts, each=40), how=how)
@@ -521,7 +536,7 @@ def took(target: Target, seed: int, scale: Scale) -> dict[str, Any]:
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "theft": theft, "cover": cover, "near task": near_task, "labels alone": labels_alone, "told apart": told_apart,
-    "related": related, "honest": honest, "first five": first_five, "time": took,
+    "related": related, "honest": honest, "first five": first_five, "drift": drift, "time": took,
 }  # fmt: skip
 
 
@@ -546,6 +561,8 @@ def plan(victims: int, variants: list[str], scale: Scale) -> list[Work]:
     made += [("first five", {"how": how}) for how in ("as it is", "half moved", "moved")]
     made += [("honest", {"how": how}) for how in ("slightly moved", "moved", "noise .1", *_SHIFTED)]
     made += [("honest", {"how": "as it is", "share": share}) for share in shares]
+    ways = "as it is", "half moved", "moved", "noise .1", *_SHIFTED, "drawn", "bent"
+    made += [("drift", {"what": what}) for what in ways if drawn]
     made += [("cover", {"k": k}) for k in (20, 40, 10, 80, 1) if drawn]
     made += [("cover", {"k": k, "sure": True}) for k in (20, 40, 80) if drawn]
     made += [("cover", {"k": k, "sure": True, "bent": True, "strong": True}) for k in (20, 40, 80) if drawn]
