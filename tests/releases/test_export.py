@@ -33,6 +33,7 @@ from stealguard.releases.export import (
     Parity,
     Session,
     _differences,
+    _Onnx,
     _Torch,
     _write,
     checked,
@@ -203,6 +204,23 @@ def test_an_interrupt_is_no_failed_export(wrapped: bool, tmp_path: Path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         export(written(tmp_path / "r"), "torch", rows=20)
     assert {path.name for path in (tmp_path / "r").iterdir()} == {"recipe.json", "weights.safetensors"}
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_an_earlier_export(
+    plain: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = copy_of(plain, tmp_path)
+    before = {path.name: path.read_bytes() for path in release.folder.iterdir()}
+    assert any(name.endswith(".onnx") for name in before)
+
+    def write(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Onnx, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        export(release, overwrite=True, rows=20)
+    assert {path.name: path.read_bytes() for path in release.folder.iterdir()} == before
 
 
 @pytest.mark.slow

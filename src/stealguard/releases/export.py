@@ -176,8 +176,6 @@ def export(
     require(overwrite or not taken, "out", f"a folder {rule}", f"{', '.join(taken)} in `{folder}`")
     tool = _Onnx() if chosen == "onnx" else _Torch()
     others = {name: record for name, record in _earlier(folder, release.identity).items() if name != chosen}
-    for path in files.values():
-        path.unlink(missing_ok=True)
 
     compared = samples(release, rows)
     heads = _Heads(release.model.heads(), release.model.guard, release.shape)
@@ -189,6 +187,9 @@ def export(
     else:
         box = _Box(heads, release.scaling)
         whole = _kept(tool, release, box, _raw(compared, release.scaling), files["model"])
+    for part, path in zip((made, whole), files.values(), strict=True):
+        if not part.file:
+            path.unlink(missing_ok=True)  # an earlier export's
     exported = Exported(folder, chosen, release.identity, made, whole, tool.opset, tool.packages())
     _write(folder, {**others, chosen: exported.record()})
     if exported.tier == "C":
