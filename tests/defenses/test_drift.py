@@ -46,7 +46,7 @@ def test_drift_is_what_chance_does_not_explain(counts: tuple[float, float]) -> N
         assert not has_drifted(sums, np.zeros((D, D))), "before anything is measured"
 
 
-def slowly(known: Drift, rows: np.ndarray, groups: np.ndarray, whitening: np.ndarray) -> tuple[Drift, list[bool]]:
+def slowly(known: Drift, rows: np.ndarray, groups: np.ndarray, whitening: np.ndarray) -> tuple[list[bool], Drift]:
     sums, inliers, drifted, flags = known.sums.copy(), known.inliers, known.drifted, []
     for row, group in zip(rows, groups, strict=True):
         flags.append(drifted)
@@ -59,7 +59,7 @@ def slowly(known: Drift, rows: np.ndarray, groups: np.ndarray, whitening: np.nda
             drifted = bool(squared > NEAR + NOISE * sums[:, :-1].size / sum(weights))
             if inliers == MOST:
                 sums, inliers = sums / 2, inliers // 2
-    return Drift(sums, inliers, drifted), flags
+    return flags, Drift(sums, inliers, drifted)
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 300), max_size=5), st.floats(0, 3), st.floats(0, 1))
@@ -72,10 +72,10 @@ def test_queries_are_followed_one_by_one_however_they_are_batched(
     rows *= (generator.random(len(rows)) < share)[:, None]
     groups, whitening = generator.integers(0, 4, len(rows)), generator.normal(size=(D, D))
     known, flags, start = Drift(np.zeros((4, D + 1)), 0, False), list[bool](), 0
-    expected, told = slowly(known, rows, groups, whitening)
+    told, expected = slowly(known, rows, groups, whitening)
     for size in sizes:
         part = slice(start, start + size)
-        known, more = followed(known, rows[part], groups[part], whitening)
+        more, known = followed(known, rows[part], groups[part], whitening)
         flags, start = flags + more, start + size
     assert flags == told
     assert np.array_equal(known.sums, expected.sums), "to the bit"

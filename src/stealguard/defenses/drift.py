@@ -61,26 +61,27 @@ class Drift(NamedTuple):
         sums: of their differences from the means of their classes, by groups of these, and their number, (G, D + 1).
         inliers: how many they are.
         drifted: what was judged last.
+        pending: queries that the sums lack.
     """
 
     sums: Array
     inliers: int
     drifted: bool
+    pending: int = 0
 
 
-def followed(known: Drift, rows: Array, groups: NDArray[np.intp], whitening: Array) -> tuple[Drift, list[bool]]:
-    """What is known after an account's next queries, and whether it had drifted at each of them.
+def followed(known: Drift, rows: Array, groups: NDArray[np.intp], whitening: Array) -> tuple[list[bool], Drift]:
+    """Whether an account's inliers had drifted at each of its next queries, and what is known after these.
 
     It is the same to the bit however queries are batched.
 
     Args:
-        known: before these queries.
+        known: before these queries, with none pending.
         rows: the differences and 1, or zeros where a query is no inlier, (n, D + 1).
         groups: of the classes that the net gives, (n,).
         whitening: (D, D).
     """
-    (sums, count, drifted), flags = known, list[bool]()
-    sums = sums.copy()
+    sums, count, drifted, flags = known.sums.copy(), known.inliers, known.drifted, list[bool]()
     while len(rows):
         counts = rows[:, -1].cumsum()
         part = rows[: 1 + int(counts.searchsorted(STEP - count % STEP))]
@@ -93,7 +94,7 @@ def followed(known: Drift, rows: Array, groups: NDArray[np.intp], whitening: Arr
             if count >= MOST:
                 sums, count = sums / 2, count // 2
         rows, groups = rows[n:], groups[n:]
-    return Drift(sums, count, drifted), flags
+    return flags, Drift(sums, count, drifted)
 
 
 def has_drifted(sums: Array, whitening: Array) -> bool:

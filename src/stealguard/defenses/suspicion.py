@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from stealguard.boxes.base import logits, outputs_of
 from stealguard.defenses.base import Plain
-from stealguard.defenses.drift import GROUPS, Drift, centers, followed
+from stealguard.defenses.drift import GROUPS, STEP, Drift, centers, followed
 from stealguard.seeds import derive
 from stealguard.training.augment import half_affine
 from stealguard.types import Batch, Scope, State
@@ -33,7 +33,7 @@ BINS, LOW, HIGH = 40, -8.0, 12.0  # of the histograms of odds
 SCALE = BINS / (HIGH - LOW)
 HALF = 0.5  # a count added to each bin
 BELOW = -(LOW + np.arange(BINS - 1, 0, -1) / SCALE)  # where bins end, from the last one down, negated
-ACCOUNT = "account"  # the name, in the state, of suspicion, trust, standing, inliers, and whether they have drifted
+ACCOUNT = "account"  # the name, in the state, of suspicion, trust, standing and three numbers of drift
 RECOVERY = 0.7  # suspicion that a query takes back at most: about a tenth of what an outlier adds
 BEST = 5.5  # standing: log odds that an account's record takes off its strictness at most
 WORST = 0.5  # share of what full trust takes off, that a record puts on again at most
@@ -266,9 +266,9 @@ class Suspicion(Plain):
     outliers. Neither trust nor standing counts after a refusal, or tests of inputs would cost nothing to an account
     that goes on with what is left. With `decoys`, that query and all later ones are answered with decoys.
 
-    The state is `account`, the numbers above, with how many inliers drift is of and whether it was found; `drift`, the
-    sums that it is found by; `seen`, the directions of the last queries, (KEPT, D); and `left`, the answers that the
-    account can still have, or UNLIMITED.
+    The state is `account`, the numbers above, and of drift how many inliers it is of, whether it was found, and how
+    many queries are not yet in its sums; `drift`, these sums; `seen`, the last queries' signals, (KEPT, 3 + D), with 1
+    for an inlier, or 0, in place of the odds; and `left`, the answers that it can still have, or UNLIMITED.
 
     Args:
         gate: its strictness is that of an account without trust.
@@ -291,9 +291,9 @@ class Suspicion(Plain):
         return self._gate.strictness
 
     def start(self) -> State:
-        account = torch.tensor([self.limit / 2, 0, 0, 0, 0], dtype=torch.float64)
+        account = torch.tensor([self.limit / 2, 0, 0, 0, 0, 0], dtype=torch.float64)
         sums = torch.zeros(min(GROUPS, self._classes), self._size // 2 + 1, dtype=torch.float64)
-        seen = torch.zeros(KEPT, self._size)
+        seen = torch.zeros(KEPT, 3 + self._size)
         return {ACCOUNT: account, "drift": sums, "seen": seen, "left": torch.tensor(UNLIMITED)}
 
     def digest(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -320,15 +320,14 @@ class Suspicion(Plain):
 
     def _review(self, signals: Array, state: State) -> tuple[list[bool], State]:
         known = self._gate.measured.numbers
-        account, sums, seen = (state[key].numpy(force=True) for key in (ACCOUNT, "drift", "seen"))
-        suspicion, trust, standing, count, judged = account.tolist()
-        points = np.concatenate((seen, _directed(signals[:, 3:])))
-        evidence = known.evidence.take(BELOW.searchsorted(-signals[:, 0]))
-        repeats = _likeness(points) > known.alike
+        account, seen = state[ACCOUNT].numpy(force=True), state["seen"].numpy(force=True)
+        suspicion, trust, standing = account[:3].tolist()
+        recent, evidence = np.concatenate((seen, signals)), known.evidence.take(BELOW.searchsorted(-signals[:, 0]))
+        repeats = _likeness(_directed(recent[:, 3:])) > known.alike
         if repeats.any():
             evidence[repeats] = np.fmax(evidence[repeats], 0)
-        before, (rows, groups) = Drift(sums, int(count), judged > 0), self._apart(signals, known, evidence < 0)
-        after, drifted = followed(before, rows, groups, known.whitening)
+        recent[KEPT:, 0] = evidence < 0
+        drifted, after = self._drift(recent, state)
         strictness, full, trust = self.strictness, self._full, min(self._full, trust)
         most = max(0.0, strictness - self._floor)
         worst, fall = -WORST * most, most / full if int(state["left"]) == UNLIMITED else 0.0
@@ -346,20 +345,32 @@ class Suspicion(Plain):
             standing = BEST if standing > BEST else worst if standing < worst else standing
         n = len(passed)
         if n < len(signals):
-            after, _ = followed(before, rows[:n], groups[:n], known.whitening)
-        last = points[n : n + KEPT].astype(seen.dtype, copy=n > KEPT)  # no long request is kept for its end's sake
-        account = np.array([suspicion, trust, standing, after.inliers, after.drifted])
-        found = {ACCOUNT: account, "drift": after.sums, "seen": last}
-        return passed, {**state, **{key: torch.from_numpy(value) for key, value in found.items()}}
+            _, after = self._drift(recent[: KEPT + n], state)
+        last = recent[n : n + KEPT].astype(seen.dtype, copy=n > KEPT)  # no long request is kept for its end's sake
+        numbers = np.array([suspicion, trust, standing, after.inliers, after.drifted, after.pending])
+        changed = {ACCOUNT: numbers, "seen": last, "drift": after.sums}
+        return passed, {**state, **{key: torch.from_numpy(value) for key, value in changed.items()}}
 
-    def _apart(self, signals: Array, known: Numbers, inliers: NDArray[np.bool_]) -> tuple[Array, NDArray[np.intp]]:
+    def _drift(self, recent: Array, state: State) -> tuple[list[bool], Drift]:
+        """Whether the account's inputs have drifted at each of its next queries, and what is known after them."""
+        account, sums, known = state[ACCOUNT].tolist(), state["drift"].numpy(force=True), self._gate.measured.numbers
+        inliers, drifted, pending = int(account[3]), account[4] > 0, int(account[5])
+        n, more = len(recent) - KEPT, int(np.count_nonzero(recent[KEPT:, 0]))
+        if pending + n <= KEPT and inliers % STEP + more < STEP:  # nothing is judged, and nothing forgotten
+            return [drifted] * n, Drift(sums, inliers + more, drifted, pending + n)
+        rows = recent[KEPT - pending :]
+        before = Drift(sums, inliers - int(np.count_nonzero(rows[:pending, 0])), drifted)
+        flags, after = followed(before, *self._apart(rows, known), known.whitening)
+        return flags[pending:], after
+
+    def _apart(self, rows: Array, known: Numbers) -> tuple[Array, NDArray[np.intp]]:
         """What drift is followed by: differences from the means of classes, and 1, (n, D + 1), and groups, (n,)."""
-        named, size = signals[:, 1].astype(np.intp), self._size // 2
-        rows = np.ones((len(signals), size + 1))
-        rows[:, :-1] = signals[:, 3 : 3 + size] - known.means.take(named, axis=0)
-        rows[:, :-1] *= known.weights.take(named)[:, None]
-        rows *= inliers[:, None]
-        return rows, named % GROUPS
+        named, size = rows[:, 1].astype(np.intp), self._size // 2
+        apart = np.ones((len(rows), size + 1))
+        apart[:, :-1] = rows[:, 3 : 3 + size] - known.means.take(named, axis=0)
+        apart[:, :-1] *= known.weights.take(named)[:, None]
+        apart *= rows[:, :1]
+        return apart, named % GROUPS
 
     def _answers(self, signals: Array, passed: list[bool]) -> Array:
         """The answers, (N, K), if the net answers these queries, and none that comes later."""
