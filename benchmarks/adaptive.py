@@ -62,7 +62,7 @@ from stealguard.training import Training, fit
 from stealguard.training.augment import affine, half_affine
 from stealguard.types import State
 
-VARIED = "strictness", "floor", "trust", "suspicion"  # settings of the defense that `--variants` may change
+VARIED = "strictness", "floor", "trust", "suspicion", "drift"  # settings of the defense that `--variants` may change
 WARM = 10  # inputs known to be honest that "told warm" asks first of each account, whose suspicion falls for each
 STRONG = 2.5  # how much inputs are distorted for a clone that learns from copies: visibly
 BENT = 1.0  # and for a drawn input that is asked bent: about as much as handwriting differs
@@ -120,7 +120,9 @@ class Target:
         model.to(device)
         self.heads, self.net, self.shape = model.heads(), model.net, release.shape
         classes = release.output.classes
-        remembering = Suspicion(self.gate, defense.floor, defense.trust, defense.suspicion, defense.suspects, classes)
+        remembering = Suspicion(
+            self.gate, defense.floor, defense.trust, defense.suspicion, defense.suspects, classes, defense.drift
+        )
         self.guard: Gate | Suspicion = remembering if defense.memory else self.gate
 
     def review(self, outputs: Mapping[str, Tensor], state: State) -> tuple[Tensor, State]:

@@ -228,6 +228,7 @@ ANSWERING = {  # other values of each setting that training does not read
         "suspicion": 9.0,
         "suspects": "decoys",
         "decoys": False,
+        "drift": 9.0,
     },
     "adaptive-misinformation": {"tau": 0.9, "nu": 10.0},
     "cip": {"quantiles": (0.2, 0.4)},

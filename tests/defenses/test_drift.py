@@ -42,8 +42,8 @@ def test_drift_is_what_chance_does_not_explain(counts: tuple[float, float]) -> N
     for share, drifted in ((0.99, False), (1.01, True)):
         means = share * limit * np.array([[0.6, 0.0, -0.8], [0.0, 1.0, 0.0]])
         sums = np.array([[*(mean * count), count] for mean, count in zip(means, counts, strict=True)])
-        assert has_drifted(sums, np.eye(D)) == drifted
-        assert not has_drifted(sums, np.zeros((D, D))), "before anything is measured"
+        assert has_drifted(sums, np.eye(D), NEAR) == drifted
+        assert not has_drifted(sums, np.zeros((D, D)), NEAR), "before anything is measured"
 
 
 def slowly(known: Drift, rows: np.ndarray, groups: np.ndarray, whitening: np.ndarray) -> tuple[list[bool], Drift]:
@@ -75,7 +75,7 @@ def test_queries_are_followed_one_by_one_however_they_are_batched(
     told, expected = slowly(known, rows, groups, whitening)
     for size in sizes:
         part = slice(start, start + size)
-        more, known = followed(known, rows[part], groups[part], whitening)
+        more, known = followed(known, rows[part], groups[part], whitening, NEAR)
         flags, start = flags + more, start + size
     assert flags == told
     assert np.array_equal(known.sums, expected.sums), "to the bit"

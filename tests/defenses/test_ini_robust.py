@@ -30,6 +30,7 @@ def test_it_has_a_short_name_and_a_preset() -> None:
         ("strictness", True, "a finite number"),
         ("floor", float("-inf"), "a finite number"),
         *(("suspicion", value, "a positive finite number") for value in (0.0, -1.0, float("inf"), float("nan"))),
+        ("drift", 0.0, "a positive finite number"),
         ("suspects", "prison", "one of refuse, decoys"),
     ],
 )

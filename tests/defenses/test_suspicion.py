@@ -50,9 +50,9 @@ def measured() -> Measured:
 
 
 def guard(
-    limit: float = 24.0, suspects: str = "refuse", floor: float = -1.0, known: Measured | None = None
+    limit: float = 24.0, suspects: str = "refuse", floor: float = -1.0, known: Measured | None = None, drift: float = 2
 ) -> Suspicion:
-    return Suspicion(Gate(known or measured(), 5.0, True), floor, FULL, limit, suspects, K)
+    return Suspicion(Gate(known or measured(), 5.0, True), floor, FULL, limit, suspects, K, drift)
 
 
 def queries(*odds: float, seed: int = 3) -> tuple[dict[str, Tensor], Tensor]:
@@ -264,13 +264,13 @@ def drawn(*odds: float, apart: float, seed: int = 3) -> tuple[dict[str, Tensor],
     return outputs, x
 
 
-def knowing(limit: float = 24.0, suspects: str = "refuse") -> Suspicion:
+def knowing(limit: float = 24.0, suspects: str = "refuse", drift: float = 2) -> Suspicion:
     """A guard that knows what inputs of the task are like that `queries` makes."""
     known = measured()
     known.means.copy_(queries(TASK)[0]["logits"])
     known.whitening.copy_(torch.eye(K))
     known.weights.fill_(1)
-    return guard(limit, suspects, known=known)
+    return guard(limit, suspects, known=known, drift=drift)
 
 
 @pytest.mark.parametrize(("apart", "found"), [(0.0, False), (0.6, False), (1.5, True), (-1.5, True)])
@@ -308,6 +308,14 @@ def test_an_account_that_drifts_loses_its_standing_and_gets_it_back() -> None:
     assert len(guarding(*drawn(*[TASK] * 5000, apart=2.0, seed=5), state)[0]) == 5000, "but is not refused for it"
     _, state = guarding(*queries(*[TASK] * 9 * STEP, seed=6), state)
     assert remembered(state) == (0, FULL, BEST)
+
+
+@pytest.mark.parametrize(("drift", "lost"), [(11.0, True), (13.0, False)])
+def test_how_much_drift_counts_as_none_is_a_setting(drift: float, lost: bool) -> None:
+    """Three logits differ by 2, which is 12 squared, and chance may add 0.06."""
+    guarding = knowing(drift=drift)
+    _, state = guarding(*drawn(*[TASK] * 2 * STEP, apart=2.0), guarding.start())
+    assert (remembered(state)[2] < 0) == lost
 
 
 def repeats(odds: float, n: int) -> tuple[dict[str, Tensor], Tensor]:

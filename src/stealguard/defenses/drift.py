@@ -17,7 +17,8 @@ from torch import Tensor
 GROUPS = 16  # that classes share a mean in, where there are more
 STEP = 100  # inliers after which drift is judged again
 MOST = 200  # that it is the mean of; then all that are known count half
-NEAR, NOISE = 2.0, 1.5  # squared drift that counts as none, and variances of each mean that chance adds to it
+NEAR = 2.0  # squared drift that counts as none, if nothing else is said
+NOISE = 1.5  # and variances of each mean that chance adds to it
 FEW = 40  # held-out inputs of a class, with which a difference from its mean counts 0.7 of one
 NOTHING = 1e-6  # share of the greatest variance, below which a direction has none; and number, of a mean of none
 
@@ -70,7 +71,9 @@ class Drift(NamedTuple):
     pending: int = 0
 
 
-def followed(known: Drift, rows: Array, groups: NDArray[np.intp], whitening: Array) -> tuple[list[bool], Drift]:
+def followed(
+    known: Drift, rows: Array, groups: NDArray[np.intp], whitening: Array, near: float
+) -> tuple[list[bool], Drift]:
     """Whether an account's inliers had drifted at each of its next queries, and what is known after these.
 
     It is the same to the bit however queries are batched.
@@ -80,6 +83,7 @@ def followed(known: Drift, rows: Array, groups: NDArray[np.intp], whitening: Arr
         rows: the differences and 1, or zeros where a query is no inlier, (n, D + 1).
         groups: of the classes that the net gives, (n,).
         whitening: (D, D).
+        near: squared drift that counts as none.
     """
     sums, count, drifted, flags = known.sums.copy(), known.inliers, known.drifted, list[bool]()
     while len(rows):
@@ -90,20 +94,20 @@ def followed(known: Drift, rows: Array, groups: NDArray[np.intp], whitening: Arr
         flags += [drifted] * n
         count += int(counts[n - 1])
         if count % STEP == 0 and part[-1, -1]:
-            drifted = has_drifted(sums, whitening)
+            drifted = has_drifted(sums, whitening, near)
             if count >= MOST:
                 sums, count = sums / 2, count // 2
         rows, groups = rows[n:], groups[n:]
     return flags, Drift(sums, count, drifted)
 
 
-def has_drifted(sums: Array, whitening: Array) -> bool:
+def has_drifted(sums: Array, whitening: Array, near: float) -> bool:
     """Whether the means of sums (G, D + 1), weighted by their numbers, are farther from 0 than chance explains.
 
-    >>> [has_drifted(np.array([[mean * 50, 0, 50], [0, mean * 50, 50]]), np.eye(2)) for mean in (1.4, 1.5)]
+    >>> [has_drifted(np.array([[mean * 50, 0, 50], [0, mean * 50, 50]]), np.eye(2), 2.0) for mean in (1.4, 1.5)]
     [False, True]
     """
     counts = sums[:, -1]
     moved = sums[:, :-1] @ whitening
     squared = (moved * moved).sum(axis=1) / np.fmax(counts, NOTHING)
-    return bool(squared.sum() > NEAR * counts.sum() + NOISE * moved.size)
+    return bool(squared.sum() > near * counts.sum() + NOISE * moved.size)

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from stealguard.boxes.base import logits, outputs_of
 from stealguard.defenses.base import Plain
-from stealguard.defenses.drift import GROUPS, STEP, Drift, centers, followed
+from stealguard.defenses.drift import GROUPS, NEAR, STEP, Drift, centers, followed
 from stealguard.seeds import derive
 from stealguard.training.augment import half_affine
 from stealguard.types import Batch, Scope, State
@@ -277,13 +277,16 @@ class Suspicion(Plain):
         limit: of suspicion, greater than 0.
         suspects: what they get, `refuse` or `decoys`.
         classes: K.
+        drift: the squared drift that counts as none, greater than 0.
     """
 
     scope: ClassVar[Scope] = "account"
 
-    def __init__(self, gate: Gate, floor: float, full: float, limit: float, suspects: Suspects, classes: int):
+    def __init__(
+        self, gate: Gate, floor: float, full: float, limit: float, suspects: Suspects, classes: int, drift: float = NEAR
+    ):
         self._gate, self._floor, self._full, self.limit, self._refuse = gate, floor, full, limit, suspects == "refuse"
-        self._classes, self._size = classes, 2 * min(COLUMNS, classes)
+        self._classes, self._size, self._near = classes, 2 * min(COLUMNS, classes), drift
 
     @property
     def strictness(self) -> float:
@@ -360,7 +363,7 @@ class Suspicion(Plain):
             return [drifted] * n, Drift(sums, inliers + more, drifted, pending + n)
         rows = recent[KEPT - pending :]
         before = Drift(sums, inliers - int(np.count_nonzero(rows[:pending, 0])), drifted)
-        flags, after = followed(before, *self._apart(rows, known), known.whitening)
+        flags, after = followed(before, *self._apart(rows, known), known.whitening, self._near)
         return flags[pending:], after
 
     def _apart(self, rows: Array, known: Numbers) -> tuple[Array, NDArray[np.intp]]:
