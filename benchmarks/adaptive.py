@@ -524,13 +524,13 @@ def first_five(target: Target, seed: int, scale: Scale, *, how: str) -> dict[str
 
 
 def took(target: Target, seed: int, scale: Scale) -> dict[str, Any]:
-    """How long an answer takes beside one without memory, at 64 inputs a request."""
-    x = tested(scale.task)[0][:64]
+    """How long an answer takes beside one without memory, in twenty requests of 64 inputs."""
+    requests = tested(scale.task)[0][: 20 * 64].split(64)
     boxes = {
         name: Accounts(target.heads, guard, target.shape).connect("a")
         for name, guard in {"memory": target.guard, "none": target.gate}.items()
     }
-    seconds = interleaved({name: lambda box=box: [box(x) for _ in range(20)] for name, box in boxes.items()}, 25)  # type: ignore[misc]
+    seconds = interleaved({name: lambda box=box: [box(x) for x in requests] for name, box in boxes.items()}, 25)  # type: ignore[misc]
     ratios = sorted(a / b for a, b in zip(seconds["memory"], seconds["none"], strict=True))
     each = {f"ms_64_{name}": 1000 * statistics.median(times) / 20 for name, times in seconds.items()}
     return {"ratio": statistics.median(ratios), "least": ratios[0], "greatest": ratios[-1], **each}

@@ -299,6 +299,21 @@ def test_drift_is_found_at_the_same_query_however_queries_are_batched() -> None:
     assert found[0][1] == {299: False, 599: True, 899: True, 1199: False}
 
 
+@pytest.mark.parametrize(("logit", "odds"), [(float("nan"), float("nan")), (float("inf"), float("inf"))])
+def test_outputs_that_are_no_numbers_blind_neither_drift_nor_repeats(logit: float, odds: float) -> None:
+    guarding, (outputs, x) = knowing(limit=1000.0), queries(odds)
+    outputs["logits"][:, 0] = logit
+    _, state = guarding(*drawn(*[TASK] * 10, apart=2.0), guarding.start())
+    _, state = guarding(outputs, x, state)
+    _, state = guarding(*drawn(*[TASK] * 2 * STEP, apart=2.0, seed=5), state)
+    assert state[ACCOUNT][4] == 1, "it has drifted"
+    _, state = guarding(*queries(TASK, seed=7), state)
+    _, state = guarding(outputs, x, state)
+    before = remembered(state)
+    _, state = guarding(*queries(TASK, seed=7), state)
+    assert remembered(state) == before, "it is a repeat"
+
+
 def test_an_account_that_drifts_loses_its_standing_and_gets_it_back() -> None:
     guarding = knowing()
     _, state = guarding(*drawn(*[TASK] * STEP, apart=2.0), guarding.start())

@@ -110,4 +110,4 @@ def has_drifted(sums: Array, whitening: Array, near: float) -> bool:
     counts = sums[:, -1]
     moved = sums[:, :-1] @ whitening
     squared = (moved * moved).sum(axis=1) / np.fmax(counts, NOTHING)
-    return bool(squared.sum() > near * counts.sum() + NOISE * moved.size)
+    return not squared.sum() <= near * counts.sum() + NOISE * moved.size  # sums that are no numbers have drifted

@@ -161,14 +161,14 @@ def likeness(points: Tensor) -> Tensor:
 
 def _likeness(points: Array) -> Array:
     if len(points) == KEPT + 1:  # most requests are of one query
-        return points[:KEPT].dot(points[KEPT]).max(keepdims=True)
+        return np.fmax.reduce(points[:KEPT].dot(points[KEPT]), keepdims=True)
     found = []
     for start in range(KEPT, len(points), ROWS):
         part = points[start - KEPT : start + ROWS]
         cosines = part[KEPT:].dot(part.T)  # of which row n's columns n to n + KEPT - 1 are wanted
         down, right = cosines.strides
         before = np.ndarray((len(cosines), KEPT), cosines.dtype, cosines, 0, (down + right, right))
-        found.append(before.max(axis=1))
+        found.append(np.fmax.reduce(before, axis=1))  # of what is no number, nothing is a repeat
     return np.concatenate(found)
 
 
@@ -321,6 +321,7 @@ class Suspicion(Plain):
         passed, after = self._review(signals.numpy(force=True), state)
         return Review(torch.tensor(passed, dtype=torch.bool, device=signals.device), after)
 
+    @np.errstate(invalid="ignore")  # a net may overflow
     def _review(self, signals: Array, state: State) -> tuple[list[bool], State]:
         known = self._gate.measured.numbers
         account, seen = state[ACCOUNT].numpy(force=True), state["seen"].numpy(force=True)
@@ -372,7 +373,7 @@ class Suspicion(Plain):
         apart = np.ones((len(rows), size + 1))
         apart[:, :-1] = rows[:, 3 : 3 + size] - known.means.take(named, axis=0)
         apart[:, :-1] *= known.weights.take(named)[:, None]
-        apart *= rows[:, :1]
+        apart[rows[:, 0] == 0] = 0  # what is no number, too
         return apart, named % GROUPS
 
     def _answers(self, signals: Array, passed: list[bool]) -> Array:
