@@ -136,6 +136,13 @@ def test_the_table_of_honest_accounts_is_means_of_committed_rows() -> None:
     assert means.table(rows, ["how"], of, {"measurement": "first five", "variant": ""}) in NOTEBOOK
 
 
+@pytest.mark.parametrize("rows", ["adaptive", "adaptive-fashion"])
+def test_the_tables_of_drift_and_its_price_are_means_of_committed_rows(rows: str) -> None:
+    path, unusual = HOME / f"docs/results/{rows}.jsonl", {"measurement": "honest", "variant": "", "share": "None"}
+    assert means.table(path, ["what"], ["squared_drift", "inliers"], {"measurement": "drift"}) in NOTEBOOK
+    assert means.table(path, ["how"], ["later", "net_alone", "suspected"], unusual) in NOTEBOOK
+
+
 def test_the_table_of_attackers_who_know_the_rivals_is_computed_from_committed_rows() -> None:
     page = (HOME / "docs/rivals.md").read_text()
     rows = HOME / "docs/results/rivals-adaptive.jsonl"

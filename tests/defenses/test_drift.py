@@ -31,6 +31,8 @@ def test_a_direction_without_variance_and_a_class_without_inputs_count_nothing()
     assert means.tolist() == [[0, 0, 0], [0, 0, 0], [2, 0, 5]]
     assert weights.tolist()[:2] == [0, 0]
     torch.testing.assert_close(whitening.diagonal(), torch.tensor([1.5**0.5, 0, 0], dtype=torch.float64))
+    overflowed = torch.tensor([[float("nan"), 1.0], [float("inf"), 1.0]])
+    assert not any(part.any() for part in centers(overflowed, torch.tensor([[1, 0], [1, 0]]))), "nothing is known"
     assert not centers(torch.zeros(4, 2), torch.tensor([[1, 0]] * 4)).whitening.any(), "nothing differs"
 
 

@@ -46,11 +46,12 @@ def centers(v: Tensor, named: Tensor) -> Centers:
     tensor([[2., 0.],
             [0., 4.]], dtype=torch.float64)
     """
-    v, named = v.double(), named.double()
+    finite = v.isfinite().all(dim=1)  # a net may overflow
+    v, named = v[finite].double(), named[finite].double()
     counts = named.sum(dim=0)
     means = named.T @ v / counts.clamp_min(1)[:, None]
     apart = v - named @ means
-    variances, axes = torch.linalg.eigh(apart.T @ apart / len(apart))
+    variances, axes = torch.linalg.eigh(apart.T @ apart / max(1, len(apart)))
     scales = torch.where(variances > NOTHING * variances[-1], variances.rsqrt(), 0.0)
     return Centers(means, axes * scales @ axes.T, (counts / (counts + FEW)).sqrt())
 
