@@ -51,6 +51,7 @@ from stealguard.boxes.base import logits, outputs_of
 from stealguard.data.roles import named
 from stealguard.defenses import RobustInI
 from stealguard.defenses.decoys import Decoyed
+from stealguard.defenses.drift import squared
 from stealguard.defenses.suspicion import Gate, Suspicion, odds
 from stealguard.errors import Refused, StealguardError
 from stealguard.nets import build
@@ -506,15 +507,15 @@ def drift(target: Target, seed: int, scale: Scale, *, what: str) -> dict[str, An
     """How far the means of many inputs' logits are from the task's, by classes, in squared standard deviations."""
     drawn, _ = DRAWN[scale.task](scale.each, seed)
     with seeded(derive(seed, "bent")):
-        x = {"drawn": drawn, "bent": altered(drawn, BENT)}.get(what)
-    outputs = outputs_of(target.heads, moved(tested(scale.task)[0], what, seed) if x is None else x)
-    known, inliers = target.gate.measured, odds(outputs) > (0 if x is None else SURE)
+        made = {"drawn": drawn, "bent": altered(drawn, BENT)}
+    outputs = outputs_of(target.heads, made[what] if what in made else moved(tested(scale.task)[0], what, seed))
+    known, inliers = target.gate.measured, odds(outputs) > (SURE if what in made else 0)
     v = outputs["logits"][inliers]
-    named = F.one_hot(v.argmax(dim=1), v.shape[1]).to(v.dtype)
-    apart = (v - known.means[v.argmax(dim=1)]) * known.weights[v.argmax(dim=1), None]
-    sums, counts = named.T @ apart @ known.whitening, named.sum(dim=0)
-    squared = sums.square().sum(dim=1) / counts.clamp_min(1)
-    return {"squared_drift": (squared.sum() / counts.sum()).item(), "inliers": inliers.double().mean().item()}
+    named = v.argmax(dim=1)
+    apart = F.pad((v - known.means[named]) * known.weights[named, None], (0, 1), value=1)
+    sums = F.one_hot(named, v.shape[1]).T.to(v.dtype) @ apart
+    found = squared(sums.numpy(), known.whitening.numpy(force=True)) / len(v)
+    return {"squared_drift": found, "inliers": inliers.double().mean().item()}
 
 
 def first_five(target: Target, seed: int, scale: Scale, *, how: str) -> dict[str, Any]:

@@ -108,7 +108,16 @@ def has_drifted(sums: Array, whitening: Array, near: float) -> bool:
     >>> [has_drifted(np.array([[mean * 50, 0, 50], [0, mean * 50, 50]]), np.eye(2), 2.0) for mean in (1.4, 1.5)]
     [False, True]
     """
-    counts = sums[:, -1]
+    means, counts = sums[:, :-1], sums[:, -1]
+    limit = near * counts.sum() + NOISE * means.size
+    return not squared(sums, whitening) <= limit  # sums that are no numbers have drifted
+
+
+def squared(sums: Array, whitening: Array) -> float:
+    """How far the means of sums (G, D + 1) are from 0: the squares, each times its number, in all.
+
+    >>> squared(np.array([[30.0, 0, 10], [0, -20, 5]]), np.eye(2))
+    170.0
+    """
     moved = sums[:, :-1] @ whitening
-    squared = (moved * moved).sum(axis=1) / np.fmax(counts, NOTHING)
-    return not squared.sum() <= near * counts.sum() + NOISE * moved.size  # sums that are no numbers have drifted
+    return float(((moved * moved).sum(axis=1) / np.fmax(sums[:, -1], NOTHING)).sum())

@@ -217,8 +217,8 @@ class RobustInI(Defense):
             that the input is unknown, and an attacker which answers to learn from.
         drift: how far the means of an account's inputs may be from the task's, in variances, before it loses most of
             what it has earned. Inputs that a program draws are 3.6 away and more on MNIST, 5.8 on Fashion-MNIST; the
-            task's own that are moved at most 1.8, and 4 to 15 where all are smaller, blurred or noisy. A greater value
-            suits such users, and attackers who hide queries among inputs that they draw.
+            task's own that are moved at most 1.8, and 3 to 15 where all are smaller or blurred, or have much noise. A
+            greater value suits such users, and attackers who hide queries among inputs that they draw.
     """
 
     # Answers have one shape, so filters read labels; the gate leaks near the task, and memory belongs to an account. A

@@ -324,14 +324,15 @@ class Suspicion(Plain):
     @np.errstate(invalid="ignore")  # a net may overflow
     def _review(self, signals: Array, state: State) -> tuple[list[bool], State]:
         known = self._gate.measured.numbers
-        account, seen = state[ACCOUNT].numpy(force=True), state["seen"].numpy(force=True)
-        suspicion, trust, standing = account[:3].tolist()
+        suspicion, trust, standing, inliers, judged, pending = state[ACCOUNT].tolist()
+        sums, seen = state["drift"].numpy(force=True), state["seen"].numpy(force=True)
         recent, evidence = np.concatenate((seen, signals)), known.evidence.take(BELOW.searchsorted(-signals[:, 0]))
         repeats = _likeness(_directed(recent[:, 3:])) > known.alike
         if repeats.any():
             evidence[repeats] = np.fmax(evidence[repeats], 0)
         recent[KEPT:, 0] = evidence < 0
-        drifted, after = self._drift(recent, state)
+        before = Drift(sums, int(inliers), judged > 0, int(pending))
+        drifted, after = self._drift(recent, before)
         strictness, full, trust = self.strictness, self._full, min(self._full, trust)
         most = max(0.0, strictness - self._floor)
         worst, fall = -WORST * most, most / full if int(state["left"]) == UNLIMITED else 0.0
@@ -349,22 +350,21 @@ class Suspicion(Plain):
             standing = BEST if standing > BEST else worst if standing < worst else standing
         n = len(passed)
         if n < len(signals):
-            _, after = self._drift(recent[: KEPT + n], state)
+            _, after = self._drift(recent[: KEPT + n], before)
         last = recent[n : n + KEPT].astype(seen.dtype, copy=n > KEPT)  # no long request is kept for its end's sake
         numbers = np.array([suspicion, trust, standing, after.inliers, after.drifted, after.pending])
         changed = {ACCOUNT: numbers, "seen": last, "drift": after.sums}
         return passed, {**state, **{key: torch.from_numpy(value) for key, value in changed.items()}}
 
-    def _drift(self, recent: Array, state: State) -> tuple[list[bool], Drift]:
+    def _drift(self, recent: Array, before: Drift) -> tuple[list[bool], Drift]:
         """Whether the account's inputs have drifted at each of its next queries, and what is known after them."""
-        account, sums, known = state[ACCOUNT].tolist(), state["drift"].numpy(force=True), self._gate.measured.numbers
-        inliers, drifted, pending = int(account[3]), account[4] > 0, int(account[5])
+        sums, inliers, drifted, pending = before
         n, more = len(recent) - KEPT, int(np.count_nonzero(recent[KEPT:, 0]))
         if pending + n <= KEPT and inliers % STEP + more < STEP:  # nothing is judged, and nothing forgotten
             return [drifted] * n, Drift(sums, inliers + more, drifted, pending + n)
-        rows = recent[KEPT - pending :]
-        before = Drift(sums, inliers - int(np.count_nonzero(rows[:pending, 0])), drifted)
-        flags, after = followed(before, *self._apart(rows, known), known.whitening, self._near)
+        rows, known = recent[KEPT - pending :], self._gate.measured.numbers
+        summed = Drift(sums, inliers - int(np.count_nonzero(rows[:pending, 0])), drifted)
+        flags, after = followed(summed, *self._apart(rows, known), known.whitening, self._near)
         return flags[pending:], after
 
     def _apart(self, rows: Array, known: Numbers) -> tuple[Array, NDArray[np.intp]]:
